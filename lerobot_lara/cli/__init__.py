@@ -1,0 +1,39 @@
+"""The `lara` command: one module per sub-command, each with `add_arguments(parser)` and `run(args) -> int`."""
+
+import argparse
+import importlib
+import logging
+import sys
+
+SUBCOMMANDS = {
+    "doctor": "check the installation and say what is missing",
+    "collect-demos": "record scripted Meta-World demonstrations into a LeRobotDataset",
+    "import-video": "turn a folder of video clips into an action-free LeRobotDataset",
+    "export-lam": "write the aligned latent action model of a `lara` checkpoint as a `lara_lam` artifact",
+    "export-dit": "write a `lara` checkpoint as a plain `lara_dit` one",
+    "demo": "collect, train, evaluate and report on a small Meta-World study",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `lara <subcommand> ...`.
+
+    Only the chosen sub-command's module is imported, so that `lara --help` stays instant.
+    A `ValueError` is the user's to fix: its message is shown without a traceback, and the exit status is 1.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="lara", description=__doc__.split(":")[0])
+    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="subcommand")
+    for name, description in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(name, help=description, description=description)
+        if arguments[:1] == [name]:
+            module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return args.run(args)
+    except ValueError as error:
+        sys.stderr.write(f"lara {args.subcommand}: {error}\n")
+        return 1
