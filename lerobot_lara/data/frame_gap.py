@@ -1,0 +1,70 @@
+"""Whether a dataset's episodes are long enough for pairs of frames that are `frame_gap` apart."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def check_frame_gap(episode_lengths: Sequence[int], frame_gap: int) -> int:
+    """Makes sure some episode yields a pair (o_t, o_{t+frame_gap}) and warns about those that yield none.
+
+    An episode of n frames holds n - frame_gap pairs, none when n <= frame_gap. What such an episode yields
+    instead is clamped at its last frame and masked, so it trains nothing.
+
+    Args:
+        episode_lengths: number of frames of each episode.
+        frame_gap: distance in frames between the two frames of a pair, at least 1.
+
+    Returns:
+        The number of pairs in all episodes together.
+
+    Raises:
+        ValueError: if `frame_gap` is below 1, if there is no episode, or if no episode yields a pair.
+    """
+    if frame_gap < 1:
+        raise ValueError(
+            f"frame_gap is {frame_gap}: give the number of frames between two frames, at least 1."
+        )
+    if len(episode_lengths) == 0:
+        raise ValueError(
+            f"frame_gap={frame_gap} finds no episode: choose a dataset or `episodes` that hold some."
+        )
+    num_without_pair = sum(length <= frame_gap for length in episode_lengths)
+    num_episodes = len(episode_lengths)
+    if num_without_pair == num_episodes:
+        longest = max(episode_lengths)
+        advice = f"Set it to {longest - 1} or less" if longest > 1 else "Use longer episodes"
+        raise ValueError(
+            f"frame_gap={frame_gap} leaves no pair of frames: the longest of {num_episodes} episode(s) has "
+            f"{longest} frame(s). {advice}; a gap in seconds is frame_gap / fps of the dataset."
+        )
+    if num_without_pair:
+        logger.warning(
+            "frame_gap=%d: %d of %d episodes yield no pair of frames (shortest: %d frames) and do not train "
+            "the latent action model. Lower frame_gap to use them.",
+            frame_gap,
+            num_without_pair,
+            num_episodes,
+            min(episode_lengths),
+        )
+    return sum(max(0, length - frame_gap) for length in episode_lengths)
+
+
+def check_frame_gap_of_meta(dataset_meta: Any, frame_gap: int, episodes: Iterable[int] | None = None) -> int:
+    """Does `check_frame_gap` for a `LeRobotDatasetMetadata`, whole or restricted to some episodes.
+
+    Args:
+        dataset_meta: its `episodes` table holds one `length` per episode.
+        frame_gap: distance in frames between the two frames of a pair, at least 1.
+        episodes: indices of the episodes in use, None for all.
+
+    Returns:
+        The number of pairs in these episodes together.
+
+    Raises:
+        ValueError: see `check_frame_gap`.
+    """
+    lengths = [int(length) for length in dataset_meta.episodes["length"]]
+    return check_frame_gap(lengths if episodes is None else [lengths[index] for index in episodes], frame_gap)
