@@ -1,10 +1,12 @@
 """Keeps every test offline, on the CPU and away from the user's files; runs before torch or LeRobot load."""
 
+import itertools
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,8 @@ os.environ.update(
     WANDB_MODE="disabled",
     CUDA_VISIBLE_DEVICES="",
 )
-os.environ.setdefault("MUJOCO_GL", "egl")
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")
 # Tiny models run slower when their operators are split over threads, and sums depend on the thread count.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,11 +34,9 @@ def tiny_dataset(tmp_path: Path) -> Callable[..., Path]:
     """Returns `make(**options) -> root`: a new dataset per call, with the options of `make_tiny_dataset`."""
     from helpers import make_tiny_dataset
 
-    made = 0
+    number = itertools.count(1)
 
-    def make(**options: object) -> Path:
-        nonlocal made
-        made += 1
-        return make_tiny_dataset(tmp_path / f"dataset_{made}", **options)
+    def make(**options: Any) -> Path:
+        return make_tiny_dataset(tmp_path / f"dataset_{next(number)}", **options)
 
     return make

@@ -1,0 +1,36 @@
+# Everything runs in .venv, which `setup` makes and keeps up to date.
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo lint types lock clean
+# Meta-World is rendered without a display.
+ifeq ($(shell uname),Linux)
+export MUJOCO_GL ?= egl
+endif
+export TOKENIZERS_PARALLELISM ?= false
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup:  ## make .venv, or bring it up to date
+	@scripts/setup.sh
+
+test: setup  ## run all tests (TESTS=path to run some)
+	.venv/bin/python -m pytest $(TESTS)
+
+demo: setup  ## collect, train, evaluate and report on CPU; ends with outputs/demo/report.html
+	HF_HUB_OFFLINE=1 .venv/bin/lara demo
+
+lint: setup  ## check style and formatting
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: setup  ## check types
+	.venv/bin/mypy
+
+lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
+	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.12 \
+	  --extra offline --extra timm --extra metaworld --extra eval --extra dev \
+	  --no-emit-index-url --no-header --no-annotate -o requirements.lock
+
+clean:  ## remove .venv and caches (outputs/ stays)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -not -path './outputs/*' -prune -exec rm -rf {} +

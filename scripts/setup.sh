@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Makes .venv hold what requirements.lock pins, and this package in editable mode. Safe to repeat: when nothing
+# changed it does nothing and says nothing. Indexes, mirrors and caches are those pip and uv are configured with.
+# PYTHON=<interpreter> chooses the Python; LARA_NO_APT=1 leaves system packages alone.
+set -euo pipefail
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+runs() { "$1" -c 'import sys; assert (3, 12) <= sys.version_info < (3, 14)' 2>/dev/null; }
+
+# Trying beats looking: a version manager's shims also exist for versions that are not active.
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.12 python3.13 python3 python ~/.pyenv/versions/3.1[23]*/bin/python; do
+    if [ -n "$candidate" ] && runs "$candidate"; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
+  done
+  return 1
+}
+
+find_uv() {
+  if uv --version >/dev/null 2>&1; then
+    uv=(uv)
+  elif python3 -m uv --version >/dev/null 2>&1 ||
+    { python3 -m pip install --quiet --user uv && python3 -m uv --version; } >/dev/null 2>&1; then
+    uv=(python3 -m uv)
+  else
+    uv=()
+  fi
+}
+
+install_packages() {
+  local python='' verbosity=()
+  python=$(find_python) || true
+  find_uv
+  if [ -z "$python" ] && [ "${#uv[@]}" = 0 ]; then
+    say 'needs Python 3.12 or 3.13 and found none that runs. Install one (or uv, which fetches one by itself)'
+    say 'and repeat, or name it: PYTHON=/path/to/python3.12 make setup'
+    return 1
+  fi
+  [ -t 2 ] || verbosity=(--quiet)
+  say 'installing the packages of requirements.lock into .venv (first time: 3 GB to fetch, 6 GB on disk)'
+  if [ "${#uv[@]}" != 0 ]; then
+    [ -d .venv ] || "${uv[@]}" venv --quiet --python "${python:-3.12}" .venv
+    "${uv[@]}" pip install "${verbosity[@]}" --python .venv/bin/python -r requirements.lock
+    "${uv[@]}" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+  else
+    say 'uv is not to be had: using pip, which takes longer'
+    "$python" -m venv .venv
+    .venv/bin/python -m pip install "${verbosity[@]}" -r requirements.lock
+    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+  fi
+}
+
+# Meta-World renders through EGL; where no GPU driver brings it, Mesa's software renderer serves.
+renders() {
+  MUJOCO_GL=egl .venv/bin/python -c 'import mujoco; mujoco.GLContext(8, 8).make_current()' >/dev/null 2>&1
+}
+
+install_renderer() {
+  local packages=(libegl1 libgl1-mesa-dri)
+  if [ "$(uname)" != Linux ] || renders; then return; fi
+  if [ "$(id -u)" = 0 ] && [ -z "${LARA_NO_APT:-}" ] && command -v apt-get >/dev/null; then
+    say "installing the system packages ${packages[*]}, for rendering"
+    if { apt-get update -qq &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >/dev/null &&
+      renders; then return; fi
+  fi
+  say "Meta-World cannot render here (all else works). As root: apt-get update && apt-get install ${packages[*]}"
+}
+
+# A virtual environment that was moved or copied still points to where it was made.
+if [ -d .venv ] && { ! runs .venv/bin/python ||
+  { [ -f .venv/bin/lara ] && ! grep -qF "$PWD/.venv/bin/python" .venv/bin/lara; }; }; then
+  say 'the virtual environment in .venv is broken, was moved or has another Python: making it anew'
+  rm -rf .venv
+fi
+stamp=.venv/.lara-setup
+state=$(cat requirements.lock pyproject.toml | cksum)
+if [ ! -x .venv/bin/lara ] || [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
+  install_packages
+  install_renderer
+  echo "$state" >"$stamp"
+  say 'ready; .venv/bin/lara doctor tells more'
+elif ! .venv/bin/python -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' 2>/dev/null; then
+  install_renderer # this .venv was kept, but the system under it is a new one
+fi
