@@ -1,0 +1,96 @@
+"""The fields that alignment adds to a policy's configuration."""
+
+from dataclasses import dataclass
+from typing import Any
+
+CHOICES = {
+    "alignment_head": ("linear", "mlp"),
+    "alignment_pooling": ("mean", "last"),
+    "alignment_target": ("joint", "stop", "ema"),
+}
+
+
+@dataclass
+class LatentAlignmentConfig:
+    """Mixin for policy configurations: `class LaraConfig(LatentAlignmentConfig, LaraDiTConfig)`.
+
+    Args:
+        lam_path: Latent action model to align with: a `lara_lam` folder or Hub id. A checkpoint carries its own
+            (aligned) copy, used unless another path is given.
+        lam_camera: Dataset key of the camera the latent action model sees; None is the policy's first.
+        frame_gap: K, control steps between the two frames; must be the one the LAM was trained with.
+        freeze_lam: Keep the LAM as it is: no LAM loss, no gradient into it.
+        lam_warmup_steps: Steps before the policy's gradient may reach the LAM.
+        alignment_layer: Block whose output is aligned, counted from 1; None is the third from the end, the
+            output of block L - 2 as in the paper (block 1 in a network of fewer than three).
+        alignment_head: Projector from hidden state to latent action: "mlp", or the reference's "linear".
+        alignment_pooling: "mean" over the action tokens that hold real steps, or "last" token (reference).
+        alignment_target: "joint" lets the gradient into the LAM (paper), "stop" detaches the latent action,
+            "ema" aligns to a slow copy of the LAM.
+        alignment_centring: Subtract running means from both sides before the cosine. Without it a constant
+            prediction scores well; False is the reference's plain cosine.
+        alignment_loss_weight: Weight of the alignment loss; the flow loss has 1.
+        lam_loss_weight: Weight of the LAM's own loss.
+        lam_lr: Learning rate of the LAM; None takes the policy's.
+        lam_ema_decay: Decay of the slow copy, for `alignment_target="ema"`.
+    """
+
+    lam_path: str | None = None
+    lam_camera: str | None = None
+    frame_gap: int = 16
+    freeze_lam: bool = False
+    lam_warmup_steps: int = 0
+
+    alignment_layer: int | None = None
+    alignment_head: str = "mlp"
+    alignment_pooling: str = "mean"
+    alignment_target: str = "joint"
+    alignment_centring: bool = True
+    alignment_loss_weight: float = 0.1
+    lam_loss_weight: float = 0.1
+    lam_lr: float | None = None
+    lam_ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        # The base policy's own validation, further along the method resolution order.
+        super().__post_init__()  # type: ignore[misc]
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)!r}; it must be one of {choices}. Pass --policy.{name}=..."
+                )
+        for name, lowest in (("frame_gap", 1), ("lam_warmup_steps", 0)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {lowest}.")
+        for name in ("alignment_loss_weight", "lam_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must not be negative.")
+        if not 0 <= self.lam_ema_decay < 1:
+            raise ValueError(f"`lam_ema_decay` is {self.lam_ema_decay}; it must be in [0, 1).")
+
+    def validate_features(self) -> None:
+        """Also checks that the LAM's camera exists."""
+        super().validate_features()  # type: ignore[misc]
+        cameras = list(self.image_features)  # type: ignore[attr-defined]
+        if self.lam_camera is not None and self.lam_camera not in cameras:
+            raise ValueError(f"`lam_camera` is {self.lam_camera!r}, which is no camera of the dataset: {cameras}.")
+
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        """Both frames of the pair; the policy itself sees the first."""
+        return [0, self.frame_gap]
+
+    def resolve_alignment_layer(self, num_layers: int) -> int:
+        """`alignment_layer`, checked against the base's depth; see the class for its default."""
+        if self.alignment_layer is None:
+            return max(1, num_layers - 2)
+        if not 1 <= self.alignment_layer <= num_layers:
+            raise ValueError(
+                f"`alignment_layer` is {self.alignment_layer}; the policy has blocks 1 to {num_layers}. "
+                "Pass --policy.alignment_layer within that range."
+            )
+        return self.alignment_layer
+
+    def lam_fields(self) -> dict[str, Any]:
+        """The fields of this mixin by name: what a plain base configuration does not know."""
+        return {name: getattr(self, name) for name in LatentAlignmentConfig.__dataclass_fields__}

@@ -1,0 +1,57 @@
+"""Numbers that tell an alignment from a collapse: a constant predictor scores at chance on each of them."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@torch.no_grad()
+def alignment_diagnostics(predicted: Tensor, target: Tensor) -> dict[str, float]:
+    """Compares projected hidden states with latent actions of the same batch.
+
+    Args:
+        predicted: (V, Z) projected hidden states.
+        target: (V, Z) latent actions, row i belonging to row i.
+
+    Returns:
+        `alignment_cosine`: mean plain cosine, in [-1, 1]; near 1 also for a constant, hence the others.
+        `alignment_centred_cosine`: mean cosine after subtracting the batch means; 0 for a constant.
+        `alignment_retrieval`: share of rows whose nearest target by centred cosine is their own; 1 / V by chance.
+        `latent_effective_rank`: participation ratio of the latent actions' covariance, in [0, Z]; 0 if constant.
+        Empty with fewer than two rows, where none of these is defined.
+    """
+    if len(predicted) < 2:
+        return {}
+    centred_predicted = F.normalize(_centre(predicted), dim=-1)
+    centred_target = F.normalize(_centre(target), dim=-1)
+    similarity = centred_predicted @ centred_target.T  # (V, V)
+    return {
+        "alignment_cosine": F.cosine_similarity(predicted, target, dim=-1).mean().item(),
+        "alignment_centred_cosine": similarity.diagonal().mean().item(),
+        "alignment_retrieval": _retrieval_accuracy(similarity),
+        "latent_effective_rank": effective_rank(target),
+    }
+
+
+def _retrieval_accuracy(similarity: Tensor) -> float:
+    """Share of rows whose best column is the diagonal; a row of ties counts 1 / (number of tied columns)."""
+    best = similarity.max(dim=1, keepdim=True).values
+    tied = similarity >= best - 1e-6  # (V, V)
+    return (tied.diagonal().float() / tied.sum(1)).mean().item()
+
+
+@torch.no_grad()
+def effective_rank(x: Tensor) -> float:
+    """Participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues of the covariance of (V, Z) rows."""
+    centred = _centre(x)
+    if centred.abs().max() <= 1e-6 * x.abs().max().clamp(min=1e-12):
+        return 0.0
+    eigenvalues = torch.linalg.svdvals(centred).square()
+    return (eigenvalues.sum().square() / eigenvalues.square().sum()).item()
+
+
+def _centre(x: Tensor) -> Tensor:
+    x = x.double()
+    centred = x - x.mean(0)
+    # What rounding leaves of a constant is no direction to compare.
+    return torch.where(centred.abs() <= 1e-6 * x.abs().amax().clamp(min=1e-12), torch.zeros_like(centred), centred)

@@ -1,0 +1,254 @@
+"""Latent action alignment for any policy that has action tokens (paper §3; design: one mixin, many bases).
+
+`class LaraPolicy(LatentAlignmentMixin, LaraDiTPolicy)` adds to its base the latent action model (LAM), the
+alignment head and the joint objective
+
+    L = L_flow + alignment_loss_weight * L_align(P(h), z) + lam_loss_weight * L_lam
+
+and leaves inference alone. A base provides `alignment_blocks`, `action_token_states(hidden_states)`,
+`action_token_valid(batch)`, `augment(batch)` and `compute_flow_loss(batch)`.
+
+On disk a checkpoint is the base's own, plus `lam/` (a complete `lara_lam` artifact) and
+`alignment.safetensors`; inference opens neither.
+"""
+
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lerobot_lara.alignment.diagnostics import alignment_diagnostics
+from lerobot_lara.alignment.objective import LatentAlignment
+from lerobot_lara.alignment.tap import HiddenStateTap
+from lerobot_lara.data.frame_gap import check_frame_gap
+from lerobot_lara.lam.latent_action_model import LatentActionModel
+
+logger = logging.getLogger(__name__)
+
+LAM_FOLDER = "lam"
+ALIGNMENT_FILE = "alignment.safetensors"
+TRAINING_ONLY = ("lam.", "alignment.", "lam_target.")
+
+
+class LatentAlignmentMixin:
+    """Put before the base policy; see the module docstring.
+
+    Args:
+        config: A configuration with `LatentAlignmentConfig`'s fields.
+        attach_lam: Load the LAM at once. `from_pretrained` does so only when it is given a dataset, that is
+            for training; a policy that only acts never loads one.
+        dataset_meta: Passed by LeRobot's training; its episode lengths are checked against `frame_gap`.
+        **kwargs: The base's.
+    """
+
+    def __init__(
+        self, config: Any, *, attach_lam: bool = True, dataset_meta: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(config, dataset_meta=dataset_meta, **kwargs)  # type: ignore[call-arg]
+        blocks = self.alignment_blocks  # type: ignore[attr-defined]
+        self._tap = HiddenStateTap(blocks[config.resolve_alignment_layer(len(blocks)) - 1])
+        self._checkpoint: tuple[str, str | None] | None = None
+        self.lam: LatentActionModel | None = None
+        self.lam_target: AveragedModel | None = None
+        self.alignment: LatentAlignment | None = None
+        if dataset_meta is not None:
+            check_frame_gap(dataset_meta.episodes["length"], config.frame_gap)
+        if attach_lam:
+            self.attach_lam()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> Any:
+        """LeRobot's `from_pretrained`; loads the LAM too when `dataset_meta` is given (training)."""
+        training = kwargs.get("dataset_meta") is not None
+        policy = super().from_pretrained(pretrained_name_or_path, attach_lam=False, **kwargs)  # type: ignore[misc]
+        policy._checkpoint = (str(pretrained_name_or_path), kwargs.get("revision"))
+        if training:
+            policy.attach_lam()
+        return policy
+
+    def attach_lam(self) -> None:
+        """Loads the LAM and the alignment head, so that `forward` can train.
+
+        The LAM is the checkpoint's own aligned copy, unless `lam_path` was changed since it was written.
+
+        Raises:
+            ValueError: `lam_path` is missing, is no LAM, or its frame gap or latent width do not fit.
+        """
+        config, state = self.config, {}  # type: ignore[attr-defined]
+        if self._checkpoint is not None and self._recorded_lam_path() == config.lam_path:
+            path, revision = self._checkpoint
+            lam = LatentActionModel.from_pretrained(path, revision=revision, subfolder=LAM_FOLDER)
+            state = load_file(self._checkpoint_file(ALIGNMENT_FILE))
+        elif config.lam_path is None:
+            raise ValueError(
+                "`lam_path` is missing: LARA aligns the policy with a latent action model. Train one with "
+                "`lerobot-train --policy.type=lara_lam ...` and pass its folder or Hub id as --policy.lam_path."
+            )
+        else:
+            logger.info("Aligning with the latent action model %s", config.lam_path)
+            lam = LatentActionModel.from_pretrained(config.lam_path)
+        if lam.frame_gap is not None and lam.frame_gap != config.frame_gap:
+            raise ValueError(
+                f"`lam_path` {config.lam_path} was trained with a frame gap of {lam.frame_gap} control steps, but "
+                f"`frame_gap` is {config.frame_gap}. Pass --policy.frame_gap={lam.frame_gap}, or train a LAM for "
+                f"{config.frame_gap}."
+            )
+        alignment = LatentAlignment(
+            hidden_width=config.width,
+            latent_width=lam.num_latent_tokens * lam.latent_dim,
+            head=config.alignment_head,
+            pooling=config.alignment_pooling,
+            centring=config.alignment_centring,
+        )
+        device = next(self.parameters()).device  # type: ignore[attr-defined]
+        self.lam = lam.to(device).requires_grad_(not config.freeze_lam)
+        self.alignment = alignment.to(device)
+        if config.alignment_target == "ema" and not config.freeze_lam:
+            self.lam_target = _slow_copy(self.lam, config.lam_ema_decay)
+        self._load_alignment_state(state)
+        self.train(self.training)  # type: ignore[attr-defined, has-type]
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """The joint objective.
+
+        Args:
+            batch: The base's batch, with a time axis of two frames, `frame_gap` apart, after the batch axis of
+                every observation, and `<camera>_is_pad` (B, 2).
+
+        Returns:
+            The loss, and every term and diagnostic by name.
+        """
+        if self.lam is None or self.alignment is None:
+            raise ValueError("This policy was loaded to act, without its LAM. Call `attach_lam()` to train it.")
+        config = self.config  # type: ignore[attr-defined]
+        batch = self.augment(batch)  # type: ignore[attr-defined]
+        frames, pair_valid = self._frame_pairs(batch)
+        present = self._present(batch)
+        with self._tap:
+            flow_loss, log = self.compute_flow_loss(present)  # type: ignore[attr-defined]
+        latent_action, lam_loss, lam_log = self._latent_action(frames, pair_valid)
+        alignment_loss, predicted, target = self.alignment(
+            self.action_token_states(self._tap.take()),  # type: ignore[attr-defined]
+            latent_action,
+            token_valid=self.action_token_valid(present),  # type: ignore[attr-defined]
+            pair_valid=pair_valid,
+        )
+        loss = (
+            flow_loss + config.alignment_loss_weight * alignment_loss + config.lam_loss_weight * lam_loss
+        )
+        log |= {"alignment_loss": alignment_loss.item()}
+        log |= alignment_diagnostics(predicted.detach(), target.detach()) | lam_log
+        return loss, log
+
+    def _latent_action(
+        self, frames: Tensor, pair_valid: Tensor
+    ) -> tuple[Tensor, Tensor | float, dict[str, float]]:
+        """The alignment's target (B, L, C), the LAM's loss, and its terms for the log."""
+        assert self.lam is not None and self.alignment is not None
+        config = self.config  # type: ignore[attr-defined]
+        if config.freeze_lam:
+            with torch.no_grad():
+                return self.lam.encode(frames).latent_action, 0.0, {}
+        output = self.lam(frames, valid=pair_valid)
+        terms = {name: loss.item() for name, loss in output.losses.items()} | output.metrics
+        log = {"lam_loss": output.loss.item()} | {f"lam_{name}": value for name, value in terms.items()}
+        latent_action = output.latent_action
+        if self.lam_target is not None:
+            with torch.no_grad():
+                latent_action = self.lam_target.module.encode(frames).latent_action
+        elif config.alignment_target == "stop" or self.alignment.num_updates < config.lam_warmup_steps:
+            latent_action = latent_action.detach()
+        return latent_action, output.loss, log
+
+    def update(self) -> None:
+        """Moves the slow copy of the LAM; LeRobot calls this after every optimizer step."""
+        if self.lam_target is not None:
+            self.lam_target.update_parameters(self.lam)
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)  # type: ignore[misc]
+        if self.lam is not None and self.config.freeze_lam:  # type: ignore[attr-defined]
+            self.lam.eval()
+        if self.lam_target is not None:
+            self.lam_target.eval()
+        return self
+
+    def get_optim_params(self) -> list[dict[str, Any]]:
+        """Two groups: the policy with its alignment head, and the LAM with `lam_lr`."""
+        lam = [] if self.lam is None else [p for p in self.lam.parameters() if p.requires_grad]
+        in_lam = {id(parameter) for parameter in lam}
+        policy = [p for p in super().get_optim_params() if id(p) not in in_lam]  # type: ignore[misc]
+        config = self.config  # type: ignore[attr-defined]
+        lam_group = {"params": lam} | ({} if config.lam_lr is None else {"lr": config.lam_lr})
+        return [{"params": policy}] + ([lam_group] if lam else [])
+
+    def _frame_pairs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The LAM's camera as (B, 2, 3, H, W) in [0, 1], and (B,) bool, False across an episode's end."""
+        config = self.config  # type: ignore[attr-defined]
+        camera = config.lam_camera or next(iter(config.image_features))
+        frames = batch[camera]
+        if frames.ndim != 5 or frames.shape[1] != 2:
+            raise ValueError(
+                f"`{camera}` has shape {tuple(frames.shape)}; alignment needs pairs of frames, (B, 2, 3, H, W), as "
+                "LeRobot's dataset yields them for this policy type."
+            )
+        is_pad = batch.get(f"{camera}_is_pad")
+        if is_pad is None:
+            return frames, torch.ones(len(frames), dtype=torch.bool, device=frames.device)
+        return frames, ~is_pad.bool().any(dim=1)
+
+    def _present(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch the base policy expects: observations at the first of the two frames only."""
+        observed = [key for key in self.config.input_features if key in batch]  # type: ignore[attr-defined]
+        return {**batch, **{key: batch[key][:, 0] for key in observed}}
+
+    def _save_pretrained(
+        self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
+    ) -> None:
+        if self.lam is None and self._checkpoint is not None:
+            self.attach_lam()  # a policy loaded to act must not lose its LAM by being saved again
+        assert self.lam is not None
+        state = self.state_dict() if state_dict is None else state_dict  # type: ignore[attr-defined]
+        policy = {key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
+        super()._save_pretrained(save_directory, state_dict=policy, **kwargs)  # type: ignore[misc]
+        lam_state = {key.removeprefix("lam."): value for key, value in state.items() if key.startswith("lam.")}
+        self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=lam_state)
+        rest = {key: value for key, value in state.items() if key.startswith(TRAINING_ONLY[1:])}
+        save_file({key: value.contiguous() for key, value in rest.items()}, save_directory / ALIGNMENT_FILE)
+
+    def _load_alignment_state(self, state: dict[str, Tensor]) -> None:
+        if not state:
+            return
+        assert self.alignment is not None
+        own = {key: value for key, value in self.state_dict().items() if key.startswith(TRAINING_ONLY[1:])}  # type: ignore[attr-defined]
+        wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
+        if wrong:
+            raise ValueError(
+                f"{ALIGNMENT_FILE} of {self._checkpoint[0]} does not fit this configuration: {wrong[:3]} differ. "  # type: ignore[index]
+                "Keep the checkpoint's `alignment_head`, `alignment_target` and latent width, or name another "
+                "--policy.lam_path to start a new alignment."
+            )
+        self.load_state_dict({key: state[key] for key in own}, strict=False)  # type: ignore[attr-defined]
+
+    def _recorded_lam_path(self) -> str | None:
+        return json.loads(Path(self._checkpoint_file("config.json")).read_text()).get("lam_path")
+
+    def _checkpoint_file(self, name: str) -> str:
+        assert self._checkpoint is not None
+        path, revision = self._checkpoint
+        if Path(path).is_dir():
+            return str(Path(path) / name)
+        return hf_hub_download(path, name, revision=revision)
+
+
+def _slow_copy(lam: LatentActionModel, decay: float) -> AveragedModel:
+    return AveragedModel(
+        copy.deepcopy(lam), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+    ).requires_grad_(False)

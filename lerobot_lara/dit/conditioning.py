@@ -1,0 +1,104 @@
+"""What the action head attends to: image tokens of every camera and the instruction.
+
+Legend: B batch, V cameras, P image tokens per camera, S text tokens, D width.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from lerobot_lara.backbones import ImageEncoder, TextEncoder
+
+
+class InstructionEncoder(nn.Module):
+    """Mean-pooled sentence embedding of a frozen text encoder, remembered per instruction.
+
+    A dataset has few distinct instructions and the encoder never changes, so each is encoded once.
+    """
+
+    max_remembered = 4096
+
+    def __init__(self, text_encoder: TextEncoder, width: int) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.projection = nn.Sequential(nn.LayerNorm(text_encoder.width), nn.Linear(text_encoder.width, width))
+        self._remembered: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, S) int64 token ids and (B, S) bool mask -> (B, 1, D)."""
+        keys = [
+            tuple(ids[mask].tolist()) for ids, mask in zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)
+        ]
+        new = {key: row for row, key in enumerate(keys) if key not in self._remembered}
+        if new:
+            rows = torch.tensor(list(new.values()), device=input_ids.device)
+            for key, embedding in zip(new, self._embed(input_ids[rows], attention_mask[rows].bool()), strict=True):
+                self._remembered[key] = embedding
+        device = self.projection[0].weight.device
+        embeddings = torch.stack([self._remembered[key].to(device) for key in keys])  # (B, text width)
+        while len(self._remembered) > self.max_remembered:
+            self._remembered.popitem(last=False)
+        return self.projection(embeddings)[:, None]
+
+    @torch.no_grad()
+    def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden_states = self.text_encoder(input_ids, attention_mask)  # (B, S, text width)
+        weights = attention_mask[..., None].to(hidden_states.dtype)
+        return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+class ObservationEncoder(nn.Module):
+    """Turns camera images and an instruction into the context tokens of the action head.
+
+    Args:
+        image_encoder: Shared by all cameras.
+        num_cameras: V; each camera gets a learned embedding.
+        width: D.
+        text_encoder: None leaves the instruction out.
+    """
+
+    def __init__(
+        self, *, image_encoder: ImageEncoder, num_cameras: int, width: int, text_encoder: TextEncoder | None = None
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.image_projection = nn.Sequential(
+            nn.LayerNorm(image_encoder.width), nn.Linear(image_encoder.width, width)
+        )
+        self.image_positions = nn.Parameter(0.02 * torch.randn(1, 1, image_encoder.num_tokens, width))
+        self.camera_embedding = nn.Parameter(0.02 * torch.randn(1, num_cameras, 1, width))
+        self.instruction_encoder = None if text_encoder is None else InstructionEncoder(text_encoder, width)
+
+    def forward(
+        self,
+        images: list[Tensor],
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        camera_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Args:
+            images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.
+            input_ids: (B, S) instruction tokens; needed when a text encoder is configured.
+            attention_mask: (B, S) bool, False at padding.
+            camera_valid: (B, V) bool; False hides a camera that a sample lacks.
+
+        Returns:
+            Context tokens (B, V * P [+ 1], D) and their bool mask (B, V * P [+ 1]).
+        """
+        tokens = torch.stack([self.image_encoder(image) for image in images], dim=1)  # (B, V, P, encoder width)
+        tokens = self.image_projection(tokens) + self.image_positions + self.camera_embedding  # (B, V, P, D)
+        if camera_valid is None:
+            camera_valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        mask = camera_valid[:, :, None].expand(-1, -1, tokens.shape[2]).flatten(1)  # (B, V * P)
+        context = tokens.flatten(1, 2)  # (B, V * P, D)
+        if self.instruction_encoder is None:
+            return context, mask
+        if input_ids is None or attention_mask is None:
+            raise ValueError(
+                "The batch has no tokenised instruction although `text_encoder` is set. Run it through the "
+                "policy's preprocessor, or train with --policy.text_encoder=null."
+            )
+        instruction = self.instruction_encoder(input_ids, attention_mask)  # (B, 1, D)
+        ones = torch.ones_like(mask[:, :1])
+        return torch.cat([context, instruction.to(context.dtype)], dim=1), torch.cat([mask, ones], dim=1)

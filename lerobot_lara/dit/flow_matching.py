@@ -1,0 +1,78 @@
+"""Flow matching on action chunks (paper §3; arXiv 2210.02747), as pure functions.
+
+The time convention of the whole package, stated once: **t = 0 is noise, t = 1 is actions**, the path is the
+straight line `(1 - t) * noise + t * actions`, and the velocity along it is `actions - noise`.
+
+Legend: B batch, T action chunk, A action dim.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sample_timestep(
+    batch_size: int, *, alpha: float = 1.5, beta: float = 1.0, s: float = 0.999, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draws flow times with more mass near the noise, as pi0 and GR00T do.
+
+    Args:
+        batch_size: B.
+        alpha: First Beta parameter.
+        beta: Second Beta parameter.
+        s: Largest Beta draw that still maps to a non-negative time.
+        device: Where the result lives. The draw itself happens on the CPU: MPS has no Beta sampler.
+
+    Returns:
+        (B,) float32 in [0, 1].
+    """
+    concentration = torch.tensor([alpha, beta], dtype=torch.float32)
+    draw = torch.distributions.Beta(concentration[0], concentration[1]).sample((batch_size,))
+    return timestep_from_beta(draw, s=s).clamp(min=0.0).to(device)
+
+
+def timestep_from_beta(draw: Tensor, *, s: float = 0.999) -> Tensor:
+    """Maps a Beta draw in [0, 1] to the flow time `(s - draw) / s`; draws above `s` come out just below 0."""
+    return (s - draw) / s
+
+
+def interpolate(noise: Tensor, actions: Tensor, timestep: Tensor) -> Tensor:
+    """The noisy actions at flow time t: `(1 - t) * noise + t * actions`.
+
+    Args:
+        noise: (B, T, A).
+        actions: (B, T, A), normalised.
+        timestep: (B,) in [0, 1].
+
+    Returns:
+        (B, T, A).
+    """
+    t = timestep[:, None, None].to(actions.dtype)
+    return (1 - t) * noise + t * actions
+
+
+def velocity_target(noise: Tensor, actions: Tensor) -> Tensor:
+    """The velocity `actions - noise` of the straight path, (B, T, A): what the network regresses."""
+    return actions - noise
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` (broadcastable, bool) holds; 0, still in the graph, where nothing does.
+
+    Normalising by the valid elements keeps a loss from shrinking with the share of padding.
+    """
+    weights = mask.expand_as(values).to(values.dtype)
+    return (values * weights).sum() / weights.sum().clamp(min=1)
+
+
+def flow_matching_loss(velocity: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error of the velocity over valid elements.
+
+    Args:
+        velocity: (B, T, A) predicted.
+        target: (B, T, A), `velocity_target(noise, actions)`.
+        valid: bool, broadcastable to (B, T, A): False at padded steps and padded action dimensions.
+
+    Returns:
+        Scalar.
+    """
+    return masked_mean((velocity.float() - target.float()).square(), valid)

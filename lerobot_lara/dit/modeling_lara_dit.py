@@ -1,0 +1,238 @@
+"""`lara_dit` as a LeRobot policy: batches in, losses and action chunks out.
+
+Legend: B batch, T action chunk, A action dim (padded), S state dim (padded).
+"""
+
+from collections import deque
+from typing import Any
+
+import torch
+from lerobot.policies.common.flow_matching import euler_integrate
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lerobot_lara.augmentation import random_shift
+from lerobot_lara.backbones import build_image_encoder, build_text_encoder
+from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
+from lerobot_lara.dit.action_head import FlowMatchingActionHead
+from lerobot_lara.dit.conditioning import ObservationEncoder
+from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
+from lerobot_lara.dit.flow_matching import flow_matching_loss, interpolate, sample_timestep, velocity_target
+
+
+class LaraDiTPolicy(PreTrainedPolicy):
+    """Flow-matching DiT policy.
+
+    Batch keys: every camera of `config.image_features` (B, 3, H, W) in [0, 1]; `observation.state` (B, S);
+    `observation.language.tokens` and `.attention_mask` (B, L); in training `action` (B, T, A) with
+    `action_is_pad` (B, T). Optional: `embodiment_id` (B,), `action_dim_is_pad` (B, A).
+    """
+
+    config_class = LaraDiTConfig
+    name = "lara_dit"
+
+    def __init__(self, config: LaraDiTConfig, **kwargs: Any) -> None:
+        super().__init__(config)
+        config.validate_features()
+        self.config = config
+        self.observation_encoder = ObservationEncoder(
+            image_encoder=build_image_encoder(
+                config.vision_encoder,
+                image_size=config.image_size,
+                width=config.vision_encoder_width,
+                layer=config.vision_encoder_layer,
+                frozen=config.freeze_vision_encoder,
+                field="vision_encoder",
+            ),
+            num_cameras=len(config.image_features),
+            width=config.width,
+            text_encoder=None if config.text_encoder is None else build_text_encoder(config.text_encoder),
+        )
+        self.action_head = FlowMatchingActionHead(
+            action_dim=config.action_dim,
+            state_dim=config.state_dim,
+            chunk_size=config.chunk_size,
+            action_patch_size=config.action_patch_size,
+            width=config.width,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            context_width=config.width,
+            num_embodiments=config.num_embodiments,
+            dropout=config.dropout,
+            state_dropout=config.state_dropout,
+        )
+        self.init_rtc_processor()
+        self.reset()
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """The training objective on one batch (keys in the class docstring), with its terms for the log."""
+        return self.compute_flow_loss(self.augment(batch))
+
+    def augment(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """In training, shifts each camera's images; all frames of a sample alike. Returns a new dict."""
+        if not self.training or self.config.random_shift == 0:
+            return batch
+        cameras = [key for key in self.config.image_features if key in batch]
+        return {**batch, **{key: random_shift(batch[key], self.config.random_shift) for key in cameras}}
+
+    def compute_flow_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Flow-matching loss over valid steps and real action dimensions.
+
+        A sample whose steps are all padding has no actions: the policy then sees the null state and pure
+        noise at t = 0, and the sample adds nothing to this loss.
+        """
+        actions = _pad_last(batch[ACTION], self.config.action_dim)  # (B, T, A)
+        step_valid = self._step_valid(batch)
+        labelled = step_valid.any(dim=1)  # (B,)
+        noise = torch.randn_like(actions)
+        timestep = sample_timestep(
+            len(actions),
+            alpha=self.config.time_alpha,
+            beta=self.config.time_beta,
+            s=self.config.time_s,
+            device=actions.device,
+        )
+        timestep = torch.where(labelled, timestep, torch.zeros_like(timestep))
+        velocity = self.action_head(
+            interpolate(noise, actions, timestep),
+            timestep,
+            state_valid=labelled,
+            **self._encode_observation(batch),
+        )
+        valid = step_valid[..., None] & self._dim_valid(batch, actions)[:, None]  # (B, T, A)
+        loss = flow_matching_loss(velocity, velocity_target(noise, actions), valid)
+        return loss, {"flow_loss": loss.item()}
+
+    @torch.no_grad()
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Integrates the velocity from noise to a chunk of normalised actions.
+
+        Args:
+            batch: Observation as in the class docstring.
+            noise: (B, T, A) start of the flow; the same noise gives the same chunk, bit for bit.
+            inference_delay: Real-time chunking: control steps that pass while this call runs.
+            prev_chunk_left_over: Real-time chunking: (T', A) or (B, T', A) actions not yet executed.
+            **kwargs: Further real-time chunking arguments (`execution_horizon`).
+
+        Returns:
+            (B, T, robot action dim).
+        """
+        self.eval()
+        observation = self._encode_observation(batch)
+        if noise is None:
+            shape = (len(observation["context"]), self.config.chunk_size, self.config.action_dim)
+            noise = torch.randn(shape, device=observation["context"].device)
+
+        def velocity_to_noise(noisy_actions: Tensor, time: Tensor) -> Tensor:
+            # LeRobot integrates from its t = 1 (noise) down to 0 (actions): the flow seen backwards.
+            return -self.action_head(noisy_actions, 1 - time, **observation).float()
+
+        actions = euler_integrate(
+            velocity_to_noise,
+            noise.float(),
+            self.config.num_inference_steps,
+            rtc_processor=self.rtc_processor,
+            rtc_enabled=self._rtc_enabled(),
+            inference_delay=inference_delay,
+            prev_chunk_left_over=prev_chunk_left_over,
+            execution_horizon=kwargs.get("execution_horizon"),
+        )
+        assert self.config.action_feature is not None
+        return actions[..., : self.config.action_feature.shape[0]]
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        """The next action (B, robot action dim); predicts a new chunk every `n_action_steps` calls."""
+        if not self._action_queue:
+            chunk = self.predict_action_chunk(batch, **kwargs)
+            self._action_queue.extend(chunk[:, : self.config.n_action_steps].unbind(1))
+        return self._action_queue.popleft()
+
+    def reset(self) -> None:
+        """Forgets the rest of the current chunk; called when an episode starts."""
+        self._action_queue: deque[Tensor] = deque()
+
+    def get_optim_params(self) -> Any:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def supports_rtc(self) -> bool:
+        return True
+
+    def init_rtc_processor(self) -> None:
+        """Builds LeRobot's real-time chunking guidance; the rollout calls it after setting `rtc_config`."""
+        rtc = self.config.rtc_config
+        self.rtc_processor = None if rtc is None else RTCProcessor(rtc)
+
+    def _rtc_enabled(self) -> bool:
+        return self.config.rtc_config is not None and self.config.rtc_config.enabled
+
+    @property
+    def alignment_blocks(self) -> nn.ModuleList:
+        """The blocks whose hidden states an alignment may tap."""
+        return self.action_head.blocks
+
+    def action_token_states(self, hidden_states: Tensor) -> Tensor:
+        """(B, 1 + N, D) hidden states of a block -> (B, N, D) at the action tokens."""
+        return hidden_states[:, 1:]
+
+    def action_token_valid(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, N) bool: action tokens that hold at least one real step; all of them where none is labelled."""
+        patched = self._step_valid(batch).unflatten(1, (-1, self.config.action_patch_size)).any(-1)  # (B, N)
+        return patched | ~patched.any(dim=1, keepdim=True)
+
+    def _encode_observation(self, batch: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        missing = [key for key in self.config.image_features if key not in batch]
+        if missing:
+            cameras = sorted(key for key in batch if key.startswith("observation.image"))
+            raise ValueError(
+                f"The batch lacks camera {missing} of `input_features`; it has {cameras}. Rename the dataset's "
+                "cameras with --rename_map or train on its own."
+            )
+        images = [batch[key] for key in self.config.image_features]
+        context, context_mask = self.observation_encoder(
+            images, batch.get(OBS_LANGUAGE_TOKENS), batch.get(OBS_LANGUAGE_ATTENTION_MASK)
+        )
+        state = batch.get(OBS_STATE) if self.config.state_dim else None
+        return {
+            "context": context,
+            "context_mask": context_mask,
+            "state": None if state is None else _pad_last(state, self.config.state_dim),
+            "embodiment_id": self._embodiment_id(batch, context),
+        }
+
+    def _embodiment_id(self, batch: dict[str, Tensor], context: Tensor) -> Tensor:
+        if "embodiment_id" not in batch:
+            return torch.zeros(len(context), dtype=torch.long, device=context.device)
+        embodiment_id = batch["embodiment_id"].long().reshape(-1)
+        if int(embodiment_id.max()) >= self.config.num_embodiments or int(embodiment_id.min()) < 0:
+            raise ValueError(
+                f"`embodiment_id` {embodiment_id.unique().tolist()} is outside "
+                f"[0, {self.config.num_embodiments}). Raise --policy.num_embodiments."
+            )
+        return embodiment_id
+
+    def _step_valid(self, batch: dict[str, Tensor]) -> Tensor:
+        is_pad = batch.get("action_is_pad")
+        if is_pad is None:
+            return torch.ones(batch[ACTION].shape[:2], dtype=torch.bool, device=batch[ACTION].device)
+        return ~is_pad.bool()
+
+    def _dim_valid(self, batch: dict[str, Tensor], actions: Tensor) -> Tensor:
+        if "action_dim_is_pad" in batch:
+            is_pad = batch["action_dim_is_pad"].bool()
+            return ~F.pad(is_pad, (0, actions.shape[-1] - is_pad.shape[-1]), value=True)  # (B, A)
+        return (torch.arange(actions.shape[-1], device=actions.device) < batch[ACTION].shape[-1])[None]  # (1, A)
+
+
+def _pad_last(x: Tensor, width: int) -> Tensor:
+    return F.pad(x, (0, width - x.shape[-1]))
