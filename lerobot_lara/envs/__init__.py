@@ -1,0 +1,1 @@
+"""Simulated environments registered with LeRobot. Importing the package starts no simulator."""
