@@ -10,13 +10,17 @@ CHOICES = {
 }
 
 
+# For the type checker: whatever configuration follows the mixin in the class statement.
+BaseConfig: Any = object
+
+
 @dataclass
-class LatentAlignmentConfig:
+class LatentAlignmentConfig(BaseConfig):
     """Mixin for policy configurations: `class LaraConfig(LatentAlignmentConfig, LaraDiTConfig)`.
 
     Args:
-        lam_path: Latent action model to align with: a `lara_lam` folder or Hub id. A checkpoint carries its own
-            (aligned) copy, used unless another path is given.
+        lam_path: Latent action model to align with: a `lara_lam` folder or Hub id. A checkpoint carries
+            its own (aligned) copy, used unless another path is given.
         lam_camera: Dataset key of the camera the latent action model sees; None is the policy's first.
         frame_gap: K, control steps between the two frames; must be the one the LAM was trained with.
         freeze_lam: Keep the LAM as it is: no LAM loss, no gradient into it.
@@ -53,11 +57,12 @@ class LatentAlignmentConfig:
 
     def __post_init__(self) -> None:
         # The base policy's own validation, further along the method resolution order.
-        super().__post_init__()  # type: ignore[misc]
+        super().__post_init__()
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"`{name}` is {getattr(self, name)!r}; it must be one of {choices}. Pass --policy.{name}=..."
+                    f"`{name}` is {getattr(self, name)!r}; it must be one of {choices}. Pass "
+                    f"--policy.{name}=..."
                 )
         for name, lowest in (("frame_gap", 1), ("lam_warmup_steps", 0)):
             if getattr(self, name) < lowest:
@@ -70,10 +75,12 @@ class LatentAlignmentConfig:
 
     def validate_features(self) -> None:
         """Also checks that the LAM's camera exists."""
-        super().validate_features()  # type: ignore[misc]
-        cameras = list(self.image_features)  # type: ignore[attr-defined]
+        super().validate_features()
+        cameras = list(self.image_features)
         if self.lam_camera is not None and self.lam_camera not in cameras:
-            raise ValueError(f"`lam_camera` is {self.lam_camera!r}, which is no camera of the dataset: {cameras}.")
+            raise ValueError(
+                f"`lam_camera` is {self.lam_camera!r}, which is no camera of the dataset: {cameras}."
+            )
 
     @property
     def observation_delta_indices(self) -> list[int]:

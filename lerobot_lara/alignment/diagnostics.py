@@ -16,8 +16,10 @@ def alignment_diagnostics(predicted: Tensor, target: Tensor) -> dict[str, float]
     Returns:
         `alignment_cosine`: mean plain cosine, in [-1, 1]; near 1 also for a constant, hence the others.
         `alignment_centred_cosine`: mean cosine after subtracting the batch means; 0 for a constant.
-        `alignment_retrieval`: share of rows whose nearest target by centred cosine is their own; 1 / V by chance.
-        `latent_effective_rank`: participation ratio of the latent actions' covariance, in [0, Z]; 0 if constant.
+        `alignment_retrieval`: share of rows whose nearest target by centred cosine is their own; 1 / V by
+            chance.
+        `latent_effective_rank`: participation ratio of the latent actions' covariance, in [0, Z]; 0 if
+            constant.
         Empty with fewer than two rows, where none of these is defined.
     """
     if len(predicted) < 2:
@@ -42,7 +44,9 @@ def _retrieval_accuracy(similarity: Tensor) -> float:
 
 @torch.no_grad()
 def effective_rank(x: Tensor) -> float:
-    """Participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues of the covariance of (V, Z) rows."""
+    """Participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues of the covariance of (V, Z)
+    rows.
+    """
     centred = _centre(x)
     if centred.abs().max() <= 1e-6 * x.abs().max().clamp(min=1e-12):
         return 0.0
@@ -54,4 +58,6 @@ def _centre(x: Tensor) -> Tensor:
     x = x.double()
     centred = x - x.mean(0)
     # What rounding leaves of a constant is no direction to compare.
-    return torch.where(centred.abs() <= 1e-6 * x.abs().amax().clamp(min=1e-12), torch.zeros_like(centred), centred)
+    return torch.where(
+        centred.abs() <= 1e-6 * x.abs().amax().clamp(min=1e-12), torch.zeros_like(centred), centred
+    )

@@ -36,8 +36,11 @@ LAM_FOLDER = "lam"
 ALIGNMENT_FILE = "alignment.safetensors"
 TRAINING_ONLY = ("lam.", "alignment.", "lam_target.")
 
+# For the type checker: whatever policy follows the mixin in the class statement.
+BasePolicy: Any = object
 
-class LatentAlignmentMixin:
+
+class LatentAlignmentMixin(BasePolicy):
     """Put before the base policy; see the module docstring.
 
     Args:
@@ -51,8 +54,8 @@ class LatentAlignmentMixin:
     def __init__(
         self, config: Any, *, attach_lam: bool = True, dataset_meta: Any = None, **kwargs: Any
     ) -> None:
-        super().__init__(config, dataset_meta=dataset_meta, **kwargs)  # type: ignore[call-arg]
-        blocks = self.alignment_blocks  # type: ignore[attr-defined]
+        super().__init__(config, dataset_meta=dataset_meta, **kwargs)
+        blocks = self.alignment_blocks
         self._tap = HiddenStateTap(blocks[config.resolve_alignment_layer(len(blocks)) - 1])
         self._checkpoint: tuple[str, str | None] | None = None
         self.lam: LatentActionModel | None = None
@@ -67,7 +70,7 @@ class LatentAlignmentMixin:
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> Any:
         """LeRobot's `from_pretrained`; loads the LAM too when `dataset_meta` is given (training)."""
         training = kwargs.get("dataset_meta") is not None
-        policy = super().from_pretrained(pretrained_name_or_path, attach_lam=False, **kwargs)  # type: ignore[misc]
+        policy = super().from_pretrained(pretrained_name_or_path, attach_lam=False, **kwargs)
         policy._checkpoint = (str(pretrained_name_or_path), kwargs.get("revision"))
         if training:
             policy.attach_lam()
@@ -81,7 +84,7 @@ class LatentAlignmentMixin:
         Raises:
             ValueError: `lam_path` is missing, is no LAM, or its frame gap or latent width do not fit.
         """
-        config, state = self.config, {}  # type: ignore[attr-defined]
+        config, state = self.config, {}
         if self._checkpoint is not None and self._recorded_lam_path() == config.lam_path:
             path, revision = self._checkpoint
             lam = LatentActionModel.from_pretrained(path, revision=revision, subfolder=LAM_FOLDER)
@@ -89,16 +92,17 @@ class LatentAlignmentMixin:
         elif config.lam_path is None:
             raise ValueError(
                 "`lam_path` is missing: LARA aligns the policy with a latent action model. Train one with "
-                "`lerobot-train --policy.type=lara_lam ...` and pass its folder or Hub id as --policy.lam_path."
+                "`lerobot-train --policy.type=lara_lam ...` and pass its folder or Hub id as "
+                "--policy.lam_path."
             )
         else:
             logger.info("Aligning with the latent action model %s", config.lam_path)
             lam = LatentActionModel.from_pretrained(config.lam_path)
         if lam.frame_gap is not None and lam.frame_gap != config.frame_gap:
             raise ValueError(
-                f"`lam_path` {config.lam_path} was trained with a frame gap of {lam.frame_gap} control steps, but "
-                f"`frame_gap` is {config.frame_gap}. Pass --policy.frame_gap={lam.frame_gap}, or train a LAM for "
-                f"{config.frame_gap}."
+                f"`lam_path` {config.lam_path} was trained with a frame gap of {lam.frame_gap} control "
+                f"steps, but `frame_gap` is {config.frame_gap}. Pass --policy.frame_gap={lam.frame_gap}, "
+                f"or train a LAM for {config.frame_gap}."
             )
         alignment = LatentAlignment(
             hidden_width=config.width,
@@ -107,42 +111,42 @@ class LatentAlignmentMixin:
             pooling=config.alignment_pooling,
             centring=config.alignment_centring,
         )
-        device = next(self.parameters()).device  # type: ignore[attr-defined]
+        device = next(self.parameters()).device
         self.lam = lam.to(device).requires_grad_(not config.freeze_lam)
         self.alignment = alignment.to(device)
         if config.alignment_target == "ema" and not config.freeze_lam:
             self.lam_target = _slow_copy(self.lam, config.lam_ema_decay)
         self._load_alignment_state(state)
-        self.train(self.training)  # type: ignore[attr-defined, has-type]
+        self.train(self.training)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The joint objective.
 
         Args:
-            batch: The base's batch, with a time axis of two frames, `frame_gap` apart, after the batch axis of
-                every observation, and `<camera>_is_pad` (B, 2).
+            batch: The base's batch, with a time axis of two frames, `frame_gap` apart, after the batch
+                axis of every observation, and `<camera>_is_pad` (B, 2).
 
         Returns:
             The loss, and every term and diagnostic by name.
         """
         if self.lam is None or self.alignment is None:
-            raise ValueError("This policy was loaded to act, without its LAM. Call `attach_lam()` to train it.")
-        config = self.config  # type: ignore[attr-defined]
-        batch = self.augment(batch)  # type: ignore[attr-defined]
+            raise ValueError(
+                "This policy was loaded to act, without its LAM. Call `attach_lam()` to train it."
+            )
+        config = self.config
+        batch = self.augment(batch)
         frames, pair_valid = self._frame_pairs(batch)
         present = self._present(batch)
         with self._tap:
-            flow_loss, log = self.compute_flow_loss(present)  # type: ignore[attr-defined]
+            flow_loss, log = self.compute_flow_loss(present)
         latent_action, lam_loss, lam_log = self._latent_action(frames, pair_valid)
         alignment_loss, predicted, target = self.alignment(
-            self.action_token_states(self._tap.take()),  # type: ignore[attr-defined]
+            self.action_token_states(self._tap.take()),
             latent_action,
-            token_valid=self.action_token_valid(present),  # type: ignore[attr-defined]
+            token_valid=self.action_token_valid(present),
             pair_valid=pair_valid,
         )
-        loss = (
-            flow_loss + config.alignment_loss_weight * alignment_loss + config.lam_loss_weight * lam_loss
-        )
+        loss = flow_loss + config.alignment_loss_weight * alignment_loss + config.lam_loss_weight * lam_loss
         log |= {"alignment_loss": alignment_loss.item()}
         log |= alignment_diagnostics(predicted.detach(), target.detach()) | lam_log
         return loss, log
@@ -152,7 +156,7 @@ class LatentAlignmentMixin:
     ) -> tuple[Tensor, Tensor | float, dict[str, float]]:
         """The alignment's target (B, L, C), the LAM's loss, and its terms for the log."""
         assert self.lam is not None and self.alignment is not None
-        config = self.config  # type: ignore[attr-defined]
+        config = self.config
         if config.freeze_lam:
             with torch.no_grad():
                 return self.lam.encode(frames).latent_action, 0.0, {}
@@ -173,8 +177,8 @@ class LatentAlignmentMixin:
             self.lam_target.update_parameters(self.lam)
 
     def train(self, mode: bool = True) -> Any:
-        super().train(mode)  # type: ignore[misc]
-        if self.lam is not None and self.config.freeze_lam:  # type: ignore[attr-defined]
+        super().train(mode)
+        if self.lam is not None and self.config.freeze_lam:
             self.lam.eval()
         if self.lam_target is not None:
             self.lam_target.eval()
@@ -184,20 +188,20 @@ class LatentAlignmentMixin:
         """Two groups: the policy with its alignment head, and the LAM with `lam_lr`."""
         lam = [] if self.lam is None else [p for p in self.lam.parameters() if p.requires_grad]
         in_lam = {id(parameter) for parameter in lam}
-        policy = [p for p in super().get_optim_params() if id(p) not in in_lam]  # type: ignore[misc]
-        config = self.config  # type: ignore[attr-defined]
+        policy = [p for p in super().get_optim_params() if id(p) not in in_lam]
+        config = self.config
         lam_group = {"params": lam} | ({} if config.lam_lr is None else {"lr": config.lam_lr})
         return [{"params": policy}] + ([lam_group] if lam else [])
 
     def _frame_pairs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The LAM's camera as (B, 2, 3, H, W) in [0, 1], and (B,) bool, False across an episode's end."""
-        config = self.config  # type: ignore[attr-defined]
+        config = self.config
         camera = config.lam_camera or next(iter(config.image_features))
         frames = batch[camera]
         if frames.ndim != 5 or frames.shape[1] != 2:
             raise ValueError(
-                f"`{camera}` has shape {tuple(frames.shape)}; alignment needs pairs of frames, (B, 2, 3, H, W), as "
-                "LeRobot's dataset yields them for this policy type."
+                f"`{camera}` has shape {tuple(frames.shape)}; alignment needs pairs of frames, (B, 2, 3, "
+                "H, W), as LeRobot's dataset yields them for this policy type."
             )
         is_pad = batch.get(f"{camera}_is_pad")
         if is_pad is None:
@@ -206,7 +210,7 @@ class LatentAlignmentMixin:
 
     def _present(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch the base policy expects: observations at the first of the two frames only."""
-        observed = [key for key in self.config.input_features if key in batch]  # type: ignore[attr-defined]
+        observed = [key for key in self.config.input_features if key in batch]
         return {**batch, **{key: batch[key][:, 0] for key in observed}}
 
     def _save_pretrained(
@@ -215,10 +219,12 @@ class LatentAlignmentMixin:
         if self.lam is None and self._checkpoint is not None:
             self.attach_lam()  # a policy loaded to act must not lose its LAM by being saved again
         assert self.lam is not None
-        state = self.state_dict() if state_dict is None else state_dict  # type: ignore[attr-defined]
+        state = self.state_dict() if state_dict is None else state_dict
         policy = {key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
-        super()._save_pretrained(save_directory, state_dict=policy, **kwargs)  # type: ignore[misc]
-        lam_state = {key.removeprefix("lam."): value for key, value in state.items() if key.startswith("lam.")}
+        super()._save_pretrained(save_directory, state_dict=policy, **kwargs)
+        lam_state = {
+            key.removeprefix("lam."): value for key, value in state.items() if key.startswith("lam.")
+        }
         self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=lam_state)
         rest = {key: value for key, value in state.items() if key.startswith(TRAINING_ONLY[1:])}
         save_file({key: value.contiguous() for key, value in rest.items()}, save_directory / ALIGNMENT_FILE)
@@ -227,15 +233,15 @@ class LatentAlignmentMixin:
         if not state:
             return
         assert self.alignment is not None
-        own = {key: value for key, value in self.state_dict().items() if key.startswith(TRAINING_ONLY[1:])}  # type: ignore[attr-defined]
+        own = {key: value for key, value in self.state_dict().items() if key.startswith(TRAINING_ONLY[1:])}
         wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
         if wrong:
             raise ValueError(
-                f"{ALIGNMENT_FILE} of {self._checkpoint[0]} does not fit this configuration: {wrong[:3]} differ. "  # type: ignore[index]
-                "Keep the checkpoint's `alignment_head`, `alignment_target` and latent width, or name another "
-                "--policy.lam_path to start a new alignment."
+                f"{ALIGNMENT_FILE} of {self._checkpoint[0]} does not fit this configuration: {wrong[:3]} "
+                "differ. Keep the checkpoint's `alignment_head`, `alignment_target` and latent width, or "
+                "name another --policy.lam_path to start a new alignment."
             )
-        self.load_state_dict({key: state[key] for key in own}, strict=False)  # type: ignore[attr-defined]
+        self.load_state_dict({key: state[key] for key in own}, strict=False)
 
     def _recorded_lam_path(self) -> str | None:
         return json.loads(Path(self._checkpoint_file("config.json")).read_text()).get("lam_path")

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 
 class HiddenStateTap:
-    """A forward hook that keeps a block's output while armed: `with tap: policy(...)`, then `tap.hidden_states`.
+    """A forward hook that keeps a block's output while armed: `with tap: policy(...)`, then
+    `tap.hidden_states`.
 
-    It is installed once, at construction, because `torch.compile` ignores hooks added later. Each `with` takes
-    the first output only: gradient checkpointing runs the block again during the backward pass.
+    It is installed once, at construction, because `torch.compile` ignores hooks added later. Each `with`
+    takes the first output only: gradient checkpointing runs the block again during the backward pass.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -33,7 +34,9 @@ class HiddenStateTap:
             raise RuntimeError("The tapped block did not run: the policy's forward bypasses it.")
         return hidden_states
 
-    def _keep(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+    def _keep(
+        self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]
+    ) -> None:
         if self._armed:
             self._hidden_states = output if isinstance(output, Tensor) else output[0]
             self._armed = False

@@ -25,7 +25,8 @@ class FlowTimeEmbedding(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Self-attention, cross-attention to the observation, MLP; each shifted, scaled and gated by the flow time.
+    """Self-attention, cross-attention to the observation, MLP; each shifted, scaled and gated by the flow
+    time.
 
     The modulation starts at zero (adaLN-Zero), so a fresh block is the identity.
     """

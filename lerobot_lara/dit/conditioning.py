@@ -22,18 +22,23 @@ class InstructionEncoder(nn.Module):
     def __init__(self, text_encoder: TextEncoder, width: int) -> None:
         super().__init__()
         self.text_encoder = text_encoder
-        self.projection = nn.Sequential(nn.LayerNorm(text_encoder.width), nn.Linear(text_encoder.width, width))
+        self.projection = nn.Sequential(
+            nn.LayerNorm(text_encoder.width), nn.Linear(text_encoder.width, width)
+        )
         self._remembered: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, S) int64 token ids and (B, S) bool mask -> (B, 1, D)."""
         keys = [
-            tuple(ids[mask].tolist()) for ids, mask in zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)
+            tuple(ids[mask].tolist())
+            for ids, mask in zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)
         ]
         new = {key: row for row, key in enumerate(keys) if key not in self._remembered}
         if new:
             rows = torch.tensor(list(new.values()), device=input_ids.device)
-            for key, embedding in zip(new, self._embed(input_ids[rows], attention_mask[rows].bool()), strict=True):
+            for key, embedding in zip(
+                new, self._embed(input_ids[rows], attention_mask[rows].bool()), strict=True
+            ):
                 self._remembered[key] = embedding
         device = self.projection[0].weight.device
         embeddings = torch.stack([self._remembered[key].to(device) for key in keys])  # (B, text width)
@@ -59,7 +64,12 @@ class ObservationEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, image_encoder: ImageEncoder, num_cameras: int, width: int, text_encoder: TextEncoder | None = None
+        self,
+        *,
+        image_encoder: ImageEncoder,
+        num_cameras: int,
+        width: int,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
@@ -86,7 +96,9 @@ class ObservationEncoder(nn.Module):
         Returns:
             Context tokens (B, V * P [+ 1], D) and their bool mask (B, V * P [+ 1]).
         """
-        tokens = torch.stack([self.image_encoder(image) for image in images], dim=1)  # (B, V, P, encoder width)
+        tokens = torch.stack(
+            [self.image_encoder(image) for image in images], dim=1
+        )  # (B, V, P, encoder width)
         tokens = self.image_projection(tokens) + self.image_positions + self.camera_embedding  # (B, V, P, D)
         if camera_valid is None:
             camera_valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

@@ -123,14 +123,16 @@ class LaraDiTConfig(PreTrainedConfig):
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be {expected}. Pass --policy.{name}=...")
+            raise ValueError(
+                f"`{name}` is {getattr(self, name)!r}; it must be {expected}. Pass --policy.{name}=..."
+            )
 
     def validate_features(self) -> None:
         """Raises ValueError when the dataset or environment lacks what the policy needs."""
         if not self.image_features:
             raise ValueError(
-                f"`input_features` has no camera (found {sorted(self.input_features or {})}); {self.type} needs at "
-                "least one image feature (observation.image or observation.images.<name>)."
+                f"`input_features` has no camera (found {sorted(self.input_features or {})}); {self.type} "
+                "needs at least one image feature (observation.image or observation.images.<name>)."
             )
         if self.action_feature is None:
             raise ValueError(
@@ -144,8 +146,8 @@ class LaraDiTConfig(PreTrainedConfig):
         limit, shape = getattr(self, name), getattr(feature, "shape", (0,))
         if limit is not None and shape[0] > limit:
             raise ValueError(
-                f"`{name}` is {limit}, but the dataset has {shape[0]} dimensions. Pass --policy.{name}={shape[0]} "
-                "or larger."
+                f"`{name}` is {limit}, but the dataset has {shape[0]} dimensions. Pass "
+                f"--policy.{name}={shape[0]} or larger."
             )
 
     @property

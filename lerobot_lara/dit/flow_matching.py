@@ -11,7 +11,12 @@ from torch import Tensor
 
 
 def sample_timestep(
-    batch_size: int, *, alpha: float = 1.5, beta: float = 1.0, s: float = 0.999, device: torch.device | str = "cpu"
+    batch_size: int,
+    *,
+    alpha: float = 1.5,
+    beta: float = 1.0,
+    s: float = 0.999,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Draws flow times with more mass near the noise, as pi0 and GR00T do.
 

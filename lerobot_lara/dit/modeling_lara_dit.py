@@ -14,7 +14,7 @@ from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LAN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lerobot_lara.augmentation import random_shift
+from lerobot_lara.augmentation import random_shift, sample_shifts
 from lerobot_lara.backbones import build_image_encoder, build_text_encoder
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
 from lerobot_lara.dit.action_head import FlowMatchingActionHead
@@ -72,11 +72,14 @@ class LaraDiTPolicy(PreTrainedPolicy):
         return self.compute_flow_loss(self.augment(batch))
 
     def augment(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In training, shifts each camera's images; all frames of a sample alike. Returns a new dict."""
-        if not self.training or self.config.random_shift == 0:
-            return batch
+        """In training, shifts images at random, all frames and cameras of a sample alike; a new dict."""
+        pixels = self.config.random_shift
         cameras = [key for key in self.config.image_features if key in batch]
-        return {**batch, **{key: random_shift(batch[key], self.config.random_shift) for key in cameras}}
+        if not self.training or pixels == 0 or not cameras:
+            return batch
+        images = batch[cameras[0]]
+        shifts = sample_shifts(len(images), pixels, device=images.device)
+        return {**batch, **{key: random_shift(batch[key], pixels, shifts=shifts) for key in cameras}}
 
     def compute_flow_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Flow-matching loss over valid steps and real action dimensions.
@@ -195,8 +198,8 @@ class LaraDiTPolicy(PreTrainedPolicy):
         if missing:
             cameras = sorted(key for key in batch if key.startswith("observation.image"))
             raise ValueError(
-                f"The batch lacks camera {missing} of `input_features`; it has {cameras}. Rename the dataset's "
-                "cameras with --rename_map or train on its own."
+                f"The batch lacks camera {missing} of `input_features`; it has {cameras}. Rename the "
+                "dataset's cameras with --rename_map or train on its own."
             )
         images = [batch[key] for key in self.config.image_features]
         context, context_mask = self.observation_encoder(
@@ -231,7 +234,9 @@ class LaraDiTPolicy(PreTrainedPolicy):
         if "action_dim_is_pad" in batch:
             is_pad = batch["action_dim_is_pad"].bool()
             return ~F.pad(is_pad, (0, actions.shape[-1] - is_pad.shape[-1]), value=True)  # (B, A)
-        return (torch.arange(actions.shape[-1], device=actions.device) < batch[ACTION].shape[-1])[None]  # (1, A)
+        return (torch.arange(actions.shape[-1], device=actions.device) < batch[ACTION].shape[-1])[
+            None
+        ]  # (1, A)
 
 
 def _pad_last(x: Tensor, width: int) -> Tensor:

@@ -16,7 +16,8 @@ from lerobot_lara.backbones import text_encoder_path
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 
 Pipelines = tuple[
-    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]], PolicyProcessorPipeline[PolicyAction, PolicyAction]
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
+    PolicyProcessorPipeline[PolicyAction, PolicyAction],
 ]
 
 
