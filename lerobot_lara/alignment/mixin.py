@@ -173,7 +173,7 @@ class LatentAlignmentMixin(BasePolicy):
 
     def update(self) -> None:
         """Moves the slow copy of the LAM; LeRobot calls this after every optimizer step."""
-        if self.lam_target is not None:
+        if self.lam is not None and self.lam_target is not None:
             self.lam_target.update_parameters(self.lam)
 
     def train(self, mode: bool = True) -> Any:

@@ -3,11 +3,15 @@
 Legend: B batch, N tokens, M context tokens, D width, E embodiments.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class FlowTimeEmbedding(nn.Module):
@@ -35,16 +39,18 @@ class DiTBlock(nn.Module):
         self, *, width: int, num_heads: int, context_width: int, mlp_ratio: int = 4, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        heads = {"heads": num_heads, "dim_head": width // num_heads, "dropout": dropout, "bias": True}
+        heads: dict[str, Any] = {"heads": num_heads, "dim_head": width // num_heads, "dropout": dropout}
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(3))
-        self.self_attention = Attention(query_dim=width, **heads)
-        self.cross_attention = Attention(query_dim=width, cross_attention_dim=context_width, **heads)
+        self.self_attention = Attention(query_dim=width, bias=True, **heads)
+        self.cross_attention = Attention(
+            query_dim=width, cross_attention_dim=context_width, bias=True, **heads
+        )
         self.feed_forward = FeedForward(
             width, mult=mlp_ratio, dropout=dropout, activation_fn="gelu-approximate", final_dropout=False
         )
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 9 * width))
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
+        self.modulation = nn.Linear(width, 9 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
 
     def forward(self, hidden_states: Tensor, context: Tensor, context_mask: Tensor, time: Tensor) -> Tensor:
         """Args:
@@ -56,8 +62,10 @@ class DiTBlock(nn.Module):
         Returns:
             (B, N, D).
         """
-        modulation = self.modulation(time).unflatten(-1, (3, 3, -1))[..., None, :]  # (B, sublayer, 3, 1, D)
-        sublayers = (
+        modulation = self.modulation(F.silu(time)).unflatten(-1, (3, 3, -1))[
+            ..., None, :
+        ]  # (B, sublayer, 3, 1, D)
+        sublayers: tuple[Callable[[Tensor], Tensor], ...] = (
             self.self_attention,
             lambda x: self.cross_attention(
                 x, encoder_hidden_states=context, attention_mask=context_mask[:, None, :]
@@ -101,4 +109,4 @@ class EmbodimentMLP(nn.Module):
 
     def forward(self, x: Tensor, embodiment_id: Tensor) -> Tensor:
         """(B, N, in_features), (B,) -> (B, N, out_features)."""
-        return self.output(nn.functional.silu(self.input(x, embodiment_id)), embodiment_id)
+        return self.output(F.silu(self.input(x, embodiment_id)), embodiment_id)

@@ -40,7 +40,7 @@ class InstructionEncoder(nn.Module):
                 new, self._embed(input_ids[rows], attention_mask[rows].bool()), strict=True
             ):
                 self._remembered[key] = embedding
-        device = self.projection[0].weight.device
+        device = input_ids.device
         embeddings = torch.stack([self._remembered[key].to(device) for key in keys])  # (B, text width)
         while len(self._remembered) > self.max_remembered:
             self._remembered.popitem(last=False)

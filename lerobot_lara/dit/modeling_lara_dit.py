@@ -193,7 +193,7 @@ class LaraDiTPolicy(PreTrainedPolicy):
         patched = self._step_valid(batch).unflatten(1, (-1, self.config.action_patch_size)).any(-1)  # (B, N)
         return patched | ~patched.any(dim=1, keepdim=True)
 
-    def _encode_observation(self, batch: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def _encode_observation(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         missing = [key for key in self.config.image_features if key not in batch]
         if missing:
             cameras = sorted(key for key in batch if key.startswith("observation.image"))

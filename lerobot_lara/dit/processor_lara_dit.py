@@ -30,9 +30,8 @@ class LaraTokenizerProcessorStep(TokenizerProcessorStep):
     """
 
     def __post_init__(self) -> None:
-        name = self.tokenizer_name
-        if name is not None:
-            self.tokenizer_name = text_encoder_path(name)
+        name = str(self.tokenizer_name)
+        self.tokenizer_name: str | None = text_encoder_path(name)
         super().__post_init__()
         self.tokenizer_name = name
 

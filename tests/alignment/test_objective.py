@@ -1,0 +1,107 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lerobot_lara.alignment.diagnostics import alignment_diagnostics, effective_rank
+from lerobot_lara.alignment.objective import LatentAlignment
+
+HIDDEN, LATENT = 6, 8
+
+
+def make(**options):
+    torch.manual_seed(0)
+    return LatentAlignment(hidden_width=HIDDEN, latent_width=LATENT, **options)
+
+
+def batch(size=16):
+    torch.manual_seed(1)
+    return torch.randn(size, 5, HIDDEN), torch.randn(size, 2, LATENT // 2) + 3.0
+
+
+def test_plain_cosine_is_the_reference_formula():
+    alignment, (hidden, latent) = make(head="linear", pooling="last", centring=False), batch()
+    loss, _, _ = alignment(hidden, latent)
+    expected = (1 - F.cosine_similarity(alignment.alignment_head(hidden[:, -1]), latent.flatten(1))).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_mean_pooling_and_last_pooling_skip_padding():
+    hidden, latent = batch()
+    valid = torch.ones(16, 5, dtype=torch.bool)
+    valid[:, 3:] = False
+    for pooling, pooled in (("mean", hidden[:, :3].mean(1)), ("last", hidden[:, 2])):
+        alignment = make(pooling=pooling).eval()
+        _, predicted, _ = alignment(hidden, latent, token_valid=valid)
+        torch.testing.assert_close(predicted, alignment.alignment_head(pooled))
+
+
+def test_invalid_pairs_change_nothing():
+    hidden, latent = batch()
+    valid = torch.arange(16) < 12
+    reference = make().train()
+    loss, _, _ = reference(hidden[:12], latent[:12])
+    alignment = make().train()
+    masked, predicted, _ = alignment(hidden, latent, pair_valid=valid)
+    torch.testing.assert_close(loss, masked)
+    torch.testing.assert_close(alignment.target_mean, reference.target_mean)
+    assert len(predicted) == 12
+
+
+def test_no_valid_pair_is_zero_with_a_graph():
+    hidden, latent = batch()
+    hidden.requires_grad_()
+    alignment = make().train()
+    loss, predicted, target = alignment(hidden, latent, pair_valid=torch.zeros(16, dtype=torch.bool))
+    loss.backward()
+    assert loss == 0 and alignment.num_updates == 0
+    assert alignment_diagnostics(predicted, target) == {}
+
+
+def test_running_means_follow_the_batches_in_training_only():
+    alignment, (hidden, latent) = make(momentum=0.5).train(), batch()
+    alignment(hidden, latent)
+    first = alignment.target_mean.clone()
+    torch.testing.assert_close(first, latent.flatten(1).mean(0))
+    alignment(hidden, latent + 1)
+    torch.testing.assert_close(alignment.target_mean, first + 0.5)
+    alignment.eval()(hidden, latent + 9)
+    torch.testing.assert_close(alignment.target_mean, first + 0.5)
+
+
+@pytest.mark.parametrize("centring", [True, False])
+def test_a_constant_prediction_pays_only_without_centring(centring):
+    """The reference's loss is nearly solved by a constant; the centred one gives it the worst of chance."""
+    alignment, (hidden, latent) = make(head="linear", centring=centring).train(), batch(256)
+    with torch.no_grad():
+        alignment.alignment_head.weight.zero_()
+        alignment.alignment_head.bias.copy_(latent.flatten(1).mean(0))
+    loss, predicted, target = alignment(hidden, latent)
+    assert (loss.item() > 0.9) if centring else (loss.item() < 0.1)
+    numbers = alignment_diagnostics(predicted, target)
+    assert numbers["alignment_cosine"] > 0.9, "the plain cosine is fooled"
+    assert abs(numbers["alignment_centred_cosine"]) < 1e-6
+    assert numbers["alignment_retrieval"] == pytest.approx(1 / 256)
+
+
+def test_diagnostics_of_a_perfect_and_of_a_random_prediction():
+    _, latent = batch(64)
+    target = latent.flatten(1)
+    perfect = alignment_diagnostics(2 * target + 5, target)
+    assert perfect["alignment_retrieval"] == 1 and perfect["alignment_centred_cosine"] > 0.999
+    random = alignment_diagnostics(torch.randn(64, LATENT), target)
+    assert random["alignment_retrieval"] < 0.2 and abs(random["alignment_centred_cosine"]) < 0.2
+
+
+def test_effective_rank_counts_the_directions_in_use():
+    torch.manual_seed(0)
+    assert effective_rank(torch.full((32, LATENT), 0.3)) == 0
+    line = torch.randn(512, 1) @ torch.randn(1, LATENT) + 7
+    assert effective_rank(line) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.randn(5000, LATENT)) == pytest.approx(LATENT, rel=0.02)
+
+
+def test_a_constant_latent_action_is_seen_as_rank_zero():
+    hidden, _ = batch(64)
+    numbers = alignment_diagnostics(torch.randn(64, LATENT), torch.full((64, LATENT), 0.7))
+    assert numbers["latent_effective_rank"] == 0
+    assert numbers["alignment_retrieval"] == pytest.approx(1 / 64)
