@@ -15,6 +15,7 @@ import gymnasium as gym
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
+from lerobot.utils.import_utils import require_package
 
 
 def select_headless_renderer() -> None:
@@ -115,6 +116,7 @@ class MetaworldFastEnvConfig(EnvConfig):
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
+        require_package("metaworld", extra="metaworld")
         from lerobot_lara.envs.metaworld_fast import make_vector_env
 
         return {

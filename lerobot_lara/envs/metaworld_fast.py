@@ -36,6 +36,8 @@ class MetaworldFastEnv(MetaworldEnv):
         render_interval: a new image every this many steps, repeated in between (`render()` is always fresh).
     """
 
+    _env: Any
+
     def __init__(
         self, task: str, *, image_size: int = 128, episode_length: int = 500, render_interval: int = 1
     ) -> None:
@@ -47,7 +49,6 @@ class MetaworldFastEnv(MetaworldEnv):
             visualization_width=image_size,
             visualization_height=image_size,
         )
-        self._env: Any = None
         self.image_size = image_size
         self.render_interval = render_interval
         self._max_episode_steps = episode_length
@@ -55,9 +56,12 @@ class MetaworldFastEnv(MetaworldEnv):
         self._frame: np.ndarray | None = None
 
     def _ensure_env(self) -> None:
-        if self._env is not None:
-            return
+        if self._env is None:
+            self._create_env()
+
+    def _create_env(self) -> None:
         super()._ensure_env()
+        assert self._env is not None
         self._env.max_path_length = self._max_episode_steps
         # All of this is read when the rendering context is created, which happens at the first frame.
         model = self._env.model
@@ -72,6 +76,12 @@ class MetaworldFastEnv(MetaworldEnv):
     def render(self) -> np.ndarray:
         """Returns the current frame, (image_size, image_size, 3) uint8; rendered once per step at most."""
         if self._frame is None:
+            self._ensure_env()
+            viewer = self._env.mujoco_renderer.viewer
+            if viewer is not None:
+                # Gymnasium leaves the context created last current: with several environments in a process
+                # this one would be drawn with another task's meshes.
+                viewer.make_context_current()
             self._frame = super().render().copy()
         return self._frame
 

@@ -1,0 +1,68 @@
+"""`lara collect-demos`: scripted Meta-World demonstrations become a LeRobotDataset."""
+
+import argparse
+import logging
+
+from lerobot_lara.data.collect_demos import collect_demos
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `lara collect-demos`."""
+    parser.add_argument(
+        "--tasks", required=True, help="Meta-World tasks separated by commas, e.g. drawer-open-v3,reach-v3"
+    )
+    parser.add_argument("--episodes", type=int, required=True, help="number of episodes per task")
+    parser.add_argument("--repo-id", required=True, help="name of the dataset, user/name")
+    parser.add_argument("--root", help="folder of the dataset (default: $HF_LEROBOT_HOME/<repo_id>)")
+    parser.add_argument(
+        "--image-size", type=int, default=128, help="height and width in pixels (default: 128)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="datasets of different seeds share no starting position (default: 0)",
+    )
+    parser.add_argument(
+        "--storage",
+        choices=["image", "video"],
+        default="image",
+        help="how frames are stored: lossless and quick to read, or small (default: image)",
+    )
+    parser.add_argument(
+        "--action-free",
+        action="store_true",
+        help="write the frames and task strings only: no action, no state",
+    )
+    parser.add_argument(
+        "--steps-after-success",
+        type=int,
+        default=10,
+        help="further steps recorded once the task is solved (default: 10)",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="simulator processes (default: 1)")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace the dataset that is at --root")
+    existing.add_argument("--resume", action="store_true", help="continue an interrupted run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collects the demonstrations."""
+    root = collect_demos(
+        tasks=args.tasks,
+        episodes=args.episodes,
+        repo_id=args.repo_id,
+        root=args.root,
+        image_size=args.image_size,
+        seed=args.seed,
+        storage=args.storage,
+        action_free=args.action_free,
+        steps_after_success=args.steps_after_success,
+        workers=args.workers,
+        resume=args.resume,
+        overwrite=args.overwrite,
+    )
+    logger.info("dataset: %s", root)
+    return 0
