@@ -1,0 +1,114 @@
+"""`lara import-video`: a folder of video clips becomes an action-free LeRobotDataset."""
+
+import argparse
+import os
+import sys
+
+from lerobot_lara.data.import_video import DEFAULT_CAMERA_KEY, DEFAULT_CAPTION, ImportResult, import_video
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `lara import-video`."""
+    parser.add_argument("folder", help="folder of clips; sub-folders are searched too")
+    parser.add_argument("repo_id", help="name of the dataset, user/name")
+    parser.add_argument("--root", help="folder of the dataset (default: $HF_LEROBOT_HOME/<repo_id>)")
+    parser.add_argument(
+        "--fps",
+        type=int,
+        help="rate at which the frames were recorded; all frames are kept (default: the clips' common rate)",
+    )
+    parser.add_argument(
+        "--size", help="HEIGHTxWIDTH in pixels, or one number for both (default: the clips' common size)"
+    )
+    parser.add_argument(
+        "--fit",
+        choices=["crop", "pad"],
+        default="crop",
+        help="how a clip of another shape fits: cut off at the sides, or with black bars (default: crop)",
+    )
+    parser.add_argument("--captions", help='JSON file {"clip.mp4": "text"}; the ending may be left out')
+    parser.add_argument(
+        "--default-caption",
+        default=DEFAULT_CAPTION,
+        help=f"task of a clip without caption (default: {DEFAULT_CAPTION!r})",
+    )
+    parser.add_argument(
+        "--storage",
+        choices=["video", "image"],
+        default="video",
+        help="how frames are stored: small, or lossless and quick to read (default: video)",
+    )
+    parser.add_argument(
+        "--camera-key",
+        default=DEFAULT_CAMERA_KEY,
+        help=f"observation.image or observation.images.<name> (default: {DEFAULT_CAMERA_KEY})",
+    )
+    parser.add_argument("--robot-type", help="noted in the dataset's metadata")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace the dataset that is at --root")
+    existing.add_argument("--resume", action="store_true", help="add the clips that it does not hold yet")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Imports the clips and reports; returns 1 when a clip had to be left out."""
+    _quiet_libraries()
+    result = import_video(
+        args.folder,
+        args.repo_id,
+        root=args.root,
+        fps=args.fps,
+        size=None if args.size is None else parse_size(args.size),
+        fit=args.fit,
+        captions=args.captions,
+        default_caption=args.default_caption,
+        storage=args.storage,
+        camera_key=args.camera_key,
+        robot_type=args.robot_type,
+        overwrite=args.overwrite,
+        resume=args.resume,
+    )
+    _report(result)
+    return 1 if result.failures else 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Reads `HEIGHTxWIDTH`, or one number for both.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise ValueError(
+            f"--size is {text!r}. Give HEIGHTxWIDTH in pixels, as in 256x320, or one number for both."
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+def _quiet_libraries() -> None:
+    """Keeps the encoder's banner and the per-episode bars of `datasets` out of the progress display."""
+    import av
+    import datasets
+
+    os.environ.setdefault("SVT_LOG", "1")  # errors only; read by SVT-AV1 when it opens
+    av.logging.set_libav_level(av.logging.ERROR)
+    datasets.disable_progress_bars()
+
+
+def _report(result: ImportResult) -> None:
+    settings = result.settings
+    lines = [
+        f"{len(result.imported)} clips imported. {result.root} holds {result.num_episodes} episodes, "
+        f"{result.num_frames} frames of {settings.height}x{settings.width} (height x width) at {settings.fps} fps.",
+        _listing("clips have no caption", result.without_caption),
+        _listing("captions name no clip", result.unused_captions),
+        _listing("files are not video by their ending", result.ignored),
+        f"{len(result.failures)} clips were not imported:" if result.failures else "",
+        *(f"  {name}: {reason}" for name, reason in result.failures.items()),
+    ]
+    sys.stdout.write("".join(f"{line}\n" for line in lines if line))
+
+
+def _listing(what: str, names: list[str], shown: int = 10) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} {what}: {', '.join(names[:shown])}{more}" if names else ""
