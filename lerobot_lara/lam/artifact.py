@@ -1,0 +1,112 @@
+"""A latent action model on disk: a `lara_lam` policy directory, read and written without LeRobot.
+
+`config.json` holds the settings (and what LeRobot adds), `model.safetensors` the weights under `model.`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+TYPE = "lara_lam"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+PREFIX = "model."
+# Fields of config.json that belong to LeRobot's policy around the model, not to the model.
+POLICY_FIELDS = frozenset(
+    {
+        "type",
+        "n_obs_steps",
+        "input_features",
+        "output_features",
+        "device",
+        "use_amp",
+        "use_peft",
+        "push_to_hub",
+        "repo_id",
+        "private",
+        "tags",
+        "license",
+        "pretrained_path",
+        "pretrained_revision",
+        "normalization_mapping",
+        "dtype",
+        "camera",
+        "random_shift",
+        "optimizer_lr",
+        "optimizer_betas",
+        "optimizer_weight_decay",
+        "optimizer_grad_clip_norm",
+        "scheduler_warmup_steps",
+    }
+)
+
+
+def read(
+    path_or_repo_id: str | Path, *, revision: str | None = None, subfolder: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Reads settings and weights.
+
+    Args:
+        path_or_repo_id: Local directory or Hub id.
+        revision: Branch, tag or commit on the Hub.
+        subfolder: Folder within.
+
+    Returns:
+        The model's settings, its state dict, and the weight file's name for messages.
+
+    Raises:
+        ValueError: If there is nothing to read, it is not a latent action model, or it is damaged.
+    """
+    config_file = _locate(path_or_repo_id, CONFIG_FILE, revision, subfolder)
+    try:
+        config = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise ValueError(f"Corrupted checkpoint: {config_file} is not valid JSON ({error}).") from error
+    if config.get("type") != TYPE:
+        hint = " Its latent action model is in the folder `lam`." if config.get("type") == "lara" else ""
+        raise ValueError(
+            f"{config_file.parent} is of type {config.get('type')!r}, but a latent action model (type "
+            f"{TYPE!r}) is needed.{hint} Train one with `lerobot-train --policy.type={TYPE}`."
+        )
+    weights_file = _locate(path_or_repo_id, WEIGHTS_FILE, revision, subfolder)
+    try:
+        weights = load_file(weights_file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"Corrupted checkpoint: {weights_file} cannot be read ({error}). Copy or download it again."
+        ) from error
+    settings = {key: value for key, value in config.items() if key not in POLICY_FIELDS}
+    return settings, {key.removeprefix(PREFIX): value for key, value in weights.items()}, str(weights_file)
+
+
+def write(directory: str | Path, settings: dict[str, Any], state_dict: dict[str, Tensor]) -> None:
+    """Writes settings and weights as LeRobot's `PreTrainedConfig.from_pretrained` reads them."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG_FILE).write_text(json.dumps({"type": TYPE, **settings}, indent=4))
+    tensors = {PREFIX + key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
+    save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def _locate(path_or_repo_id: str | Path, file: str, revision: str | None, subfolder: str | None) -> Path:
+    directory = Path(path_or_repo_id) / (subfolder or "")
+    if directory.is_dir():
+        if (directory / file).is_file():
+            return directory / file
+        nested = directory / "pretrained_model"
+        hint = f" Did you mean {nested}?" if (nested / file).is_file() else ""
+        raise ValueError(f"There is no {file} in {directory}, so it holds no latent action model.{hint}")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(str(path_or_repo_id), file, revision=revision, subfolder=subfolder))
+    except (OSError, HFValidationError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"No latent action model at {str(path_or_repo_id)!r}: it is neither a local directory nor a Hub "
+            f"repository that can be read ({reason})"
+        ) from error
