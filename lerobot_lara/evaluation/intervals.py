@@ -1,0 +1,42 @@
+"""Uncertainty of success rates measured on a few episodes."""
+
+from scipy.stats import binomtest, fisher_exact
+
+
+def wilson_interval(successes: int, episodes: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a success rate.
+
+    Unlike the normal approximation it stays inside [0, 1] and has a width above zero at 0 and at `episodes`
+    successes, which is where small evaluations often end.
+
+    Args:
+        successes: Number of successful episodes, 0 ... `episodes`.
+        episodes: Number of independent episodes, at least 1.
+        confidence: Coverage in (0, 1).
+
+    Returns:
+        Lower and upper bound, each in [0, 1].
+
+    Raises:
+        ValueError: If there are no episodes, or `successes` is not within 0 ... `episodes`.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}: an interval needs at least one episode.")
+    if not 0 <= successes <= episodes:
+        raise ValueError(f"successes is {successes}: it must lie within 0 ... episodes ({episodes}).")
+    interval = binomtest(successes, episodes).proportion_ci(confidence_level=confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def difference_p_value(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """Two-sided p-value of Fisher's exact test for two success counts.
+
+    Args:
+        first: (successes, episodes) of one arm.
+        second: (successes, episodes) of the other arm.
+
+    Returns:
+        Probability, in [0, 1], of counts at least as uneven if both arms had the same success rate.
+    """
+    table = [[successes, episodes - successes] for successes, episodes in (first, second)]
+    return float(fisher_exact(table).pvalue)

@@ -1,0 +1,310 @@
+"""Runs a study's commands as child processes: in order of need, some at a time, and once each.
+
+Every job is one command line that can be pasted into a shell. A record per job makes a study resumable: what is
+done is skipped, what was cut off is started again, and a job whose command has changed is refused.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+# One thread per process, in PyTorch and in Mesa's renderer: two single-threaded processes get more done on two
+# cores than one with two threads.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "LP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "disabled",
+}
+ENVIRONMENT_DEFAULTS = {"MUJOCO_GL": "egl"}
+PROGRESS_INTERVAL_S = 30.0
+POLL_INTERVAL_S = 0.5
+LOG_TAIL_LINES = 30
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of a study.
+
+    Args:
+        name: Short identifier, also the name of the job's log and record.
+        title: What it does, for the progress display and the report.
+        command: Program and arguments. A program installed next to the running interpreter is found by its bare
+            name; `python` is the running interpreter.
+        output: File or directory that the command creates. What a cut-off run left of it is deleted.
+        product: File whose presence shows that the command succeeded, by default `output`.
+        needs: Names of the jobs whose output this one reads.
+        inputs: Files, such as configurations, whose content decides what the command does.
+        progress: Description of the command's progress bar that tells how far it is.
+    """
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    output: Path
+    product: Path | None = None
+    needs: tuple[str, ...] = ()
+    inputs: tuple[Path, ...] = ()
+    progress: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.product or self.output).exists()
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.inputs}
+        return {"command": list(self.command), "inputs": digests}
+
+
+@dataclass(frozen=True)
+class JobTime:
+    """When a job ran.
+
+    Args:
+        started: Seconds since the epoch.
+        seconds: Wall-clock duration.
+    """
+
+    started: float
+    seconds: float
+
+
+class JobError(RuntimeError):
+    """A job's process failed; the message holds the command, the log's path and its last lines."""
+
+
+def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> dict[str, JobTime]:
+    """Runs the jobs that are not done yet.
+
+    Jobs start in the order given as soon as what they need is done, at most `num_parallel` at a time. A job is
+    skipped if its record says that the same command finished, its output is there, and nothing it needs had to
+    run again.
+
+    Args:
+        jobs: The study.
+        state_dir: Directory for `<name>.log` and `<name>.json`, created if missing.
+        num_parallel: Number of processes at a time.
+
+    Returns:
+        When every job ran, by name: in this call or in the earlier one that ran it.
+
+    Raises:
+        ValueError: If a job that is done was run with other settings, or would replace output it did not make.
+        JobError: If a process fails. The processes running beside it are ended first.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    records = {job.name: _read_record(state_dir, job) for job in jobs}
+    pending: list[Job] = []
+    for job in jobs:
+        stale = {needed.name for needed in pending}
+        if (
+            records[job.name].get("status") == "done"
+            and job.is_complete
+            and not stale.intersection(job.needs)
+        ):
+            logger.info("%s: done before, skipped", job.title)
+        else:
+            pending.append(job)
+    done = {job.name for job in jobs} - {job.name for job in pending}
+    times = {name: JobTime(records[name]["started"], records[name]["seconds"]) for name in done}
+    for job in pending:
+        _clear(job, records[job.name])
+
+    running: list[_Process] = []
+    try:
+        while pending or running:
+            for job in [job for job in pending if done.issuperset(job.needs)]:
+                if len(running) < num_parallel:
+                    pending.remove(job)
+                    running.append(_Process(job, state_dir, slot=_free_slot(running)))
+            if not running:
+                raise ValueError(f"jobs {[job.name for job in pending]} need jobs that are not in the study.")
+            time.sleep(POLL_INTERVAL_S)
+            for process in list(running):
+                if process.poll():
+                    running.remove(process)
+                    done.add(process.job.name)
+                    times[process.job.name] = process.time
+    finally:
+        for process in running:
+            process.stop()
+    return times
+
+
+def busy_seconds(times: Iterable[JobTime]) -> float:
+    """Wall-clock seconds during which at least one of the jobs was running."""
+    total, last_end = 0.0, float("-inf")
+    for time_span in sorted(times, key=lambda span: span.started):
+        end = time_span.started + time_span.seconds
+        total += max(0.0, end - max(time_span.started, last_end))
+        last_end = max(last_end, end)
+    return round(total, 1)
+
+
+def shell_line(command: Sequence[str]) -> str:
+    """Formats a command for a shell, with paths below the working directory written relative to it."""
+    here = f"{Path.cwd()}{os.sep}"
+    return shlex.join(argument.replace(here, "") for argument in command)
+
+
+def read_progress(log: Path, description: str) -> tuple[int, int] | None:
+    """Reads a child's tqdm bar from its captured output.
+
+    Args:
+        log: Captured output; need not exist yet.
+        description: Text in front of the bar's colon.
+
+    Returns:
+        (done, total) of the last redraw, or None if there is no such bar yet.
+    """
+    if not description or not log.is_file():
+        return None
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 50_000))
+        tail = file.read().decode(errors="replace")
+    bars = re.findall(rf"{re.escape(description)}[^:\r\n]*:[^|\r\n]*\|[^|\r\n]*\|\s*(\d+)/(\d+)", tail)
+    return (int(bars[-1][0]), int(bars[-1][1])) if bars else None
+
+
+class _Process:
+    """A running job with its log and its progress bar."""
+
+    def __init__(self, job: Job, state_dir: Path, *, slot: int) -> None:
+        self.job = job
+        self.slot = slot
+        self.time = JobTime(time.time(), 0.0)
+        self._record_path = state_dir / f"{job.name}.json"
+        self._log_path = state_dir / f"{job.name}.log"
+        self._reported = time.monotonic()
+        _write_record(self._record_path, {"status": "running", **job.fingerprint})
+        logger.info("%s: started\n  %s", job.title, shell_line(job.command))
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [_resolve_program(job.command[0]), *job.command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**ENVIRONMENT_DEFAULTS, **os.environ, **ENVIRONMENT, "TQDM_MININTERVAL": "1"},
+            )
+        self._bar = tqdm(
+            desc=job.title,
+            position=slot,
+            leave=False,
+            disable=not sys.stderr.isatty(),
+            bar_format=_BAR_FORMAT,
+        )
+
+    def poll(self) -> bool:
+        """Updates the progress display; returns whether the job is done, raises JobError if it failed."""
+        status = self._process.poll()
+        if status is None:
+            self._show_progress()
+            return False
+        self._bar.close()
+        self.time = replace(self.time, seconds=self._elapsed())
+        if status != 0 or not self.job.is_complete:
+            raise JobError(self._describe_failure(status))
+        record = {"status": "done", **asdict(self.time), **self.job.fingerprint}
+        _write_record(self._record_path, record)
+        logger.info("%s: done in %.0f s", self.job.title, self.time.seconds)
+        return True
+
+    def stop(self) -> None:
+        self._bar.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _show_progress(self) -> None:
+        progress = read_progress(self._log_path, self.job.progress)
+        if progress:
+            self._bar.n, self._bar.total = progress
+        self._bar.refresh()
+        if self._bar.disable and time.monotonic() - self._reported > PROGRESS_INTERVAL_S:
+            self._reported = time.monotonic()
+            how_far = "{} of {}".format(*progress) if progress else "starting"
+            logger.info("%s: %s after %.0f s", self.job.title, how_far, self._elapsed())
+
+    def _elapsed(self) -> float:
+        return round(time.time() - self.time.started, 1)
+
+    def _describe_failure(self, status: int) -> str:
+        reason = (
+            f"exit status {status}" if status else f"{self.job.product or self.job.output} was not written"
+        )
+        lines = re.split(r"[\r\n]+", self._log_path.read_text(errors="replace").strip())
+        tail = "\n".join(f"  | {line}" for line in lines[-LOG_TAIL_LINES:])
+        return (
+            f"{self.job.title} failed: {reason}.\n"
+            f"Command: {shell_line(self.job.command)}\n"
+            f"Log: {self._log_path}, which ends with\n{tail}\n"
+            "Once the cause is removed, the same command goes on from here."
+        )
+
+
+_BAR_FORMAT = "{desc}: {percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} [{elapsed}]"
+
+
+def _resolve_program(program: str) -> str:
+    if program == "python":
+        return sys.executable
+    beside = Path(sys.executable).parent / program
+    return str(beside) if beside.exists() else shutil.which(program) or program
+
+
+def _free_slot(running: Sequence[_Process]) -> int:
+    taken = {process.slot for process in running}
+    return next(slot for slot in range(len(running) + 1) if slot not in taken)
+
+
+def _read_record(state_dir: Path, job: Job) -> dict:
+    path = state_dir / f"{job.name}.json"
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    if (
+        record.get("status") == "done"
+        and {key: record[key] for key in ("command", "inputs")} != job.fingerprint
+    ):
+        raise ValueError(
+            f"{job.title} is already done in {state_dir.parent}, but with other settings "
+            f"({shell_line(record['command'])}): use another output directory, or --overwrite to start anew."
+        )
+    return record
+
+
+def _write_record(path: Path, record: dict) -> None:
+    # Written aside and renamed, so that a record cut off by a crash is never read.
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=2))
+    partial.replace(path)
+
+
+def _clear(job: Job, record: dict) -> None:
+    """Deletes what an earlier run of the same job left, and nothing else."""
+    if not job.output.exists():
+        return
+    if not record:
+        raise ValueError(
+            f"{job.output} exists, but {job.title!r} has not run here: move it away, or use another output directory."
+        )
+    remove: Callable[[Path], object] = shutil.rmtree if job.output.is_dir() else Path.unlink
+    remove(job.output)

@@ -1,0 +1,238 @@
+"""The demo's report: one self-contained HTML page that states what came out, whichever way it went."""
+
+import base64
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from lerobot_lara.evaluation import figures
+from lerobot_lara.evaluation.intervals import difference_p_value, wilson_interval
+from lerobot_lara.evaluation.training_log import parse_training_log
+
+logger = logging.getLogger(__name__)
+
+# The demo counts as having learned its tasks if the better arm solves this share of all episodes.
+LEARNED_RATE = 0.6
+STRIP_FRAMES = 8
+STRIP_ARMS = ("lara_dit", "lara")
+
+
+def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
+    """Draws the figures of a finished study and writes its page.
+
+    Args:
+        results: Content of `results.json`.
+        output_dir: Directory of the study; logs, videos and measurements are read from it. Figures go to
+            `figures/`, and are embedded in `report.html`.
+
+    Returns:
+        Path of the page.
+    """
+    for check in (context := describe_results(results))["checks"]:
+        if not check["passed"]:
+            logger.warning("CHECK FAILED: %s: %s", check["name"], check["finding"])
+    drawn = draw_figures(results, output_dir)
+    page = output_dir / "report.html"
+    page.write_text(render_page(context, drawn))
+    return page
+
+
+def render_page(context: Mapping[str, Any], drawn: Mapping[str, Path]) -> str:
+    """Renders the page.
+
+    Args:
+        context: What `describe_results` returns.
+        drawn: PNG of each figure, by name; a figure that is missing is left out with its section saying so.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lerobot_lara.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in drawn.items()}
+    return environment.get_template("report.html.j2").render(context, images=images)
+
+
+def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns the study's numbers into the tables and sentences of the page.
+
+    Args:
+        results: Content of `results.json`.
+
+    Returns:
+        The page's variables: `rows` and `tasks` of the table of success, `checks` with `name`, `passed` and
+        `finding`, `comparison` of the two arms in one sentence, `unsolved` arms and tasks, `results` themselves.
+    """
+    arms = results["arms"]
+    tasks = list(next(iter(arms.values())))
+    totals = {arm: _total(counts.values()) for arm, counts in arms.items()}
+    rows = [
+        {
+            "arm": arm,
+            "label": figures.ARM_LABELS.get(arm, arm),
+            "colour": figures.ARM_COLOURS.get(arm, "#7a5195"),
+            "cells": [_describe_counts(**counts[task]) for task in tasks],
+            "total": _describe_counts(**totals[arm]),
+        }
+        for arm, counts in arms.items()
+    ]
+    unsolved = [
+        f"{figures.ARM_LABELS.get(arm, arm)} on {task} (0/{counts[task]['episodes']})"
+        for arm, counts in arms.items()
+        for task in tasks
+        if arm != "zero" and counts[task]["successes"] == 0
+    ]
+    return {
+        "results": results,
+        "tasks": tasks,
+        "rows": rows,
+        "checks": [
+            _check_learned(totals),
+            _check_zero(arms["zero"]),
+            _check_latents(results["latent_action_model"]),
+        ],
+        "comparison": _compare(totals),
+        "unsolved": unsolved,
+        "minutes": results["wall_times"]["total"] / 60,
+    }
+
+
+def draw_figures(results: Mapping[str, Any], output_dir: Path) -> dict[str, Path]:
+    """Draws every figure for which the study left its data.
+
+    Returns:
+        PNG of each figure, by name.
+    """
+    directory = output_dir / "figures"
+    runs = {
+        run: parse_training_log(output_dir / "jobs" / f"train_{run}.log")
+        for run in ("lara_lam", "lara_dit", "lara")
+    }
+    arrays = np.load(output_dir / "eval" / "lara_lam" / "arrays.npz")
+    drawn = {
+        "success": figures.success_bars(results["arms"], directory / "success.png"),
+        "predictions": figures.prediction_grid(
+            arrays["current"], arrays["future"], arrays["prediction"], directory / "predictions.png"
+        ),
+        "latents": figures.latent_usage(
+            arrays["latents"], directory / "latents.png", code_counts=arrays.get("code_counts")
+        ),
+    }
+    for name, chosen in {"lam_curves": ["lara_lam"], "policy_curves": ["lara_dit", "lara"]}.items():
+        if curves := {run: runs[run] for run in chosen if runs[run]}:
+            drawn[name] = figures.training_curves(curves, directory / f"{name}.png")
+    if strips := list(_film_strips(results, output_dir)):
+        drawn["films"] = figures.film_strips(strips, directory / "films.png")
+    return drawn
+
+
+def read_frames(video: Path, num_frames: int) -> np.ndarray:
+    """Reads evenly spaced frames of a video, the first and the last among them.
+
+    Returns:
+        (num_frames, H, W, 3), uint8; a video that is shorter gives all it has.
+    """
+    import av
+
+    with av.open(str(video)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    chosen = np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int)
+    return np.stack([frames[index] for index in chosen])
+
+
+def _film_strips(results: Mapping[str, Any], output_dir: Path) -> Iterable[figures.FilmStrip]:
+    """Yields, for each task and trained arm, the first filmed success, or the first episode if there is none."""
+    for task in next(iter(results["arms"].values())):
+        for arm in STRIP_ARMS:
+            info = json.loads((output_dir / "eval" / arm / "eval_info.json").read_text())
+            entry = next(entry for entry in info["per_task"] if entry["task_group"] == task)
+            directory = output_dir / "eval" / arm / "videos" / f"{task}_{entry['task_id']}"
+            filmed = [
+                (success, directory / f"eval_episode_{episode}.mp4")
+                for episode, success in enumerate(entry["metrics"]["successes"])
+                if (directory / f"eval_episode_{episode}.mp4").is_file()
+            ]
+            if filmed:
+                success, video = next((film for film in filmed if film[0]), filmed[0])
+                outcome = "solved" if success else "not solved"
+                label = f"{task}, {figures.ARM_LABELS[arm]}: {outcome}"
+                yield figures.FilmStrip(label, read_frames(video, STRIP_FRAMES), arm)
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    counts = list(counts)
+    return {key: sum(count[key] for count in counts) for key in ("successes", "episodes")}
+
+
+def _describe_counts(successes: int, episodes: int) -> dict[str, Any]:
+    low, high = wilson_interval(successes, episodes)
+    return {
+        "counts": f"{successes}/{episodes}",
+        "rate": f"{successes / episodes:.0%}",
+        "interval": f"{100 * low:.0f}–{100 * high:.0f}",
+    }
+
+
+def _check_learned(totals: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    rates = {arm: total["successes"] / total["episodes"] for arm, total in totals.items() if arm != "zero"}
+    best = max(rates, key=rates.__getitem__)
+    return {
+        "name": "The tasks are learned",
+        "passed": rates[best] >= LEARNED_RATE,
+        "finding": f"the better policy, {figures.ARM_LABELS.get(best, best)}, solves {rates[best]:.0%} of all "
+        f"episodes (asked for: {LEARNED_RATE:.0%})",
+    }
+
+
+def _check_zero(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    solved = [
+        f"{task} ({count['successes']}/{count['episodes']})"
+        for task, count in counts.items()
+        if count["successes"]
+    ]
+    finding = (
+        f"a robot that does nothing is counted as successful on {', '.join(solved)}: success there proves nothing"
+        if solved
+        else f"a robot that does nothing solves 0 of {_total(counts.values())['episodes']} episodes"
+    )
+    return {"name": "Success means something", "passed": not solved, "finding": finding}
+
+
+def _check_latents(quality: Mapping[str, float]) -> dict[str, Any]:
+    prediction, shuffled, copy = (quality[name] for name in ("psnr", "shuffled_psnr", "copy_psnr"))
+    lost_to = [
+        name
+        for name, value in (("shuffled latent actions", shuffled), ("copying the first frame", copy))
+        if prediction <= value
+    ]
+    finding = (
+        f"{prediction:.1f} dB, against {shuffled:.1f} with shuffled latent actions and {copy:.1f} for copying the "
+        "first frame"
+    )
+    if lost_to:
+        finding += f": no better than {' and '.join(lost_to)}"
+    return {"name": "The latent actions carry the motion", "passed": not lost_to, "finding": finding}
+
+
+def _compare(totals: Mapping[str, Mapping[str, int]]) -> str:
+    lara, dit = totals["lara"], totals["lara_dit"]
+    rates = [total["successes"] / total["episodes"] for total in (lara, dit)]
+    counts = [(total["successes"], total["episodes"]) for total in (lara, dit)]
+    p_value = difference_p_value(*counts)
+    numbers = "LARA {}/{} ({:.0%}), DiT only {}/{} ({:.0%})".format(
+        *counts[0], rates[0], *counts[1], rates[1]
+    )
+    if rates[0] == rates[1]:
+        verdict = "The two are equal"
+    else:
+        better, worse = ("LARA", "DiT only") if rates[0] > rates[1] else ("DiT only", "LARA")
+        certainty = "more often than" if p_value < 0.05 else "more often than, but not separably from,"
+        verdict = f"{better} solves the tasks {certainty} {worse}"
+    return f"{verdict}: {numbers}; Fisher's exact test p = {p_value:.2g}."

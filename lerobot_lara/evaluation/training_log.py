@@ -1,0 +1,62 @@
+"""Reads training curves from the console output of `lerobot-train`.
+
+Without an experiment tracker, the console is the only place where the stock command reports its metrics:
+checkpoints hold the step, but no losses. Values therefore have the three decimals LeRobot prints.
+"""
+
+import re
+from pathlib import Path
+
+# Counters and timings of LeRobot's `MetricsTracker` line that are no curves.
+COUNTERS = {"smpl", "ep", "epch", "updt_s", "data_s", "smp/s", "mem_gb"}
+
+_METRICS_LINE = re.compile(r"step:(?P<step>\S+) smpl:\S+ ep:\S+ epch:\S+ (?P<metrics>.*)")
+_METRIC = re.compile(r"(\S+?):(\S+)")
+_LOG_FREQUENCY = re.compile(r"'log_freq': (\d+)")
+_EVAL_LOSS = re.compile(r"step (\d+): eval_loss=(\S+)")
+
+Curves = dict[str, list[tuple[int, float]]]
+
+
+def parse_training_log(path: Path) -> Curves:
+    """Reads every logged metric of a `lerobot-train` run.
+
+    LeRobot prints steps of 1000 and more as "1K", "2K" ...; those are counted from the step of the line before,
+    in units of the `log_freq` that the run printed with its configuration.
+
+    Args:
+        path: File with the captured standard output and error of the run.
+
+    Returns:
+        For each metric (`loss`, `grdn`, `lr`, the policy's named losses and diagnostics, and `eval_loss` where
+        the run held out episodes) the logged (step, value) pairs in order.
+
+    Raises:
+        ValueError: If a step cannot be told because the log lacks the run's configuration.
+    """
+    curves: Curves = {}
+    log_frequency = None
+    step = 0
+    # Progress bars redraw themselves with carriage returns, and log lines follow on the same terminal line.
+    for line in re.split(r"[\r\n]", path.read_text(errors="replace")):
+        if found := _LOG_FREQUENCY.search(line):
+            log_frequency = int(found.group(1))
+        elif found := _METRICS_LINE.search(line):
+            step = _next_step(found.group("step"), step, log_frequency, path)
+            for name, value in _METRIC.findall(found.group("metrics")):
+                if name not in COUNTERS:
+                    curves.setdefault(name, []).append((step, float(value)))
+        elif found := _EVAL_LOSS.search(line):
+            curves.setdefault("eval_loss", []).append((int(found.group(1)), float(found.group(2))))
+    return curves
+
+
+def _next_step(text: str, previous: int, log_frequency: int | None, path: Path) -> int:
+    if text.isdigit():
+        return int(text)
+    if log_frequency is None:
+        raise ValueError(
+            f"{path}: step '{text}' is abbreviated and the log does not contain the run's configuration with "
+            "log_freq; capture the whole output of lerobot-train."
+        )
+    return previous + log_frequency

@@ -1,0 +1,188 @@
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from lerobot_lara.cli import main
+from lerobot_lara.evaluation import demo, report
+from lerobot_lara.evaluation.demo import (
+    CONFIG_DIR,
+    QUICK_SETTINGS,
+    DemoSettings,
+    build_jobs,
+    read_successes,
+    run_demo,
+)
+from lerobot_lara.evaluation.jobs import JobError, JobTime
+
+
+@pytest.fixture
+def stubbed(monkeypatch, study, results):
+    """Replaces the commands by their results; counts how often they would have run."""
+    finished = results(dit=(4, 5), lara=(6, 7))
+    calls = []
+
+    def run_jobs(jobs, *, state_dir):
+        calls.append([job.name for job in jobs])
+        if not state_dir.exists():
+            output_dir = study(finished)
+            assert output_dir == state_dir.parent
+            quality = finished["latent_action_model"]
+            (output_dir / "eval" / "lara_lam" / "metrics.json").write_text(json.dumps(quality))
+            for name in ("lara_lam", "lara_dit", "lara"):
+                directory = demo.checkpoint(output_dir, name)
+                directory.mkdir(parents=True)
+                config = {
+                    "steps": 5,
+                    "batch_size": 2,
+                    "seed": 1000,
+                    "policy": {"type": name, "optimizer_lr": 1e-4},
+                }
+                (directory / "train_config.json").write_text(json.dumps(config))
+        return {job.name: JobTime(0.0, 3.0) for job in jobs}
+
+    monkeypatch.setattr(demo, "run_jobs", run_jobs)
+    return calls
+
+
+def test_demo_writes_results_and_report(tmp_path, stubbed):
+    page = run_demo(tmp_path / "demo")
+    assert page.is_file()
+    found = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert found["arms"]["lara"] == {
+        "door-close-v3": {"successes": 6, "episodes": 20},
+        "drawer-open-v3": {"successes": 7, "episodes": 20},
+    }
+    assert list(found["arms"]) == ["zero", "lara_dit", "lara"]
+    assert found["seeds"] == {"demo": 0, "video": 1, "eval": 1000, "training": 1000}
+    assert found["settings"]["num_demos"] == DemoSettings().num_demos
+    assert found["wall_times"]["total"] == 3.0
+    assert found["versions"]["lerobot"].startswith("0.")
+    assert found["commands"].keys() == {job.name for job in build_jobs(DemoSettings(), tmp_path / "demo")}
+    assert any(path.suffix == ".png" for path in (tmp_path / "demo" / "figures").iterdir())
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the figures out of the page, which takes most of the time."""
+    monkeypatch.setattr(report, "draw_figures", lambda results, output_dir: {})
+
+
+def test_finished_run_is_neither_repeated_nor_overwritten_unasked(tmp_path, stubbed, undrawn):
+    run_demo(tmp_path / "demo")
+    with pytest.raises(ValueError, match=r"finished run.*--resume.*--overwrite"):
+        run_demo(tmp_path / "demo")
+    assert len(stubbed) == 1
+    (tmp_path / "demo" / "report.html").unlink()
+    assert run_demo(tmp_path / "demo", resume=True).is_file()
+    (tmp_path / "demo" / "of_old").touch()
+    run_demo(tmp_path / "demo", overwrite=True)
+    assert not (tmp_path / "demo" / "of_old").exists()
+
+
+def test_cut_off_run_goes_on_unasked(tmp_path, stubbed, undrawn):
+    run_demo(tmp_path / "demo")
+    (tmp_path / "demo" / "results.json").unlink()
+    assert run_demo(tmp_path / "demo").is_file()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_directory_of_something_else_is_left_alone(tmp_path, stubbed, overwrite):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="not a demo run"):
+        run_demo(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_missing_configurations_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"lam\.yaml not found.*--config-dir"):
+        run_demo(tmp_path / "demo", config_dir=tmp_path)
+
+
+def test_command_line_shows_a_failed_step_without_a_traceback(tmp_path, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise JobError("Train LARA failed: exit status 1.\nCommand: lerobot-train")
+
+    monkeypatch.setattr(demo, "run_jobs", fail)
+    assert main(["demo", "--quick", "--output-dir", str(tmp_path / "demo")]) == 1
+    assert "Command: lerobot-train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [DemoSettings(), QUICK_SETTINGS])
+def test_jobs_form_a_fair_study(tmp_path, settings):
+    jobs = {job.name: job for job in build_jobs(settings, tmp_path)}
+    names = list(jobs)
+    for name, job in jobs.items():
+        assert all(names.index(needed) < names.index(name) for needed in job.needs)
+        assert job.output == job.product or job.output in job.product.parents
+
+    # Both arms train on the same data with the same flags; only LARA is given a latent action model.
+    dit, lara = jobs["train_lara_dit"].command, jobs["train_lara"].command
+    own = ("--config_path", "--output_dir", "--policy.lam_path")
+    assert [flag for flag in dit if not flag.startswith(own)] == [
+        flag for flag in lara if not flag.startswith(own)
+    ]
+    assert any(flag.startswith("--policy.lam_path=") for flag in lara)
+    assert f"--dataset.root={tmp_path / 'data' / 'videos'}" in jobs["train_lara_lam"].command
+    assert "--action-free" in jobs["collect_videos"].command
+    assert "--action-free" not in jobs["collect_demos"].command
+
+    # All three policies meet the same episodes.
+    def evaluated(name):
+        return {flag for flag in jobs[name].command if flag.startswith(("--env", "--eval", "--seed"))}
+
+    assert evaluated("eval_lara") == evaluated("eval_lara_dit")
+    differing = evaluated("eval_lara") ^ evaluated("eval_zero")
+    assert all(flag.startswith("--env.render_interval=") for flag in differing)
+
+
+def test_images_are_rendered_when_the_policy_looks(tmp_path):
+    chunk = yaml.safe_load((CONFIG_DIR / "lara.yaml").read_text())["policy"]["n_action_steps"]
+    job = next(job for job in build_jobs(DemoSettings(), tmp_path) if job.name == "eval_lara")
+    assert f"--env.render_interval={chunk}" in job.command
+
+
+def test_settings_keep_demonstrations_and_videos_apart():
+    settings = DemoSettings()
+    assert settings.demo_seed != settings.video_seed
+    assert len(settings.tasks) >= 3
+    assert settings.num_episodes >= 20
+    assert replace(QUICK_SETTINGS, training_flags=()) != settings
+
+
+@pytest.mark.parametrize(("name", "policy"), [("lam", "lara_lam"), ("dit", "lara_dit"), ("lara", "lara")])
+def test_lerobot_reads_the_configurations(name, policy):
+    from lerobot.configs.train import TrainPipelineConfig
+
+    import lerobot_lara  # noqa: F401
+
+    config = TrainPipelineConfig.from_pretrained(CONFIG_DIR / f"{name}.yaml", cli_args=["--steps=7"])
+    assert config.policy.type == policy
+    assert config.steps == 7
+    assert not config.policy.push_to_hub
+    assert config.policy.device == "cpu"
+
+
+def test_configurations_of_the_two_arms_differ_in_the_alignment_only():
+    dit, lara = (yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text()) for name in ("dit", "lara"))
+    assert {name for name in dit if dit[name] != lara[name]} == {"policy", "output_dir"}
+    shared = {name: value for name, value in lara["policy"].items() if name in dit["policy"]}
+    assert {**shared, "type": "lara_dit"} == dit["policy"]
+
+
+def test_latent_action_model_and_policy_agree_on_the_frame_gap():
+    lam, lara = (
+        yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text())["policy"] for name in ("lam", "lara")
+    )
+    assert lam["frame_gap"] == lara["frame_gap"]
+
+
+def test_successes_are_counted_per_task(tmp_path):
+    metrics = [{"successes": [True, False, True]}, {"successes": [False, False, False]}]
+    per_task = [{"task_group": name, "task_id": 0, "metrics": entry} for name, entry in zip("ba", metrics)]
+    (tmp_path / "eval_info.json").write_text(json.dumps({"per_task": per_task}))
+    assert read_successes(tmp_path / "eval_info.json") == {
+        "b": {"successes": 2, "episodes": 3},
+        "a": {"successes": 0, "episodes": 3},
+    }
