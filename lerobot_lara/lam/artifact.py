@@ -37,8 +37,10 @@ POLICY_FIELDS = frozenset(
         "random_shift",
         "optimizer_lr",
         "optimizer_betas",
+        "optimizer_eps",
         "optimizer_weight_decay",
         "optimizer_grad_clip_norm",
+        "scheduler_name",
         "scheduler_warmup_steps",
     }
 )

@@ -1,0 +1,116 @@
+"""Configuration of `lara_lam`, the latent action model trained on its own (stage 1)."""
+
+from dataclasses import dataclass, field, fields
+
+from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
+
+from lerobot_lara.lam.settings import LatentActionSettings
+
+
+@PreTrainedConfig.register_subclass("lara_lam")
+@dataclass
+class LaraLAMConfig(LatentActionSettings, PreTrainedConfig):
+    """A latent action model trained by `lerobot-train` on any video dataset, with or without actions.
+
+    The fields of the model itself are those of `LatentActionSettings`.
+
+    Args:
+        camera: Dataset key of the camera to learn from, e.g. observation.images.front; None is the first.
+        random_shift: Largest random shift of training frames in pixels, the same for both frames of a pair.
+        dtype: "float32" or "bfloat16": precision of training's autocast.
+        optimizer_lr: Peak learning rate.
+        optimizer_betas: AdamW betas.
+        optimizer_eps: AdamW epsilon.
+        optimizer_weight_decay: AdamW weight decay.
+        optimizer_grad_clip_norm: Gradient norm limit.
+        scheduler_name: Any diffusers schedule; "cosine" ends at 0 on the last step.
+        scheduler_warmup_steps: Linear warm-up, in steps.
+    """
+
+    camera: str | None = None
+    random_shift: int = 0
+
+    # Frames reach the model in [0, 1]; it normalises for its own encoder.
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.IDENTITY,
+            "STATE": NormalizationMode.IDENTITY,
+            "ACTION": NormalizationMode.IDENTITY,
+        }
+    )
+
+    dtype: str = "float32"
+    optimizer_lr: float = 1e-3
+    optimizer_betas: tuple[float, float] = (0.95, 0.999)
+    optimizer_eps: float = 1e-8
+    optimizer_weight_decay: float = 1e-4
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_name: str = "cosine"
+    scheduler_warmup_steps: int = 50
+
+    def __post_init__(self) -> None:
+        PreTrainedConfig.__post_init__(self)
+        self.validate_settings()
+        if self.random_shift < 0:
+            raise ValueError(f"`random_shift` is {self.random_shift}; give 0 (off) or a number of pixels.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"`dtype` is {self.dtype!r}; choose float32 or bfloat16.")
+        if self.optimizer_lr <= 0:
+            raise ValueError(f"`optimizer_lr` is {self.optimizer_lr}; it must be positive.")
+
+    @property
+    def settings(self) -> LatentActionSettings:
+        """The fields of the model itself."""
+        names = [f.name for f in fields(LatentActionSettings)]
+        return LatentActionSettings(**{name: getattr(self, name) for name in names})
+
+    @property
+    def camera_key(self) -> str:
+        """Dataset key of the camera in use.
+
+        Raises:
+            ValueError: If `camera` does not exist, or there is no camera at all.
+        """
+        cameras = list(self.image_features)
+        if not cameras:
+            raise ValueError(
+                f"`input_features` has no camera (found {sorted(self.input_features or {})}); lara_lam learns "
+                "from video: use a dataset with observation.image or observation.images.<name>."
+            )
+        if self.camera is not None and self.camera not in cameras:
+            raise ValueError(f"`camera` is {self.camera!r}, which the dataset lacks; it has {cameras}.")
+        return self.camera or cameras[0]
+
+    def validate_features(self) -> None:
+        """Raises ValueError when the dataset lacks the camera; actions and state are not needed."""
+        _ = self.camera_key
+
+    @property
+    def drop_n_last_frames(self) -> int:
+        """Frames at an episode's end that LeRobot's sampler leaves out, as no future frame follows them."""
+        return self.frame_gap
+
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        return [0, self.frame_gap]
+
+    @property
+    def action_delta_indices(self) -> None:
+        return None
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            betas=self.optimizer_betas,
+            eps=self.optimizer_eps,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
+        return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)

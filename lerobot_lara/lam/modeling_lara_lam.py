@@ -1,0 +1,101 @@
+"""`lara_lam` as a LeRobot policy: batches in, the latent action model's losses out.
+
+Shapes: B batch, L latent-action tokens, C latent width.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lerobot.policies.pretrained import PreTrainedPolicy
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lerobot_lara.augmentation import random_shift
+from lerobot_lara.data.frame_gap import check_frame_gap_of_meta
+from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
+from lerobot_lara.lam.latent_action_model import LatentActionModel
+
+logger = logging.getLogger(__name__)
+
+
+class LaraLAMPolicy(PreTrainedPolicy):
+    """Trains a latent action model on frame pairs.
+
+    Batch keys: the camera's images (B, 2, 3, H, W) in [0, 1], `frame_gap` frames apart, and
+    `<camera>_is_pad` (B, 2), True where a frame lies beyond its episode. Everything else is ignored.
+
+    Args:
+        config: The configuration.
+        dataset_meta: Passed by LeRobot's training; its episode lengths are checked against `frame_gap`.
+    """
+
+    config_class = LaraLAMConfig
+    name = "lara_lam"
+
+    def __init__(self, config: LaraLAMConfig, dataset_meta: Any = None, **kwargs: Any) -> None:
+        super().__init__(config)
+        if config.input_features:  # A latent action model saved without LeRobot names none.
+            config.validate_features()
+            logger.info("The latent action model learns from camera %s.", config.camera_key)
+        if dataset_meta is not None:
+            check_frame_gap_of_meta(dataset_meta, config.frame_gap)
+        self.config = config
+        self.model = LatentActionModel(config.settings)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """The training objective on one batch (keys in the class docstring).
+
+        Returns:
+            The loss, and every loss term and metric of `LatentActionModel.forward` as a number.
+
+        Raises:
+            ValueError: If the camera is missing, or its images are no pairs of RGB frames in [0, 1].
+        """
+        frames, valid = self._frame_pairs(batch)
+        if self.training:
+            frames = random_shift(frames, self.config.random_shift)
+        output = self.model(frames, valid)
+        assert output.loss is not None
+        return output.loss, {name: term.item() for name, term in output.losses.items()} | output.metrics
+
+    def _frame_pairs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        camera = self.config.camera_key
+        if camera not in batch:
+            raise ValueError(f"`camera` {camera!r} is not in the batch, which has {sorted(batch)}.")
+        frames = batch[camera]
+        if frames.ndim != 5:
+            raise ValueError(
+                f"`{camera}` has shape {tuple(frames.shape)}, without a time dimension; pairs of frames (B, 2, 3, "
+                "H, W) are needed, as `observation_delta_indices` asks of LeRobot's dataset."
+            )
+        is_pad = batch.get(f"{camera}_is_pad")
+        return frames, None if is_pad is None else ~is_pad.any(dim=1)
+
+    def get_optim_params(self) -> list:
+        """The trained parameters; frozen encoders are not among them."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def reset(self) -> None:
+        """Nothing to do: a latent action model has no state between frames."""
+
+    def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs: Any) -> NoReturn:
+        """Raises ValueError: a latent action model has no robot actions."""
+        raise ValueError(
+            "A lara_lam predicts frames, not actions. Train a policy with it: --policy.type=lara "
+            "--policy.lam_path=<this checkpoint>."
+        )
+
+    def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> NoReturn:
+        """Raises ValueError, as `predict_action_chunk`."""
+        self.predict_action_chunk(batch)
+
+    @classmethod
+    def _load_as_safetensor(
+        cls, model: "LaraLAMPolicy", model_file: str, map_location: str, strict: bool
+    ) -> "LaraLAMPolicy":
+        # Always strict: LeRobot's default would leave a missing weight at its random start.
+        try:
+            return super()._load_as_safetensor(model, model_file, map_location, strict=True)
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise ValueError(f"Corrupted checkpoint: {Path(model_file)} cannot be loaded. {error}") from error
