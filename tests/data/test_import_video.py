@@ -1,0 +1,546 @@
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from lerobot_lara.cli import main
+from lerobot_lara.data import import_video as module
+from lerobot_lara.data.import_video import DEFAULT_CAPTION, import_video, resize_frame
+from lerobot_lara.data.video_clip import UnreadableClipError, probe_clip, read_frames
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "fractal_clips"
+CLIPS = sorted(path.name for path in FIXTURES.glob("*.mp4"))
+CAPTIONS = FIXTURES / "lang_annotations.json"
+CAMERA = "observation.images.front"
+RED, GREEN, BLUE, GREY = (200, 40, 40), (40, 200, 40), (40, 40, 200), (120, 120, 120)
+
+
+def write_clip(
+    path,
+    *,
+    num_frames=6,
+    height=48,
+    width=64,
+    fps=10,
+    codec="mpeg4",
+    pix_fmt="yuv420p",
+    color=None,
+    **options,
+):
+    """Four colours, clockwise from the top left: red, green, grey, blue."""
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[: height // 2, : width // 2], picture[: height // 2, width // 2 :] = RED, GREEN
+    picture[height // 2 :, : width // 2], picture[height // 2 :, width // 2 :] = BLUE, GREY
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        if color is not None:
+            stream.codec_context.colorspace, stream.codec_context.color_range = color
+        for _ in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(picture)
+            if color is not None:
+                frame = frame.reformat(
+                    format=pix_fmt, src_colorspace=5, dst_colorspace=color[0], dst_color_range=color[1]
+                )
+                frame.colorspace, frame.color_range = color
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def rotate_by_metadata(path):
+    """Marks an mp4 as filmed with the phone turned: players show it a quarter turn clockwise."""
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path
+
+
+def corners(image):
+    pixels = np.asarray(image).astype(int)
+    return pixels[4, 4], pixels[4, -5], pixels[-5, -5], pixels[-5, 4]
+
+
+def assert_colors(found, *expected):
+    np.testing.assert_allclose(np.stack(found), np.stack(expected), atol=12)
+
+
+def load(root):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    return LeRobotDataset("local/clips", root=root)
+
+
+def to_uint8(frame):
+    return (frame.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)  # (H, W, 3)
+
+
+def psnr(first, second):
+    return 10 * np.log10(255**2 / np.square(first.astype(float) - second.astype(float)).mean())
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The fixture clips, imported as LeRobot's default video."""
+    root = tmp_path_factory.mktemp("real") / "dataset"
+    return import_video(
+        FIXTURES, "local/clips", root=root, fps=3, captions=CAPTIONS, robot_type="google_robot"
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two small clips that share rate and size."""
+    write_clip(tmp_path / "clips" / "b.mp4", num_frames=5)
+    write_clip(tmp_path / "clips" / "a.avi", num_frames=4)
+    return tmp_path / "clips"
+
+
+def run_import(folder, **options):
+    return import_video(
+        folder, "local/clips", **{"root": folder.parent / "dataset", "storage": "image", **options}
+    )
+
+
+class TestRealClips:
+    def test_every_clip_is_an_episode_with_its_caption(self, real):
+        captions = json.loads(CAPTIONS.read_text())
+        assert (real.num_episodes, real.num_frames, real.imported) == (3, 33 + 29 + 18, CLIPS)
+        assert not real.failures and not real.without_caption and not real.unused_captions
+        assert real.ignored == ["README.md", "lang_annotations.json"]
+        dataset = load(real.root)
+        assert dataset.fps == 3 and dataset.meta.robot_type == "google_robot"
+        assert [episode["length"] for episode in dataset.meta.episodes] == [33, 29, 18]
+        assert [episode["tasks"] for episode in dataset.meta.episodes] == [[captions[name]] for name in CLIPS]
+
+    def test_the_dataset_has_a_camera_and_neither_action_nor_state(self, real):
+        dataset = load(real.root)
+        bookkeeping = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
+        assert set(dataset.features) == {CAMERA, *bookkeeping}
+        assert dataset.features[CAMERA]["dtype"] == "video"
+        assert tuple(dataset.features[CAMERA]["shape"]) == (256, 320, 3)
+
+    def test_frames_are_those_of_the_clips(self, real):
+        dataset = load(real.root)
+        for episode, name in enumerate(CLIPS):
+            source = [np.asarray(image) for image in read_frames(FIXTURES / name)]
+            first = dataset.meta.episodes[episode]["dataset_from_index"]
+            for index in (0, len(source) // 2, len(source) - 1):
+                item = dataset[first + index]
+                assert item["timestamp"] == pytest.approx(index / 3)
+                frame = to_uint8(item[CAMERA])
+                assert psnr(frame, source[index]) > 35
+                assert psnr(frame[..., ::-1], source[index]) < 20
+            # At its middle every clip moves: no frame was dropped or repeated before.
+            middle = to_uint8(dataset[first + len(source) // 2][CAMERA])
+            assert np.argmax([psnr(middle, frame) for frame in source]) == len(source) // 2
+
+    def test_image_statistics_exist_and_can_be_replaced_by_imagenet_ones(self, real):
+        from lerobot.configs.default import DatasetConfig
+        from lerobot.configs.train import TrainPipelineConfig
+        from lerobot.datasets.factory import IMAGENET_STATS, make_dataset
+        from lerobot.policies.act.configuration_act import ACTConfig
+
+        stats = load(real.root).meta.stats[CAMERA]
+        frames = np.stack([np.asarray(image) for name in CLIPS for image in read_frames(FIXTURES / name)])
+        np.testing.assert_allclose(stats["mean"].ravel(), frames.mean((0, 1, 2)) / 255, atol=0.01)
+        np.testing.assert_allclose(stats["std"].ravel(), frames.std((0, 1, 2)) / 255, atol=0.01)
+        config = TrainPipelineConfig(
+            dataset=DatasetConfig(repo_id="local/clips", root=str(real.root), use_imagenet_stats=True),
+            policy=ACTConfig(push_to_hub=False),
+        )
+        replaced = make_dataset(config).meta.stats[CAMERA]
+        np.testing.assert_allclose(np.ravel(replaced["mean"]), np.ravel(IMAGENET_STATS["mean"]), atol=1e-6)
+
+    def test_no_frames_lie_about_after_encoding(self, real):
+        assert not list(real.root.rglob("*.png"))
+
+
+class TestClips:
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("clip.mp4", {"codec": "libx264"}),
+            ("clip.avi", {}),
+            ("clip.mov", {}),
+            ("clip.mkv", {"codec": "libx264"}),
+            ("clip.webm", {"codec": "libvpx-vp9"}),
+            ("clip.gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+        ],
+    )
+    def test_every_container_gives_its_frames(self, tmp_path, name, options):
+        path = write_clip(tmp_path / name, **options)
+        clip = probe_clip(path)
+        assert (clip.height, clip.width, clip.fps) == (48, 64, 10)
+        images = list(read_frames(path))
+        assert len(images) == 6
+        if name != "clip.gif":  # 256 colours
+            assert_colors(corners(images[-1]), RED, GREEN, GREY, BLUE)
+
+    @pytest.mark.parametrize("color", [(1, 1), (5, 1), (5, 2)], ids=["BT.709", "BT.601", "BT.601 full range"])
+    def test_colors_are_right_in_every_color_space(self, tmp_path, color):
+        (image, *_) = read_frames(write_clip(tmp_path / "clip.mp4", codec="libx264", color=color))
+        np.testing.assert_allclose(np.stack(corners(image)), [RED, GREEN, GREY, BLUE], atol=5)
+
+    def test_rotated_phone_videos_are_turned_upright(self, tmp_path):
+        path = rotate_by_metadata(write_clip(tmp_path / "clip.mp4"))
+        clip = probe_clip(path)
+        assert (clip.height, clip.width) == (64, 48)
+        assert_colors(corners(next(read_frames(path))), BLUE, RED, GREEN, GREY)
+
+    def test_a_file_that_ends_early_yields_its_frames_and_then_raises(self, tmp_path):
+        path = write_clip(tmp_path / "clip.mkv", num_frames=30)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+        frames = read_frames(path)
+        next(frames)
+        with pytest.raises(UnreadableClipError, match=r"cut off: only \d\.\d\d s of 3\.00 s decode"):
+            list(frames)
+
+    def test_damage_in_the_middle_raises(self, tmp_path):
+        path = write_clip(tmp_path / "clip.mp4", num_frames=30, codec="libx264", movflags="faststart")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+        with pytest.raises(UnreadableClipError, match=r"does not decode beyond|cut off"):
+            list(read_frames(path))
+
+
+class TestResizing:
+    def test_crop_keeps_the_aspect_ratio_and_cuts_both_sides(self):
+        picture = np.zeros((20, 60, 3), np.uint8)
+        picture[:, 20:40] = 255
+        assert (resize_frame(Image.fromarray(picture), height=20, width=20, fit="crop") == 255).all()
+
+    def test_pad_keeps_the_whole_picture_between_black_bars(self):
+        picture = Image.fromarray(np.full((20, 40, 3), 255, np.uint8))
+        frame = resize_frame(picture, height=20, width=20, fit="pad")
+        assert (frame[5:15] == 255).all() and (frame[:5] == 0).all() and (frame[15:] == 0).all()
+
+    def test_a_picture_of_the_right_size_is_not_touched(self):
+        picture = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)
+        for fit in ("crop", "pad"):
+            assert (resize_frame(Image.fromarray(picture), height=17, width=23, fit=fit) == picture).all()
+
+
+class TestOptions:
+    def test_clips_come_in_the_order_of_their_paths_at_their_own_rate_and_size(self, folder):
+        write_clip(folder / "c" / "a.mp4", num_frames=3)
+        (folder / ".hidden.mp4").write_bytes(b"not looked at")
+        result = run_import(folder)
+        assert result.imported == ["a.avi", "b.mp4", "c/a.mp4"]
+        dataset = load(result.root)
+        assert [episode["length"] for episode in dataset.meta.episodes] == [4, 5, 3]
+        assert dataset.fps == 10
+        assert_colors(corners(to_uint8(dataset[0][CAMERA])), RED, GREEN, GREY, BLUE)
+
+    def test_different_clips_are_brought_to_one_rate_and_size(self, folder):
+        write_clip(folder / "c.mkv", height=80, width=40, fps=25, num_frames=3)
+        result = run_import(folder, fps=5, size=(32, 40), camera_key="observation.image")
+        dataset = load(result.root)
+        assert dataset.fps == 5 and result.num_frames == 4 + 5 + 3
+        assert {tuple(dataset[index]["observation.image"].shape) for index in (0, 11)} == {(3, 32, 40)}
+
+    def test_captions_are_found_by_path_name_and_stem(self, folder):
+        write_clip(folder / "c" / "a.avi", num_frames=3)
+        captions = {"c/a.avi": "by path", "a.avi": " by name ", "b": "by stem", "gone.mp4": "nothing"}
+        result = run_import(folder, captions=captions)
+        assert [episode["tasks"] for episode in load(result.root).meta.episodes] == [
+            ["by name"],
+            ["by stem"],
+            ["by path"],
+        ]
+        assert result.unused_captions == ["gone.mp4"] and result.without_caption == []
+
+    def test_a_clip_without_caption_gets_the_default(self, folder):
+        result = run_import(folder, captions={"b": "push"})
+        assert [episode["tasks"] for episode in load(result.root).meta.episodes] == [
+            [DEFAULT_CAPTION],
+            ["push"],
+        ]
+        assert result.without_caption == ["a.avi"]
+
+    @pytest.mark.parametrize("rates", [(30000 / 1001, 30), (29.8, 30.3)])
+    def test_rates_that_round_to_one_number_count_as_equal(self, rates, monkeypatch, folder):
+        probe = module.probe_clips
+
+        def with_rates(paths):
+            clips, failures = probe(paths)
+            return {
+                n: type(c)(c.path, c.height, c.width, r) for (n, c), r in zip(clips.items(), rates)
+            }, failures
+
+        monkeypatch.setattr(module, "probe_clips", with_rates)
+        assert run_import(folder).settings.fps == 30
+
+
+class TestBadFiles:
+    @pytest.fixture
+    def bad_folder(self, folder):
+        (folder / "empty.mp4").touch()
+        (folder / "text.webm").write_text("not a video")
+        write_sound(folder / "sound.mp4")
+        write_clip(folder / "single.avi", num_frames=1)
+        cut = write_clip(folder / "cut.mkv", num_frames=30)
+        cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 4])
+        return folder
+
+    def test_they_are_left_out_with_their_reasons_and_the_rest_is_imported(self, bad_folder):
+        result = run_import(bad_folder)
+        assert result.imported == ["a.avi", "b.mp4"]
+        assert result.failures.keys() == {"empty.mp4", "text.webm", "sound.mp4", "single.avi", "cut.mkv"}
+        assert result.failures["empty.mp4"] == "empty file (0 bytes)"
+        assert "not a readable video: Invalid data" in result.failures["text.webm"]
+        assert result.failures["sound.mp4"] == "no video stream (sound only)"
+        assert result.failures["single.avi"] == "a single frame: nothing moves"
+        assert "cut off: only" in result.failures["cut.mkv"]
+        dataset = load(result.root)
+        assert [episode["length"] for episode in dataset.meta.episodes] == [4, 5]
+        assert_colors(corners(to_uint8(dataset[8][CAMERA])), RED, GREEN, GREY, BLUE)
+
+    def test_the_command_lists_them_and_fails(self, bad_folder, capsys):
+        root = bad_folder.parent / "dataset"
+        assert (
+            main(["import-video", str(bad_folder), "local/clips", "--root", str(root), "--storage", "image"])
+            == 1
+        )
+        output = capsys.readouterr().out
+        assert "2 clips imported" in output and "holds 2 episodes, 9 frames of 48x64" in output
+        assert "5 clips were not imported:" in output
+        assert "  empty.mp4: empty file (0 bytes)\n" in output and "  cut.mkv: cut off" in output
+
+    @pytest.mark.parametrize("names", [["empty.mp4"], ["cut.mkv"]], ids=["does not open", "does not decode"])
+    def test_when_nothing_is_left_there_is_an_error_and_no_dataset(self, bad_folder, names):
+        for path in bad_folder.iterdir():
+            if path.name not in names:
+                path.unlink()
+        with pytest.raises(
+            ValueError, match=rf"none of 1 clip\(s\) can be imported.*\n  {names[0]}: (empty|cut off)"
+        ):
+            run_import(bad_folder)
+        assert not (bad_folder.parent / "dataset").exists()
+
+    def test_a_folder_without_clips(self, tmp_path):
+        (tmp_path / "clips").mkdir()
+        (tmp_path / "clips" / "notes.txt").touch()
+        with pytest.raises(ValueError, match=r"folder .*clips holds no video clip, but 1 other file.*\.mp4"):
+            run_import(tmp_path / "clips")
+
+    def test_a_folder_that_is_none(self, tmp_path):
+        with pytest.raises(ValueError, match=r"folder .*absent is not a directory\. Give"):
+            run_import(tmp_path / "absent")
+
+
+class TestBadOptions:
+    def test_differing_rates_need_fps(self, folder):
+        write_clip(folder / "c.mkv", fps=25)
+        with pytest.raises(
+            ValueError, match=r"fps is not given and the clips differ: 10 \(2 clip.*25 \(1 clip"
+        ):
+            run_import(folder)
+
+    def test_a_fractional_rate_needs_fps(self, tmp_path):
+        write_clip(tmp_path / "clips" / "c.gif", codec="gif", pix_fmt="rgb8", fps=12)
+        with pytest.raises(
+            ValueError, match=r"fps is not given and the clips play at 12\.50 .* whole number"
+        ):
+            run_import(tmp_path / "clips")
+
+    def test_differing_sizes_need_size(self, folder):
+        write_clip(folder / "c.mkv", height=64, width=48)
+        with pytest.raises(ValueError, match=r"size is not given .*48x64 \(2 clip.*64x48 \(1 clip"):
+            run_import(folder)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"camera_key": "front"}, "camera_key is 'front'.*observation.images.<name>"),
+            ({"camera_key": "observation.images."}, "camera_key is 'observation.images.'"),
+            ({"fit": "stretch"}, "fit is 'stretch'. Use `crop` or `pad`"),
+            ({"storage": "png"}, "storage is 'png'. Use `video` or `image`"),
+            ({"default_caption": " "}, "default_caption is empty.*give a text"),
+            ({"fps": 0}, "fps is 0.*at least 1"),
+            ({"fps": 2.5}, r"fps is 2\.5.*whole number"),
+            ({"size": 0}, "size is 0x0.*at least one pixel"),
+            ({"size": 16, "storage": "video"}, "size is 16x16.*too small.*storage=image"),
+            ({"overwrite": True, "resume": True}, "overwrite and resume are both set. Choose one"),
+            ({"captions": {"a": ""}}, "captions: the caption of 'a' is ''. Give a text"),
+            ({"captions": {"a": ["x"]}}, r"the caption of 'a' is \['x'\]"),
+            (
+                {"captions": "absent.json"},
+                "captions file absent.json cannot be read: No such file.*Give a JSON",
+            ),
+        ],
+    )
+    def test_each_names_its_option_and_the_way_out(self, folder, options, message):
+        with pytest.raises(ValueError, match=message):
+            run_import(folder, **options)
+        assert not (folder.parent / "dataset").exists()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [("{", "is not JSON"), ('["a"]', r"holds a list\. Expected"), ("3", "holds a int")],
+    )
+    def test_caption_files_that_are_no_captions(self, folder, text, message):
+        captions = folder.parent / "captions.json"
+        captions.write_text(text)
+        with pytest.raises(ValueError, match=f"captions file .*captions.json {message}"):
+            run_import(folder, captions=captions)
+
+    def test_a_repo_id_that_is_none(self, folder):
+        with pytest.raises(ValueError, match="Repo id"):
+            import_video(folder, "a/b/c", root=folder.parent / "dataset")
+
+    @pytest.mark.parametrize("size", ["x", "64x", "64x64x3", "-5", "big"])
+    def test_the_command_rejects_a_size_it_cannot_read(self, folder, size, capsys):
+        assert main(["import-video", str(folder), "local/clips", f"--size={size}"]) == 1
+        assert f"--size is {size!r}. Give HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+class TestExistingDataset:
+    @staticmethod
+    def contents(root):
+        return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def test_is_not_touched_unless_told(self, folder):
+        root = run_import(folder).root
+        before = self.contents(root)
+        with pytest.raises(
+            ValueError, match=r"root .*dataset exists\. Choose another one, or say overwrite or resume"
+        ):
+            run_import(folder)
+        assert self.contents(root) == before
+
+    def test_an_empty_folder_is_used(self, folder):
+        (folder.parent / "dataset").mkdir()
+        assert run_import(folder).num_episodes == 2
+
+    def test_overwrite_replaces_it(self, folder):
+        run_import(folder)
+        (folder / "a.avi").unlink()
+        result = run_import(folder, overwrite=True)
+        assert [episode["length"] for episode in load(result.root).meta.episodes] == [5]
+        assert [path.name for path in folder.parent.iterdir() if path != folder] == ["dataset"]
+
+    def test_overwrite_puts_it_back_when_the_import_fails(self, folder):
+        root = run_import(folder).root
+        before = self.contents(root)
+        shutil.rmtree(folder)
+        cut = write_clip(folder / "cut.mkv", num_frames=30)
+        cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 4])
+        with pytest.raises(ValueError, match="none of 1 clip"):
+            run_import(folder, overwrite=True)
+        assert self.contents(root) == before
+
+    def test_overwrite_does_not_delete_what_is_no_dataset(self, folder):
+        precious = folder.parent / "dataset" / "thesis.txt"
+        precious.parent.mkdir()
+        precious.write_text("three years")
+        with pytest.raises(ValueError, match=r"dataset is no LeRobotDataset, so overwrite leaves it alone"):
+            run_import(folder, overwrite=True)
+        assert precious.read_text() == "three years"
+
+    def test_overwrite_does_not_use_a_place_that_a_killed_import_left(self, folder):
+        root = run_import(folder).root
+        root.with_name("dataset.replaced").mkdir()
+        with pytest.raises(ValueError, match=r"dataset\.replaced exists: .*killed.*Move it back"):
+            run_import(folder, overwrite=True)
+        assert load(root).num_episodes == 2
+
+    @pytest.mark.parametrize("place", ["clips", "clips/dataset", "."])
+    def test_source_and_dataset_are_kept_apart(self, folder, place):
+        with pytest.raises(ValueError, match="lie within each other"):
+            run_import(folder, root=folder.parent / place, overwrite=True)
+        assert len(list(folder.iterdir())) == 2
+
+    def test_resume_adds_only_what_is_new(self, folder):
+        (folder / "broken.mp4").touch()
+        first = run_import(folder, storage="video", captions={"a": "first"})
+        assert "broken.mp4" in first.failures
+        (folder / "broken.mp4").unlink()
+        write_clip(folder / "0.mp4", num_frames=3)
+        result = run_import(folder, storage="video", captions={"0": "last"}, resume=True)
+        assert result.imported == ["0.mp4"] and (result.num_episodes, result.num_frames) == (3, 12)
+        dataset = load(result.root)
+        assert [episode["length"] for episode in dataset.meta.episodes] == [4, 5, 3]
+        assert [dataset[index]["task"] for index in (0, 4, 11)] == ["first", DEFAULT_CAPTION, "last"]
+        assert_colors(corners(to_uint8(dataset[11][CAMERA])), RED, GREEN, GREY, BLUE)
+        again = run_import(folder, storage="video", resume=True)
+        assert again.imported == [] and again.num_episodes == 3
+
+    def test_resume_starts_where_there_is_nothing(self, folder):
+        assert run_import(folder, resume=True).num_episodes == 2
+
+    def test_resume_does_not_change_the_settings(self, folder):
+        run_import(folder)
+        with pytest.raises(
+            ValueError, match=r"resume would change the dataset: fps 10 -> 3, .*fit 'crop' -> 'pad'.*Repeat"
+        ):
+            run_import(folder, fps=3, fit="pad", resume=True)
+
+    def test_resume_refuses_what_is_no_finished_import(self, folder):
+        root = run_import(folder).root
+        (root / module.MANIFEST_PATH).unlink()
+        with pytest.raises(
+            ValueError, match=r"cannot be resumed: it has no meta/import_video\.json.*overwrite"
+        ):
+            run_import(folder, resume=True)
+
+    def test_an_interrupted_import_is_complete_so_far_and_can_be_resumed(self, folder, monkeypatch):
+        read = module.read_frames
+
+        def interrupted(path):
+            frames = read(path)
+            yield next(frames)
+            if path.name == "b.mp4":
+                raise KeyboardInterrupt
+            yield from frames
+
+        monkeypatch.setattr(module, "read_frames", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_import(folder)
+        assert load(folder.parent / "dataset").num_episodes == 1
+        monkeypatch.undo()
+        result = run_import(folder, resume=True)
+        assert result.imported == ["b.mp4"]
+        assert [episode["length"] for episode in load(result.root).meta.episodes] == [4, 5]
+        assert not list(result.root.rglob("*.png"))
+
+
+def test_the_command_takes_every_option(folder, tmp_path, capsys):
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps({"a": "push", "x": "nothing"}))
+    root = tmp_path / "dataset"
+    command = (
+        f"import-video {folder} local/clips --root {root} --fps 4 --size 40x32 --fit pad --captions {captions} "
+        "--default-caption none --storage image --camera-key observation.images.wrist --robot-type so100"
+    )
+    assert main(command.split()) == 0
+    output = capsys.readouterr().out
+    assert "2 clips imported" in output and "9 frames of 40x32 (height x width) at 4 fps" in output
+    assert "1 clips have no caption: b.mp4" in output and "1 captions name no clip: x" in output
+    dataset = load(root)
+    item = dataset[0]
+    assert (
+        item["observation.images.wrist"].shape == (3, 40, 32)
+        and item["observation.images.wrist"][:, :2].max() < 0.1
+    )
+    assert [episode["tasks"] for episode in dataset.meta.episodes] == [["push"], ["none"]]
+    assert dataset.meta.robot_type == "so100" and dataset.fps == 4
+    assert main([*command.split(), "--resume"]) == 0
+    assert main(command.split()) == 1
+    assert "say overwrite or resume" in capsys.readouterr().err
