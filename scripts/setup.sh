@@ -21,38 +21,32 @@ find_python() {
   return 1
 }
 
-find_uv() {
+install_packages() {
+  local python='' uv=() installer=() verbosity=()
+  python=$(find_python) || true
   if uv --version >/dev/null 2>&1; then
     uv=(uv)
-  elif python3 -m uv --version >/dev/null 2>&1 ||
-    { python3 -m pip install --quiet --user uv && python3 -m uv --version; } >/dev/null 2>&1; then
+  elif python3 -m uv --version >/dev/null 2>&1; then
     uv=(python3 -m uv)
-  else
-    uv=()
-  fi
-}
-
-install_packages() {
-  local python='' verbosity=()
-  python=$(find_python) || true
-  find_uv
-  if [ -z "$python" ] && [ "${#uv[@]}" = 0 ]; then
+  elif [ -z "$python" ]; then
     say 'needs Python 3.12 or 3.13 and found none that runs. Install one (or uv, which fetches one by itself)'
     say 'and repeat, or name it: PYTHON=/path/to/python3.12 make setup'
     return 1
   fi
-  [ -t 2 ] || verbosity=(--quiet)
   say 'installing the packages of requirements.lock into .venv (first time: 3 GB to fetch, 6 GB on disk)'
+  export VIRTUAL_ENV="$PWD/.venv" # where uv installs
   if [ "${#uv[@]}" != 0 ]; then
     [ -d .venv ] || "${uv[@]}" venv --quiet --python "${python:-3.12}" .venv
-    "${uv[@]}" pip install "${verbosity[@]}" --python .venv/bin/python -r requirements.lock
-    "${uv[@]}" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+    installer=("${uv[@]}" pip)
   else
-    say 'uv is not to be had: using pip, which takes longer'
     "$python" -m venv .venv
-    .venv/bin/python -m pip install "${verbosity[@]}" -r requirements.lock
-    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+    installer=(.venv/bin/python -m pip)
+    # pip alone takes minutes where uv takes seconds, so it fetches uv first if it can.
+    if .venv/bin/python -m pip install --quiet uv 2>/dev/null; then installer=(.venv/bin/python -m uv pip); fi
   fi
+  [ -t 2 ] || verbosity=(--quiet)
+  "${installer[@]}" install "${verbosity[@]}" -r requirements.lock
+  "${installer[@]}" install --quiet --no-deps --no-build-isolation -e .
 }
 
 # Meta-World renders through EGL; where no GPU driver brings it, Mesa's software renderer serves.
