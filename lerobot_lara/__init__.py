@@ -6,5 +6,14 @@ they are built.
 
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
+from lerobot_lara.dit.processor_lara_dit import LaraTokenizerProcessorStep
+from lerobot_lara.envs.configuration_metaworld_fast import MetaworldFastEnvConfig
+from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 
-__all__ = ["LaraConfig", "LaraDiTConfig"]
+__all__ = [
+    "LaraConfig",
+    "LaraDiTConfig",
+    "LaraLAMConfig",
+    "LaraTokenizerProcessorStep",
+    "MetaworldFastEnvConfig",
+]

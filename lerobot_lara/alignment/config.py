@@ -31,7 +31,7 @@ class LatentAlignmentConfig(BaseConfig):
         alignment_pooling: "mean" over the action tokens that hold real steps, or "last" token (reference).
         alignment_target: "joint" lets the gradient into the LAM (paper), "stop" detaches the latent action,
             "ema" aligns to a slow copy of the LAM.
-        alignment_centring: Subtract running means from both sides before the cosine. Without it a constant
+        alignment_centring: Subtract the batch means from both sides before the cosine. Without it a constant
             prediction scores well; False is the reference's plain cosine.
         alignment_loss_weight: Weight of the alignment loss; the flow loss has 1.
         lam_loss_weight: Weight of the LAM's own loss.
@@ -98,6 +98,7 @@ class LatentAlignmentConfig(BaseConfig):
             )
         return self.alignment_layer
 
-    def lam_fields(self) -> dict[str, Any]:
-        """The fields of this mixin by name: what a plain base configuration does not know."""
-        return {name: getattr(self, name) for name in LatentAlignmentConfig.__dataclass_fields__}
+    @staticmethod
+    def field_names() -> set[str]:
+        """Names of the fields this mixin adds: what a plain base configuration does not know."""
+        return set(LatentAlignmentConfig.__dataclass_fields__)

@@ -84,29 +84,26 @@ class LatentAlignmentMixin(BasePolicy):
         Raises:
             ValueError: `lam_path` is missing, is no LAM, or its frame gap or latent width do not fit.
         """
-        config, state = self.config, {}
-        if self._checkpoint is not None and self._recorded_lam_path() == config.lam_path:
+        config = self.config
+        state: dict[str, Tensor] = {}
+        recorded = self._recorded_lam_path()
+        if recorded is not None and recorded == config.lam_path:
             path, revision = self._checkpoint
             lam = LatentActionModel.from_pretrained(path, revision=revision, subfolder=LAM_FOLDER)
             state = load_file(self._checkpoint_file(ALIGNMENT_FILE))
         elif config.lam_path is None:
             raise ValueError(
                 "`lam_path` is missing: LARA aligns the policy with a latent action model. Train one with "
-                "`lerobot-train --policy.type=lara_lam ...` and pass its folder or Hub id as "
-                "--policy.lam_path."
+                "`lerobot-train --policy.type=lara_lam ...` and pass its folder or Hub id as --policy.lam_path."
             )
         else:
             logger.info("Aligning with the latent action model %s", config.lam_path)
             lam = LatentActionModel.from_pretrained(config.lam_path)
-        if lam.frame_gap is not None and lam.frame_gap != config.frame_gap:
-            raise ValueError(
-                f"`lam_path` {config.lam_path} was trained with a frame gap of {lam.frame_gap} control "
-                f"steps, but `frame_gap` is {config.frame_gap}. Pass --policy.frame_gap={lam.frame_gap}, "
-                f"or train a LAM for {config.frame_gap}."
-            )
+        latent_width = lam.num_latent_tokens * lam.latent_dim
+        self._check_lam(lam.frame_gap, latent_width, recorded)
         alignment = LatentAlignment(
             hidden_width=config.width,
-            latent_width=lam.num_latent_tokens * lam.latent_dim,
+            latent_width=latent_width,
             head=config.alignment_head,
             pooling=config.alignment_pooling,
             centring=config.alignment_centring,
@@ -229,6 +226,25 @@ class LatentAlignmentMixin(BasePolicy):
         rest = {key: value for key, value in state.items() if key.startswith(TRAINING_ONLY[1:])}
         save_file({key: value.contiguous() for key, value in rest.items()}, save_directory / ALIGNMENT_FILE)
 
+    def _check_lam(self, frame_gap: int, latent_width: int, recorded: str | None) -> None:
+        config = self.config
+        if frame_gap != config.frame_gap:
+            raise ValueError(
+                f"`lam_path` {config.lam_path} was trained with a frame gap of {frame_gap} control steps, but "
+                f"`frame_gap` is {config.frame_gap}. Pass --policy.frame_gap={frame_gap}, or train a LAM for "
+                f"{config.frame_gap}."
+            )
+        if recorded is None or recorded == config.lam_path:
+            return
+        expected = load_file(self._checkpoint_file(ALIGNMENT_FILE))["alignment.latent_width"].item()
+        if latent_width != expected:
+            raise ValueError(
+                f"`lam_path` {config.lam_path} has latent actions of width {latent_width}, but the policy's "
+                f"checkpoint was aligned with width {expected} ({recorded}). Use a LAM of that width, or start a "
+                "new alignment: `lara export-dit` the checkpoint, then --policy.type=lara "
+                "--policy.pretrained_path=<exported>."
+            )
+
     def _load_alignment_state(self, state: dict[str, Tensor]) -> None:
         if not state:
             return
@@ -244,6 +260,9 @@ class LatentAlignmentMixin(BasePolicy):
         self.load_state_dict({key: state[key] for key in own}, strict=False)
 
     def _recorded_lam_path(self) -> str | None:
+        """The `lam_path` in the checkpoint's own config; None without a checkpoint, or one of the plain base."""
+        if self._checkpoint is None:
+            return None
         return json.loads(Path(self._checkpoint_file("config.json")).read_text()).get("lam_path")
 
     def _checkpoint_file(self, name: str) -> str:

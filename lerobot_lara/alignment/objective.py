@@ -3,11 +3,13 @@
 L_align = mean over pairs of 1 - cos(P(pool(h)), z) (paper §3.2; REPA, arXiv 2410.06940), with both sides
 centred: against a target that receives gradient, the plain cosine has a constant solution.
 
-Legend: B batch, N action tokens, D hidden width, Z = L * C flattened latent action.
+The centre is the batch's own mean. A running mean is not enough: it lags, so that two constants which drift
+the same way keep a common offset from it, and the loss goes to zero while retrieval stays at chance.
+
+Legend: B batch, V valid pairs, N action tokens, D hidden width, Z = L * C flattened latent action.
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,13 +22,15 @@ class LatentAlignment(nn.Module):
         latent_width: Z.
         head: "mlp" (two hidden layers) or "linear".
         pooling: "mean" over valid tokens, or "last" token.
-        centring: Subtract running means of both sides.
-        momentum: Share of the running mean kept at each update.
+        centring: Subtract the batch means of both sides; False is the reference's plain cosine.
+
+    Attributes:
+        num_updates: Training batches seen, for the LAM's warm-up.
+        latent_width: Z, kept in checkpoints to tell whether another LAM fits.
     """
 
-    predicted_mean: Tensor
-    target_mean: Tensor
     num_updates: Tensor
+    latent_width: Tensor
 
     def __init__(
         self,
@@ -36,12 +40,10 @@ class LatentAlignment(nn.Module):
         head: str = "mlp",
         pooling: str = "mean",
         centring: bool = True,
-        momentum: float = 0.95,
     ) -> None:
         super().__init__()
         self.pooling = pooling
         self.centring = centring
-        self.momentum = momentum
         self.alignment_head: nn.Module
         if head == "linear":
             self.alignment_head = nn.Linear(hidden_width, latent_width)
@@ -54,9 +56,8 @@ class LatentAlignment(nn.Module):
                 nn.SiLU(),
                 nn.Linear(hidden_width, latent_width),
             )
-        self.register_buffer("predicted_mean", torch.zeros(latent_width))
-        self.register_buffer("target_mean", torch.zeros(latent_width))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+        self.register_buffer("latent_width", torch.tensor(latent_width))
 
     def forward(
         self,
@@ -73,20 +74,20 @@ class LatentAlignment(nn.Module):
             pair_valid: (B,) bool; False where the frame pair crosses the episode's end. None: all valid.
 
         Returns:
-            The loss (0, still in the graph, when no pair is valid), and what the diagnostics compare: the
-            projected prediction and the target of the valid pairs, (V, Z) each, neither centred.
+            The loss (0, still in the graph, with too few valid pairs: centring needs two), and what the
+            diagnostics compare: the projected prediction and the target of the valid pairs, (V, Z) each,
+            neither centred.
         """
         predicted = self.alignment_head(self._pool(hidden_states, token_valid)).float()  # (B, Z)
         target = latent_action.flatten(1).float()  # (B, Z)
         if pair_valid is not None:
             predicted, target = predicted[pair_valid], target[pair_valid]  # (V, Z)
-        if self.training:
-            self._update_means(predicted.detach(), target.detach())
-        if len(predicted) == 0:
+        self.num_updates += self.training
+        if len(predicted) < (2 if self.centring else 1):
             return hidden_states.sum() * 0 + latent_action.sum() * 0, predicted, target
         centred = (predicted, target)
         if self.centring:
-            centred = (predicted - self.predicted_mean, target - self.target_mean)
+            centred = (predicted - predicted.mean(0), target - target.mean(0))
         loss = (1 - F.cosine_similarity(*centred, dim=-1)).mean()
         return loss, predicted, target
 
@@ -99,18 +100,3 @@ class LatentAlignment(nn.Module):
             return hidden_states[torch.arange(len(last), device=last.device), last]  # (B, D)
         weights = valid[..., None].to(hidden_states.dtype)
         return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)  # (B, D)
-
-    @torch.no_grad()
-    def _update_means(self, predicted: Tensor, target: Tensor) -> None:
-        """Moves the running means toward this batch's, over all ranks; the first batch sets them."""
-        count = torch.tensor([float(len(predicted))], device=predicted.device)
-        sums = torch.cat([predicted.sum(0), target.sum(0), count])  # (2 Z + 1,)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        if sums[-1] == 0:
-            return
-        predicted_mean, target_mean = (sums[:-1] / sums[-1]).chunk(2)
-        momentum = self.momentum if self.num_updates > 0 else 0.0
-        self.predicted_mean.lerp_(predicted_mean, 1 - momentum)
-        self.target_mean.lerp_(target_mean, 1 - momentum)
-        self.num_updates += 1

@@ -21,9 +21,10 @@ from lerobot_lara.dit.action_head import FlowMatchingActionHead
 from lerobot_lara.dit.conditioning import ObservationEncoder
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.flow_matching import flow_matching_loss, interpolate, sample_timestep, velocity_target
+from lerobot_lara.policy_loading import ExplainedLoading
 
 
-class LaraDiTPolicy(PreTrainedPolicy):
+class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
     """Flow-matching DiT policy.
 
     Batch keys: every camera of `config.image_features` (B, 3, H, W) in [0, 1]; `observation.state` (B, S);
