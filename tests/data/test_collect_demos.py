@@ -1,0 +1,212 @@
+"""Scripted demonstrations as LeRobot datasets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+from lerobot_lara.cli import main
+from lerobot_lara.data import collect_demos as collector
+from lerobot_lara.data.collect_demos import collect_demos
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def scripted_expert() -> Any:
+    """Skips where nothing can be rendered; closes the environments afterwards."""
+    try:
+        from lerobot_lara.envs import scripted_expert
+
+        env = collector._environment("door-close-v3", SIZE)
+        env.reset(seed=0)
+    except Exception as error:
+        pytest.skip(f"Meta-World cannot render here: {type(error).__name__}: {error}")
+    yield scripted_expert
+    collector._environment.cache_clear()
+
+
+@pytest.fixture
+def collect(scripted_expert, tmp_path) -> Any:
+    def run(name: str = "demos", **kwargs: Any) -> Path:
+        defaults = {"tasks": "door-close-v3,reach-v3", "episodes": 2, "image_size": SIZE}
+        return collect_demos(repo_id="local/demos", root=tmp_path / name, **{**defaults, **kwargs})
+
+    return run
+
+
+def read_frames(root: Path) -> pd.DataFrame:
+    return pd.concat(pd.read_parquet(path) for path in sorted(root.glob("data/*/*.parquet")))
+
+
+def assert_same_dataset(root: Path, expected: Path) -> None:
+    files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
+    assert sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file()) == files
+    pd.testing.assert_frame_equal(read_frames(root), read_frames(expected))
+    for name in ("collection.json", "stats.json", "info.json"):
+        assert (root / "meta" / name).read_text() == (expected / "meta" / name).read_text(), name
+
+
+def test_demonstrations_are_a_lerobot_dataset_in_turns(collect):
+    root = collect()
+    assert not root.with_name("demos.partial").exists()
+    dataset = LeRobotDataset("local/demos", root=root)
+    assert dataset.fps == 80
+    assert dataset.num_episodes == 4
+    assert [episode["tasks"][0] for episode in dataset.meta.episodes] == [
+        "Close a door with a revolving joint",
+        "Reach a goal position",
+    ] * 2
+    item = dataset[0]
+    assert item["observation.image"].shape == (3, SIZE, SIZE)
+    assert 0 <= item["observation.image"].min() < item["observation.image"].max() <= 1
+    assert item["observation.state"].shape == (4,)
+    assert item["action"].abs().max() <= 1
+    assert item["task"] == "Close a door with a revolving joint"
+    records = json.loads((root / "meta" / "collection.json").read_text())["episodes"]
+    assert [record["noise_std"] for record in records] == [0.09, 0.09, 0.3, 0.3]
+    assert min(record["simulator_seed"] for record in records) >= 2**20, "lerobot-eval's seeds are below"
+    assert len({record["simulator_seed"] for record in records}) == 4
+
+
+def test_label_is_the_clean_action_and_noise_is_executed(scripted_expert):
+    env = collector._environment("door-close-v3", SIZE)
+    executed = []
+    step = env.step
+    env.step = lambda action: executed.append(action) or step(action)
+    try:
+        recorded = scripted_expert.record_demonstration(env, seed=0, episode=1)
+    finally:
+        del env.step
+    assert recorded["failed_attempts"] == 0 and recorded["noise_std"] == 0.3
+    difference = np.stack(executed) - recorded["actions"]
+    assert not difference[:, 3].any(), "the gripper is not disturbed"
+    free = (np.abs(np.stack(executed)[:, :3]) < 1).all(axis=1)
+    assert 0.1 < difference[free, :3].std() < 0.5
+    noise = difference[:, 1]
+    assert np.corrcoef(noise[:-1], noise[1:])[0, 1] > 0.5, "noise is correlated over steps"
+    np.testing.assert_allclose(
+        recorded["states"][0, :3], env.reset(seed=recorded["simulator_seed"])[0]["agent_pos"][:3], atol=1e-6
+    )
+
+
+def test_failed_attempts_are_drawn_again_and_counted(collect, scripted_expert, monkeypatch, caplog):
+    attempt = scripted_expert._attempt
+    seeds = []
+
+    def fail_first(env, generator, simulator_seed, *args):
+        seeds.append(simulator_seed)
+        frames = attempt(env, generator, simulator_seed, *args)
+        return None if len(seeds) == 1 else frames
+
+    monkeypatch.setattr(scripted_expert, "_attempt", fail_first)
+    with caplog.at_level("INFO"):
+        root = collect(tasks="door-close-v3", episodes=1)
+    (record,) = json.loads((root / "meta" / "collection.json").read_text())["episodes"]
+    assert record["failed_attempts"] == 1
+    assert record["simulator_seed"] == seeds[1] != seeds[0]
+    assert "1 episodes kept of 2 attempts" in caplog.text
+
+
+def test_a_task_that_is_never_solved_is_an_error(scripted_expert, monkeypatch):
+    monkeypatch.setattr(scripted_expert, "_attempt", lambda *args: None)
+    with pytest.raises(RuntimeError, match="door-close-v3: the expert failed 20 times"):
+        scripted_expert.record_demonstration(collector._environment("door-close-v3", SIZE), seed=0, episode=0)
+
+
+def test_resume_after_an_interruption_gives_the_same_dataset(collect, tmp_path, monkeypatch):
+    expected = collect("whole")
+    save = LeRobotDataset.save_episode
+
+    def save_then_die(dataset, *args, **kwargs):
+        save(dataset, *args, **kwargs)
+        if dataset.meta.total_episodes == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LeRobotDataset, "save_episode", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        collect("resumed")
+    monkeypatch.undo()
+    assert not (tmp_path / "resumed").exists()
+    staged = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("resumed.partial/episodes/*.npz")}
+    assert len(staged) == 2
+
+    with pytest.raises(ValueError, match="--resume"):
+        collect("resumed")
+    with pytest.raises(ValueError, match="episodes is 2 there, 3 now"):
+        collect("resumed", episodes=3, resume=True)
+    recorded = []
+    stage = collector._stage_episode
+    monkeypatch.setattr(
+        collector,
+        "_stage_episode",
+        lambda settings, order, path: recorded.append(path.exists()) or stage(settings, order, path),
+    )
+    root = collect("resumed", resume=True)
+    assert recorded == [True, True, False, False], "episodes on disk are not recorded again"
+    assert_same_dataset(root, expected)
+    recorded.clear()
+    assert collect("resumed", resume=True) == root
+    assert not recorded, "nothing is left to do"
+
+
+def test_number_of_workers_does_not_matter(collect):
+    assert_same_dataset(collect("parallel", workers=2), collect("serial"))
+
+
+def test_existing_data_is_not_overwritten_unasked(collect, tmp_path):
+    root = collect(tasks="door-close-v3", episodes=1)
+    before = read_frames(root)
+    with pytest.raises(ValueError, match="exists already"):
+        collect(tasks="door-close-v3", episodes=1, seed=1)
+    pd.testing.assert_frame_equal(read_frames(root), before)
+    with pytest.raises(ValueError, match="exclude each other"):
+        collect(resume=True, overwrite=True)
+    collect(tasks="door-close-v3", episodes=1, seed=1, overwrite=True)
+    assert len(read_frames(root)) != len(before) or not read_frames(root).equals(before)
+
+    other = tmp_path / "holiday"
+    other.mkdir()
+    (other / "photo.jpg").touch()
+    with pytest.raises(ValueError, match="not a dataset"):
+        collect("holiday", overwrite=True)
+    with pytest.raises(ValueError, match="not written by collect-demos"):
+        collect("holiday", resume=True)
+    assert (other / "photo.jpg").exists()
+
+
+@pytest.mark.parametrize("storage", ["image", "video"])
+def test_action_free_dataset_has_frames_and_task_only(scripted_expert, tmp_path, storage):
+    root = tmp_path / "demos"
+    arguments = f"collect-demos --tasks door-close-v3 --episodes 1 --image-size {SIZE} --repo-id local/demos"
+    arguments += f" --root {root} --action-free --storage {storage} --seed 7 --steps-after-success 0"
+    assert main(arguments.split()) == 0
+    dataset = LeRobotDataset("local/demos", root=root)
+    assert "action" not in dataset.features and "observation.state" not in dataset.features
+    assert dataset.features["observation.image"]["dtype"] == storage
+    assert "action" not in dataset[0] and "observation.state" not in dataset[0]
+    assert dataset[0]["task"] == "Close a door with a revolving joint"
+    assert dataset[len(dataset) - 1]["observation.image"].shape == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"tasks": "door-clos-v3"}, "door-close-v3"),
+        ({"episodes": 0}, "episodes must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"image_size": 0}, "image_size must be at least 1"),
+        ({"storage": "gif"}, "'image' or 'video'"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        collect_demos(
+            **{"tasks": "reach-v3", "episodes": 1, "repo_id": "a/b", "root": tmp_path / "demos", **kwargs}
+        )
+    assert not any(tmp_path.iterdir())
