@@ -323,13 +323,11 @@ def _add_episode(dataset: "LeRobotDataset", path: Path, settings: ImportSettings
 
 def _close_dataset(dataset: "LeRobotDataset", settings: ImportSettings, clips: Sequence[str]) -> None:
     """Completes the files, so that an interrupted import too is a valid dataset that can be resumed."""
-    if dataset.has_pending_frames():
-        dataset.clear_episode_buffer()
     dataset.finalize()
     if not clips:
         shutil.rmtree(dataset.root)
         return
-    shutil.rmtree(dataset.root / "images", ignore_errors=True)  # frames on their way into a video
+    shutil.rmtree(dataset.root / "images", ignore_errors=True)  # of a clip that was interrupted
     manifest = json.dumps({"settings": asdict(settings), "clips": clips}, indent=2, ensure_ascii=False)
     (dataset.root / MANIFEST_PATH).write_text(manifest, encoding="utf-8")
 

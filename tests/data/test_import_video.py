@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from lerobot_lara.cli import main
@@ -54,12 +55,19 @@ def write_clip(
     return path
 
 
-def write_sound(path):
+def write_sound(path, *, cover=False):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuvj420p"
+            picture.disposition = Disposition.attached_pic.value
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
+        if cover:
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
+            container.mux(picture.encode())
         container.mux(stream.encode())
     return path
 
@@ -196,7 +204,7 @@ class TestClips:
 
     @pytest.mark.parametrize("color", [(1, 1), (5, 1), (5, 2)], ids=["BT.709", "BT.601", "BT.601 full range"])
     def test_colors_are_right_in_every_color_space(self, tmp_path, color):
-        (image, *_) = read_frames(write_clip(tmp_path / "clip.mp4", codec="libx264", color=color))
+        (image, *_) = read_frames(write_clip(tmp_path / "clip.webm", codec="libvpx-vp9", color=color))
         np.testing.assert_allclose(np.stack(corners(image)), [RED, GREEN, GREY, BLUE], atol=5)
 
     def test_rotated_phone_videos_are_turned_upright(self, tmp_path):
@@ -242,7 +250,7 @@ class TestOptions:
         write_clip(folder / "c" / "a.mp4", num_frames=3)
         (folder / ".hidden.mp4").write_bytes(b"not looked at")
         result = run_import(folder)
-        assert result.imported == ["a.avi", "b.mp4", "c/a.mp4"]
+        assert result.imported == ["a.avi", "b.mp4", "c/a.mp4"] and not result.failures
         dataset = load(result.root)
         assert [episode["length"] for episode in dataset.meta.episodes] == [4, 5, 3]
         assert dataset.fps == 10
@@ -294,6 +302,7 @@ class TestBadFiles:
         (folder / "empty.mp4").touch()
         (folder / "text.webm").write_text("not a video")
         write_sound(folder / "sound.mp4")
+        write_sound(folder / "sound_with_cover.mp4", cover=True)
         write_clip(folder / "single.avi", num_frames=1)
         cut = write_clip(folder / "cut.mkv", num_frames=30)
         cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 4])
@@ -302,10 +311,12 @@ class TestBadFiles:
     def test_they_are_left_out_with_their_reasons_and_the_rest_is_imported(self, bad_folder):
         result = run_import(bad_folder)
         assert result.imported == ["a.avi", "b.mp4"]
-        assert result.failures.keys() == {"empty.mp4", "text.webm", "sound.mp4", "single.avi", "cut.mkv"}
+        names = {"empty.mp4", "text.webm", "sound.mp4", "sound_with_cover.mp4", "single.avi", "cut.mkv"}
+        assert result.failures.keys() == names
         assert result.failures["empty.mp4"] == "empty file (0 bytes)"
         assert "not a readable video: Invalid data" in result.failures["text.webm"]
         assert result.failures["sound.mp4"] == "no video stream (sound only)"
+        assert result.failures["sound_with_cover.mp4"] == "no video stream (sound only)"
         assert result.failures["single.avi"] == "a single frame: nothing moves"
         assert "cut off: only" in result.failures["cut.mkv"]
         dataset = load(result.root)
@@ -320,7 +331,7 @@ class TestBadFiles:
         )
         output = capsys.readouterr().out
         assert "2 clips imported" in output and "holds 2 episodes, 9 frames of 48x64" in output
-        assert "5 clips were not imported:" in output
+        assert "6 clips were not imported:" in output
         assert "  empty.mp4: empty file (0 bytes)\n" in output and "  cut.mkv: cut off" in output
 
     @pytest.mark.parametrize("names", [["empty.mp4"], ["cut.mkv"]], ids=["does not open", "does not decode"])
