@@ -216,7 +216,7 @@ def _load_torchvision(name: str, *, image_size: int, layer: int | None, random: 
 def _load_transformers(model_class: Any, path: str, config: Any, *, random: bool) -> Any:
     """Instantiates a transformers model in float32 and refuses one whose weights did not all load."""
     if random:
-        return (getattr(model_class, "from_config", None) or model_class)(config)
+        return _without_pooler((getattr(model_class, "from_config", None) or model_class)(config))
     model, info = model_class.from_pretrained(
         path, config=config, dtype=torch.float32, output_loading_info=True
     )
@@ -224,6 +224,13 @@ def _load_transformers(model_class: Any, path: str, config: Any, *, random: bool
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key and "head" not in key)
     if missing:
         raise UnavailableError(f"its checkpoint lacks {len(missing)} weights, among them {missing[0]!r}.")
+    return _without_pooler(model)
+
+
+def _without_pooler(model: Any) -> Any:
+    """Drops ViT's and BERT's pooling head: only token states are used, and it would never get a gradient."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
     return model
 
 
