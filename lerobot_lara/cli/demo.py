@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the study; returns 1 if one of its commands failed."""
+    # Ended like this, the process would otherwise leave its children running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         report = run_demo(
             args.output_dir,

@@ -26,15 +26,15 @@ ARM_LABELS = {
 }
 DPI = 130
 
-# Name shown in front of each metric: lower-case words, with the abbreviations LeRobot uses spelled out.
+# Titles of metrics whose name does not read well.
 _METRIC_LABELS = {
     "grdn": "gradient norm",
     "lr": "learning rate",
     "psnr": "PSNR (dB)",
-    "copy_psnr": "PSNR (dB)",
+    "lam_psnr": "LAM PSNR (dB)",
 }
 # Curves that say most when drawn together: the second is drawn dashed into the panel of the first.
-_REFERENCE_CURVES = {"psnr": "copy_psnr"}
+_REFERENCE_CURVES = {"psnr": "copy_psnr", "lam_psnr": "lam_copy_psnr"}
 
 plt.rcParams.update(
     {
@@ -124,7 +124,7 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
             if (reference := _REFERENCE_CURVES.get(name)) in curves:
                 panel.plot(*zip(*curves[reference], strict=True), "--", color="#777", label="copy o_t")
                 panel.legend(fontsize=7.5)
-        panel.set_title(_METRIC_LABELS.get(name, name.replace("_", " ")))
+        panel.set_title(_METRIC_LABELS.get(name, name.replace("lam_", "LAM ").replace("_", " ")))
     for panel in grid.flat[len(names) :]:
         panel.set_visible(False)
     for panel in grid[-1]:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -128,19 +129,23 @@ def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> 
 
     running: list[_Process] = []
     try:
-        while pending or running:
-            for job in [job for job in pending if done.issuperset(job.needs)]:
-                if len(running) < num_parallel:
-                    pending.remove(job)
-                    running.append(_Process(job, state_dir, slot=_free_slot(running)))
-            if not running:
-                raise ValueError(f"jobs {[job.name for job in pending]} need jobs that are not in the study.")
-            time.sleep(POLL_INTERVAL_S)
-            for process in list(running):
-                if process.poll():
-                    running.remove(process)
-                    done.add(process.job.name)
-                    times[process.job.name] = process.time
+        # Messages go above the progress bars instead of through them.
+        with logging_redirect_tqdm():
+            while pending or running:
+                for job in [job for job in pending if done.issuperset(job.needs)]:
+                    if len(running) < num_parallel:
+                        pending.remove(job)
+                        running.append(_Process(job, state_dir, slot=_free_slot(running)))
+                if not running:
+                    raise ValueError(
+                        f"jobs {[job.name for job in pending]} need jobs that are not in the study."
+                    )
+                time.sleep(POLL_INTERVAL_S)
+                for process in list(running):
+                    if process.poll():
+                        running.remove(process)
+                        done.add(process.job.name)
+                        times[process.job.name] = process.time
     finally:
         for process in running:
             process.stop()

@@ -181,13 +181,11 @@ def _describe_counts(successes: int, episodes: int) -> dict[str, Any]:
 
 
 def _check_learned(totals: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    rates = {arm: total["successes"] / total["episodes"] for arm, total in totals.items() if arm != "zero"}
-    best = max(rates, key=rates.__getitem__)
+    best = max(total["successes"] / total["episodes"] for arm, total in totals.items() if arm != "zero")
     return {
         "name": "The tasks are learned",
-        "passed": rates[best] >= LEARNED_RATE,
-        "finding": f"the better policy, {figures.ARM_LABELS.get(best, best)}, solves {rates[best]:.0%} of all "
-        f"episodes (asked for: {LEARNED_RATE:.0%})",
+        "passed": best >= LEARNED_RATE,
+        "finding": f"the better of the two policies solves {best:.0%} of all episodes (asked for: {LEARNED_RATE:.0%})",
     }
 
 

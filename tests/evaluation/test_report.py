@@ -23,7 +23,7 @@ def test_report_states_that_lara_wins(study, results):
     assert "70–97" in text  # the Wilson interval of 18/20
     assert page.count("data:image/png;base64,") == 6
     assert "No figure" not in text
-    assert "lerobot-eval_lara --flag=&lt;eval_lara&gt;" in page
+    assert "lerobot-eval_lara \\\n    --flag=&lt;eval_lara&gt;" in page
     assert "http" not in re.sub(r"base64,\S+", "", page), "the page must need nothing from elsewhere"
 
 
@@ -47,7 +47,7 @@ def test_report_warns_of_what_failed(tmp_path, results, caplog, monkeypatch):
     assert text.count("FAILED") == 3
     assert "a robot that does nothing is counted as successful on door-close-v3 (4/20)" in text
     assert "no better than shuffled latent actions" in text
-    assert "solves 10% of all episodes" in text
+    assert "the better of the two policies solves 10% of all episodes" in text
     assert caplog.text.count("CHECK FAILED") == 3
 
 
