@@ -289,7 +289,9 @@ def _open_dataset(repo_id: str, root: Path, settings: ImportSettings, *, append:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     if append:
-        return LeRobotDataset.resume(repo_id, root=root, image_writer_threads=4)
+        dataset = LeRobotDataset.resume(repo_id, root=root, image_writer_threads=4)
+        (root / MANIFEST_PATH).unlink()  # until it is closed, so that a killed import is known as such
+        return dataset
     if root.exists():
         root.rmdir()  # LeRobot insists on making it; `_open_existing` has seen that it is empty
     frames = {

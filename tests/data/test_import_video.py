@@ -511,6 +511,15 @@ class TestExistingDataset:
         ):
             run_import(folder, resume=True)
 
+    def test_resume_refuses_what_a_killed_resume_left(self, folder, monkeypatch):
+        run_import(folder)
+        write_clip(folder / "c.mp4")
+        monkeypatch.setattr(module, "_close_dataset", lambda *_: None)
+        run_import(folder, resume=True)
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match=r"cannot be resumed: .*killed before it could close its files"):
+            run_import(folder, resume=True)
+
     def test_an_interrupted_import_is_complete_so_far_and_can_be_resumed(self, folder, monkeypatch):
         read = module.read_frames
 
