@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from rendering import skip_without_rendering
 
 from lerobot_lara.cli import main
 from lerobot_lara.data import collect_demos as collector
@@ -19,13 +20,9 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def scripted_expert() -> Any:
     """Skips where nothing can be rendered; closes the environments afterwards."""
-    try:
-        from lerobot_lara.envs import scripted_expert
+    skip_without_rendering()
+    from lerobot_lara.envs import scripted_expert
 
-        env = collector._environment("door-close-v3", SIZE)
-        env.reset(seed=0)
-    except Exception as error:
-        pytest.skip(f"Meta-World cannot render here: {type(error).__name__}: {error}")
     yield scripted_expert
     collector._environment.cache_clear()
 

@@ -1,11 +1,11 @@
 """The environment type `metaworld_fast`, alone and under LeRobot's own evaluation."""
 
-import functools
 import os
 import subprocess
 import sys
 from typing import Any
 
+import draccus
 import numpy as np
 import pytest
 import torch
@@ -13,6 +13,7 @@ from lerobot.configs import FeatureType
 from lerobot.envs.configs import EnvConfig
 from lerobot.envs.factory import make_env
 from lerobot.envs.utils import env_to_policy_features
+from rendering import skip_without_rendering
 
 from lerobot_lara.envs.configuration_metaworld_fast import (
     MetaworldFastEnvConfig,
@@ -24,25 +25,10 @@ SIZE = 32
 ZERO = np.zeros(4, dtype=np.float32)
 
 
-@functools.cache
-def rendering_problem() -> str | None:
-    """Returns why nothing can be rendered here, or None."""
-    try:
-        from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
-
-        env = MetaworldFastEnv("reach-v3", image_size=SIZE)
-        env.reset(seed=0)
-        env.close()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
 @pytest.fixture
 def make() -> Any:
     """Returns a maker of environments that are closed after the test."""
-    if problem := rendering_problem():
-        pytest.skip(f"Meta-World cannot render here: {problem}")
+    skip_without_rendering()
     from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
 
     made = []
@@ -82,6 +68,20 @@ def test_registered_features_match_the_observation(make):
     assert observation["agent_pos"].shape == (4,)
 
 
+def test_configuration_survives_the_command_line_and_a_saved_file():
+    arguments = [
+        "--type=metaworld_fast",
+        "--task=reach-v3,door-close-v3",
+        "--image_size=64",
+        "--episode_length=9",
+    ]
+    config = draccus.parse(EnvConfig, args=arguments)
+    assert (config.task, config.image_size, config.episode_length) == ("reach-v3,door-close-v3", 64, 9)
+    assert config.features["pixels"].shape == (64, 64, 3)
+    assert draccus.decode(EnvConfig, draccus.encode(config, EnvConfig)) == config
+
+
+@pytest.mark.e2e
 def test_registering_the_type_imports_no_simulator():
     code = "import sys, lerobot_lara; sys.exit('mujoco' in sys.modules or 'metaworld' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
