@@ -170,7 +170,10 @@ class LatentActionModel(nn.Module):
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"Corrupted checkpoint: {file} does not fit its config.json. {error}") from error
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"Corrupted checkpoint: {file} does not fit its config.json. {reason}"
+            ) from error
         return model.eval()
 
     def save_pretrained(self, directory: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> None:
