@@ -154,16 +154,20 @@ def _film_strips(results: Mapping[str, Any], output_dir: Path) -> Iterable[figur
             info = json.loads((output_dir / "eval" / arm / "eval_info.json").read_text())
             entry = next(entry for entry in info["per_task"] if entry["task_group"] == task)
             directory = output_dir / "eval" / arm / "videos" / f"{task}_{entry['task_id']}"
-            filmed = [
-                (success, directory / f"eval_episode_{episode}.mp4")
-                for episode, success in enumerate(entry["metrics"]["successes"])
-                if (directory / f"eval_episode_{episode}.mp4").is_file()
-            ]
-            if filmed:
-                success, video = next((film for film in filmed if film[0]), filmed[0])
-                outcome = "solved" if success else "not solved"
-                label = f"{task}, {figures.ARM_LABELS[arm]}: {outcome}"
-                yield figures.FilmStrip(label, read_frames(video, STRIP_FRAMES), arm)
+            videos = {
+                episode: directory / f"eval_episode_{episode}.mp4"
+                for episode in range(len(entry["metrics"]["successes"]))
+            }
+            solved = {
+                episode: entry["metrics"]["successes"][episode]
+                for episode, video in videos.items()
+                if video.is_file()
+            }
+            if solved:
+                episode = next((episode for episode, success in solved.items() if success), min(solved))
+                outcome = "solved" if solved[episode] else "not solved"
+                label = f"{task}, {figures.ARM_LABELS[arm]}, episode {episode}: {outcome}"
+                yield figures.FilmStrip(label, read_frames(videos[episode], STRIP_FRAMES), arm)
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -60,7 +60,7 @@ def write_training_log(
 
 
 def write_eval_info(directory: Path, counts: dict[str, dict[str, int]], *, films: bool = False) -> None:
-    """Writes `eval_info.json` in the form of `lerobot-eval`, with a film per task if asked for."""
+    """Writes `eval_info.json` in the form of `lerobot-eval`, with films of the first and last episode on demand."""
     from lerobot.utils.io_utils import write_video
 
     per_task = []
@@ -76,7 +76,8 @@ def write_eval_info(directory: Path, counts: dict[str, dict[str, int]], *, films
             for time, frame in enumerate(walk):
                 frame[:] = (190, 200, 210)
                 frame[20:44, 4 * time : 4 * time + 16] = (200, 90, 40)
-            write_video(str(folder / "eval_episode_0.mp4"), walk, 20)
+            for episode in (0, count["episodes"] - 1):
+                write_video(str(folder / f"eval_episode_{episode}.mp4"), walk, 20)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "eval_info.json").write_text(json.dumps({"per_task": per_task}))
 

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import time
 
@@ -111,12 +112,16 @@ def test_other_settings_are_refused(tmp_path, script, changed):
 
 
 def test_failure_shows_command_and_end_of_log_and_ends_the_others(tmp_path, script):
-    endless = script("endless", "import time; time.sleep(600)")
-    failing = script("failing", "import sys, time; time.sleep(1); print('reason\\nlast words'); sys.exit(3)")
+    pid_file = tmp_path / "pid"
+    write_pid = f"import os, time; Path({str(pid_file)!r}).write_text(str(os.getpid()))"
+    endless = script("endless", f"{write_pid}; time.sleep(60)")
+    failing = script("failing", "import sys, time; time.sleep(2); print('reason\\nlast words'); sys.exit(3)")
     started = time.monotonic()
     with pytest.raises(JobError) as error:
         run_jobs([endless, failing, script("later", needs=("failing",))], state_dir=tmp_path / "jobs")
     assert time.monotonic() - started < 60
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
     assert "Job failing failed: exit status 3" in str(error.value)
     assert "| reason\n  | last words" in str(error.value)
     assert "python -c" in str(error.value)

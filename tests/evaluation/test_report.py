@@ -77,13 +77,13 @@ def test_report_says_which_figure_is_missing(study, results):
 
 
 def test_film_strip_shows_the_first_filmed_success(study, results):
-    finished = results(dit=(0, 0), lara=(20, 0))
+    finished = results(dit=(0, 5), lara=(20, 0))  # failures come first
     strips = list(report._film_strips(finished, study(finished)))
     assert [strip.label for strip in strips] == [
-        "door-close-v3, DiT only: not solved",
-        "door-close-v3, LARA: solved",
-        "drawer-open-v3, DiT only: not solved",
-        "drawer-open-v3, LARA: not solved",
+        "door-close-v3, DiT only, episode 0: not solved",
+        "door-close-v3, LARA, episode 0: solved",
+        "drawer-open-v3, DiT only, episode 19: solved",
+        "drawer-open-v3, LARA, episode 0: not solved",
     ]
     assert strips[0].frames.shape == (8, 64, 64, 3)
     assert abs(int(strips[0].frames[0].mean()) - int(strips[0].frames[-1].mean())) < 60
