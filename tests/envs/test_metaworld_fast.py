@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import draccus
@@ -68,17 +69,17 @@ def test_registered_features_match_the_observation(make):
     assert observation["agent_pos"].shape == (4,)
 
 
+@dataclass
+class Command:
+    env: EnvConfig
+
+
 def test_configuration_survives_the_command_line_and_a_saved_file():
-    arguments = [
-        "--type=metaworld_fast",
-        "--task=reach-v3,door-close-v3",
-        "--image_size=64",
-        "--episode_length=9",
-    ]
-    config = draccus.parse(EnvConfig, args=arguments)
-    assert (config.task, config.image_size, config.episode_length) == ("reach-v3,door-close-v3", 64, 9)
+    arguments = "--env.type=metaworld_fast --env.task=reach-v3 --env.image_size=64 --env.episode_length=9"
+    config = draccus.parse(Command, args=arguments.split()).env
+    assert (config.task, config.image_size, config.episode_length) == ("reach-v3", 64, 9)
     assert config.features["pixels"].shape == (64, 64, 3)
-    assert draccus.decode(EnvConfig, draccus.encode(config, EnvConfig)) == config
+    assert draccus.decode(Command, draccus.encode(Command(config))).env == config
 
 
 @pytest.mark.e2e
