@@ -32,7 +32,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_MODE": "disabled",
 }
-ENVIRONMENT_DEFAULTS = {"MUJOCO_GL": "egl"}
+# Rendering without a display; a backend that the user chose is kept.
+ENVIRONMENT_DEFAULTS = {"MUJOCO_GL": "egl"} if sys.platform == "linux" else {}
 PROGRESS_INTERVAL_S = 30.0
 POLL_INTERVAL_S = 0.5
 LOG_TAIL_LINES = 30
