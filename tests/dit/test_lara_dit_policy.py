@@ -1,0 +1,202 @@
+import pytest
+import torch
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+
+from dit.policies import CAMERA, fake_batch, make_policy
+from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
+from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
+
+
+def loss_of(policy, batch, seed=3):
+    torch.manual_seed(seed)
+    return policy.train()(batch)[0]
+
+
+def test_every_parameter_gets_a_gradient():
+    policy = make_policy()
+    batch = fake_batch()
+    batch["action_is_pad"][0] = True  # an unlabelled sample: the null state is used
+    batch["action_is_pad"][1:] = False
+    loss_of(policy, batch).backward()
+    silent = [n for n, p in policy.named_parameters() if p.grad is None or not p.grad.any()]
+    assert [n for n in silent if not n.endswith("to_k.bias") and "null_state" not in n] == []
+
+
+def test_training_reduces_the_loss():
+    policy, batch = make_policy(fresh=True), fake_batch()
+    optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=5e-3)
+    losses = []
+    for _ in range(150):
+        loss, log = policy.train()(batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert log == {"flow_loss": pytest.approx(loss.item())}
+    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
+
+
+def test_padded_steps_do_not_change_the_loss():
+    policy, batch = make_policy(), fake_batch()
+    batch["action_is_pad"][:, 5:] = True
+    before = loss_of(policy, batch)
+    batch["action"][:, 6:] = 0.5 * batch["action"][:, 6:]  # a patch of padding only: not even an input
+    noisy_input = loss_of(policy, batch)
+    batch["action_is_pad"][:] = False
+    assert before != loss_of(policy, batch)
+    assert abs(before - noisy_input) < 0.2 * abs(before), "padding may reach the input, never the target"
+
+
+def test_padded_dims_do_not_change_the_loss():
+    policy, batch = make_policy(max_action_dim=6, max_state_dim=5), fake_batch()
+    before = loss_of(policy, batch)
+    with torch.no_grad():  # a decoder that is wrong in the padded dimensions only
+        bias = policy.action_head.action_decoder.output.bias.view(2, 6)
+        bias[:, 4:] += 100
+    torch.testing.assert_close(before, loss_of(policy, batch))
+    with torch.no_grad():
+        bias[:, :4] += 100
+    assert loss_of(policy, batch) > 100
+
+
+def test_per_sample_dims_can_be_masked():
+    policy, batch = make_policy(), fake_batch()
+    batch["action_dim_is_pad"] = torch.tensor([[False, False, True, True]] * 4)
+    before = loss_of(policy, batch)
+    with torch.no_grad():
+        policy.action_head.action_decoder.output.bias.view(2, 4)[:, 2:] += 100
+    torch.testing.assert_close(before, loss_of(policy, batch))
+
+
+def test_a_sample_without_actions_adds_nothing_to_the_loss():
+    policy, batch = make_policy(), fake_batch()
+    batch["action_is_pad"][2] = True
+    before = loss_of(policy, batch)
+    batch["action"][2] += 50
+    batch["observation.state"][2] += 50
+    torch.testing.assert_close(before, loss_of(policy, batch))
+    batch["action_is_pad"][:] = True
+    assert loss_of(policy, batch) == 0
+
+
+def test_chunk_from_given_noise_is_reproducible_bit_for_bit():
+    policy, batch = make_policy().eval(), fake_batch(2)
+    noise = torch.randn(2, 8, 4)
+    first = policy.predict_action_chunk(batch, noise=noise)
+    assert first.shape == (2, 8, 4)
+    assert torch.equal(first, policy.predict_action_chunk(batch, noise=noise))
+    assert not torch.allclose(first, policy.predict_action_chunk(batch, noise=noise + 0.1))
+
+
+def test_sampling_runs_from_noise_to_actions():
+    """With a velocity field that points straight at fixed actions, Euler lands on them exactly."""
+    policy, batch = make_policy(num_inference_steps=7).eval(), fake_batch(2)
+    goal, noise = torch.randn(2, 2, 8, 4)
+    times = []
+
+    def velocity(noisy_actions, timestep, **_):
+        times.append(timestep[0].item())
+        return goal - noise
+
+    policy.action_head.forward = velocity
+    torch.testing.assert_close(policy.predict_action_chunk(batch, noise=noise), goal)
+    assert times == pytest.approx([i / 7 for i in range(7)], abs=1e-6)
+
+
+def test_select_action_plays_n_action_steps_then_predicts_again():
+    policy, batch = make_policy().eval(), fake_batch(2)
+    noise = torch.randn(2, 8, 4)
+    chunk = policy.predict_action_chunk(batch, noise=noise)
+    actions = [policy.select_action(batch, noise=noise) for _ in range(5)]
+    torch.testing.assert_close(torch.stack(actions[:4], 1), chunk[:, :4])
+    torch.testing.assert_close(actions[4], chunk[:, 0])
+    policy.reset()
+    torch.testing.assert_close(policy.select_action(batch, noise=noise), chunk[:, 0])
+
+
+def test_real_time_chunking_continues_the_previous_chunk():
+    policy, batch = make_policy(num_inference_steps=10).eval(), fake_batch(1)
+    noise = torch.randn(1, 8, 4)
+    free = policy.predict_action_chunk(batch, noise=noise)
+    assert policy.supports_rtc()
+    policy.config.rtc_config = RTCConfig(execution_horizon=6, max_guidance_weight=10.0)
+    policy.init_rtc_processor()
+    left_over = free[0, 2:] + 0.5
+    guided = policy.predict_action_chunk(
+        batch, noise=noise, inference_delay=2, prev_chunk_left_over=left_over
+    )
+    assert (guided[0, :2] - left_over[:2]).abs().mean() < 0.5 * (free[0, :2] - left_over[:2]).abs().mean()
+
+
+def test_save_and_load_give_the_same_chunk(tmp_path):
+    policy, batch = make_policy(cameras=(CAMERA, "observation.images.wrist")).eval(), fake_batch(2)
+    batch["observation.images.wrist"] = torch.rand(2, 3, 40, 24)
+    policy.save_pretrained(tmp_path)
+    loaded = LaraDiTPolicy.from_pretrained(tmp_path, strict=True)
+    noise = torch.randn(2, 8, 4)
+    expected = policy.predict_action_chunk(batch, noise=noise)
+    assert torch.equal(expected, loaded.predict_action_chunk(batch, noise=noise))
+
+
+def test_a_frozen_vision_encoder_is_not_in_the_checkpoint():
+    policy = make_policy(vision_encoder="random:torchvision:resnet18")
+    assert not any("image_encoder.backbone" in key for key in policy.state_dict())
+    tuned = make_policy(vision_encoder="random:torchvision:resnet18", freeze_vision_encoder=False)
+    assert any("image_encoder.backbone" in key for key in tuned.state_dict())
+
+
+def test_embodiments_select_their_projection():
+    policy, batch = make_policy(num_embodiments=2).eval(), fake_batch(2)
+    noise = torch.randn(2, 8, 4)
+    first = policy.predict_action_chunk(batch | {"embodiment_id": torch.tensor([0, 0])}, noise=noise)
+    mixed = policy.predict_action_chunk(batch | {"embodiment_id": torch.tensor([0, 1])}, noise=noise)
+    torch.testing.assert_close(first[0], mixed[0])
+    assert not torch.allclose(first[1], mixed[1])
+    with pytest.raises(ValueError, match=r"embodiment_id.*num_embodiments"):
+        policy.predict_action_chunk(batch | {"embodiment_id": torch.tensor([0, 2])})
+
+
+def test_works_without_state():
+    policy = make_policy(state=0)
+    policy.predict_action_chunk(fake_batch(2, state=0))
+    assert loss_of(policy, fake_batch(2, state=0)) > 0
+
+
+def test_random_shift_acts_in_training_only():
+    policy, batch = make_policy(random_shift=4), fake_batch(2)
+    assert not torch.equal(policy.train().augment(batch)[CAMERA], batch[CAMERA])
+    assert torch.equal(policy.eval().augment(batch)[CAMERA], batch[CAMERA])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cameras": ()}, "no camera"),
+        ({"action": 0}, "action-free.*lara_lam"),
+        ({"chunk_size": 4, "n_action_steps": 8}, "`n_action_steps` is 8.*chunk_size=4"),
+        ({"num_heads": 3}, "`num_heads` is 3.*width=16"),
+        ({"action_patch_size": 3}, "`action_patch_size` is 3.*chunk_size=8"),
+        ({"max_action_dim": 2}, "`max_action_dim` is 2.*4 dimensions"),
+        ({"dtype": "float16"}, "`dtype`"),
+        ({"state_dropout": 1.0}, "`state_dropout`"),
+        ({"random_shift": -1}, "`random_shift`"),
+        ({"vision_encoder": "nobody/no-such-model"}, "`vision_encoder`.*nobody/no-such-model"),
+        ({"text_encoder": "nobody/no-such-model"}, "`text_encoder`.*nobody/no-such-model"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy(**options)
+
+
+def test_missing_camera_in_the_batch_is_named():
+    policy, batch = make_policy(), fake_batch()
+    batch["observation.images.top"] = batch.pop(CAMERA)
+    with pytest.raises(ValueError, match=r"observation\.image'.*observation\.images\.top"):
+        policy.predict_action_chunk(batch)
+
+
+def test_future_frames_are_not_asked_for():
+    config = LaraDiTConfig(device="cpu", chunk_size=5, n_action_steps=5)
+    assert config.observation_delta_indices is None
+    assert config.action_delta_indices == [0, 1, 2, 3, 4]
