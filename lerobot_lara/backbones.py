@@ -10,6 +10,7 @@ Shapes: N images, P tokens, D width, S text tokens.
 
 from collections.abc import Callable
 from itertools import pairwise
+from math import gcd
 from typing import Any
 
 import torch
@@ -171,6 +172,8 @@ def build_image_encoder(
             raise ValueError(f"`image_size` is {image_size}, but `{field}={name}` needs a multiple of 16.")
         if layer is not None:
             raise ValueError(f"`{field}_layer` is {layer}, but `{field}={name}` has no layer to choose.")
+        if width < 4 or width % 4:
+            raise ValueError(f"`{field}_width` is {width}; it must be a multiple of 4.")
         scratch = _ScratchCNN(width) if name == "cnn" else _ScratchViT(width, image_size)
         return ImageEncoder(scratch, image_size=image_size)
     try:
@@ -224,8 +227,9 @@ class _ScratchCNN(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for c_in, c_out in pairwise((3, 32, 64, width, width)):
-            layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.GroupNorm(8, c_out), nn.SiLU()]
+        for c_in, c_out in pairwise((3, width // 4, width // 2, width, width)):
+            layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.GroupNorm(gcd(8, c_out), c_out)]
+            layers += [nn.SiLU()]
         self.net = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -224,6 +224,8 @@ def test_scratch_encoder_rejects_what_it_cannot_do() -> None:
         build_image_encoder("cnn", image_size=50)
     with pytest.raises(ValueError, match="`vision_encoder_layer` is 1"):
         build_image_encoder("cnn", image_size=64, layer=1)
+    with pytest.raises(ValueError, match="`vision_encoder_width` is 30"):
+        build_image_encoder("cnn", image_size=64, width=30)
 
 
 def test_trial_run_leaves_the_training_mode_alone() -> None:

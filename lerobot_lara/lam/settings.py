@@ -84,7 +84,7 @@ class LatentActionSettings:
     frame_encoder: str = "cnn"
     freeze_frame_encoder: bool = True
     frame_encoder_layer: int | None = None
-    frame_encoder_width: int = 128
+    frame_encoder_width: int = 64
     normalize_frames: bool = True
 
     num_latent_tokens: int = 4
@@ -109,8 +109,8 @@ class LatentActionSettings:
     fdm_width: int = 128
     fdm_num_layers: int = 2
     fdm_num_heads: int = 4
-    fdm_patch_size: int = 8
-    mlp_ratio: float = 4.0
+    fdm_patch_size: int = 16
+    mlp_ratio: float = 2.0
     layer_norm_eps: float = 1e-6
     shared_frame_type: bool = False
     latent_fusion: str = "cross_attention"

@@ -61,6 +61,7 @@ def test_the_reference_can_be_expressed() -> None:
         fdm_num_layers=12,
         fdm_num_heads=12,
         fdm_patch_size=16,
+        mlp_ratio=4.0,
         layer_norm_eps=1e-12,
         shared_frame_type=True,
         latent_fusion="add",
