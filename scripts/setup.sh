@@ -54,16 +54,26 @@ renders() {
   MUJOCO_GL=egl .venv/bin/python -c 'import mujoco; mujoco.GLContext(8, 8).make_current()' >/dev/null 2>&1
 }
 
-install_renderer() {
-  local packages=(libegl1 libgl1-mesa-dri)
-  if [ "$(uname)" != Linux ] || renders; then return; fi
+# Without FFmpeg's libraries LeRobot decodes video with PyAV, several times slower, after pages of warnings.
+decodes() { has_library libavutil; }
+
+has_library() { { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep "$1\.so" >/dev/null; }
+
+install_system_packages() {
+  local packages=()
+  if [ "$(uname)" != Linux ]; then return; fi
+  renders || packages+=(libegl1 libgl1-mesa-dri)
+  decodes || packages+=(ffmpeg)
+  if [ "${#packages[@]}" = 0 ]; then return; fi
   if [ "$(id -u)" = 0 ] && [ -z "${LARA_NO_APT:-}" ] && command -v apt-get >/dev/null; then
-    say "installing the system packages ${packages[*]}, for rendering"
+    say "installing the system packages ${packages[*]}, for rendering and video"
     if { apt-get update -qq &&
       DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >/dev/null &&
-      renders; then return; fi
+      renders && decodes; then return; fi
   fi
-  say "Meta-World cannot render here (all else works). As root: apt-get update && apt-get install ${packages[*]}"
+  renders || say 'Meta-World cannot render here (all else works).'
+  decodes || say 'video is decoded slowly here (all else works).'
+  say "As root: apt-get update && apt-get install ${packages[*]}"
 }
 
 # A virtual environment that was moved or copied still points to where it was made.
@@ -76,9 +86,9 @@ stamp=.venv/.lara-setup
 state=$(cat requirements.lock pyproject.toml | cksum)
 if [ ! -x .venv/bin/lara ] || [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
   install_packages
-  install_renderer
+  install_system_packages
   echo "$state" >"$stamp"
   say 'ready; .venv/bin/lara doctor tells more'
-elif ! .venv/bin/python -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' 2>/dev/null; then
-  install_renderer # this .venv was kept, but the system under it is a new one
+elif [ "$(uname)" = Linux ] && ! { has_library libEGL && has_library libavutil; }; then
+  install_system_packages # this .venv was kept, but the system under it is a new one
 fi

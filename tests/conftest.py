@@ -26,8 +26,6 @@ if sys.platform == "linux":
 # Tiny models run slower when their operators are split over threads, and sums depend on the thread count.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 @pytest.fixture
 def tiny_dataset(tmp_path: Path) -> Callable[..., Path]:

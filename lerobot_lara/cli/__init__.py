@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # LeRobot has logged while it was imported, which left a handler that drops progress messages.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     try:
         return args.run(args)
     except ValueError as error:

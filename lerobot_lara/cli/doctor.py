@@ -113,7 +113,7 @@ def sections() -> list[tuple[str, list[Check]]]:
                 Check("Meta-World rendering", look_for_rendering),
                 Check(
                     "evaluation and reports",
-                    partial(look_for_modules, "eval", "torchmetrics", "sklearn", "matplotlib", "jinja2"),
+                    partial(look_for_modules, "eval", "torchmetrics", "scipy", "matplotlib", "jinja2"),
                 ),
                 Check("torchcodec", look_for_torchcodec),
                 Check("GPU", look_for_gpu),
