@@ -1,0 +1,41 @@
+"""Every run configuration parses as `lerobot-train --config_path=` would, and says what it must."""
+
+from pathlib import Path
+
+import draccus
+import pytest
+import yaml
+from lerobot.configs.train import TrainPipelineConfig
+
+import lerobot_lara  # noqa: F401  registers the policy types
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_configuration(path, tmp_path):
+    text = path.read_text()
+    header = text.split("dataset:")[0]
+    for word in (f"lerobot-train) --config_path=configs/{path.parent.name}/{path.name}", "Hardware:", "Batch"):
+        assert word.replace(") ", " ") in header.replace(") ", " "), word
+    assert "xpected time" in header and "paper" in header
+    content = yaml.safe_load(text)
+    if "path" in content["policy"]:  # resolved from the checkpoint, of which there is none here
+        content["policy"] = {"type": "lara"} | {k: v for k, v in content["policy"].items() if k != "path"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    config = draccus.parse(TrainPipelineConfig, tmp_path / "config.yaml", args=["--policy.device=cpu"])
+    assert config.policy.type in ("lara_lam", "lara_dit", "lara")
+    assert config.batch_size == content["batch_size"] and config.steps == content["steps"]
+
+
+def test_the_paper_is_the_paper():
+    """Figures of the paper's stages 1 and 2 that a slip would change unnoticed."""
+    stage_1, stage_2 = (
+        yaml.safe_load((CONFIGS[0].parents[1] / "paper" / name).read_text())["policy"]
+        for name in ("stage1_lam.yaml", "stage2_lara.yaml")
+    )
+    assert (stage_1["codebook_size"], stage_1["latent_dim"], stage_1["num_latent_tokens"]) == (128, 32, 8)
+    assert stage_2["width"] == 32 * 48 and stage_2["num_layers"] == 16
+    assert stage_2["alignment_layer"] == stage_2["num_layers"] - 2
+    assert stage_2["alignment_loss_weight"] == stage_2["lam_loss_weight"] == 0.01
+    assert stage_2["frame_gap"] == stage_1["frame_gap"] == 15
