@@ -24,7 +24,7 @@ def effective_rank(latent: Tensor) -> Tensor:
     Args:
         latent: (B, L, C).
     """
-    flat = latent.flatten(1).double()  # (B, L*C)
+    flat = latent.flatten(1).float()  # (B, L*C)
     centred = flat - flat.mean(0)
     variance = centred.square().sum()
     # Rounding noise has full rank: below a thousandth of the latents' own size there is no variation.

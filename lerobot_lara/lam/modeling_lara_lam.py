@@ -4,7 +4,6 @@ Shapes: B batch, L latent-action tokens, C latent width.
 """
 
 import logging
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lerobot.policies.pretrained import PreTrainedPolicy
@@ -98,4 +97,5 @@ class LaraLAMPolicy(PreTrainedPolicy):
         try:
             return super()._load_as_safetensor(model, model_file, map_location, strict=True)
         except (SafetensorError, RuntimeError, OSError) as error:
-            raise ValueError(f"Corrupted checkpoint: {Path(model_file)} cannot be loaded. {error}") from error
+            reason = " ".join(str(error).split())
+            raise ValueError(f"Corrupted checkpoint: {model_file} cannot be loaded. {reason}") from error

@@ -10,6 +10,7 @@ from helpers import run_train
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.factory import make_policy, make_policy_config, make_pre_post_processors
+from safetensors.torch import load_file, save_file
 
 import lerobot_lara  # noqa: F401  registers the types
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
@@ -187,4 +188,12 @@ def test_truncated_checkpoint_is_named(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"Corrupted checkpoint: .*model\.safetensors"):
+        LaraLAMPolicy.from_pretrained(tmp_path)
+
+
+def test_missing_weight_is_no_silent_random_start(tmp_path: Path) -> None:
+    LaraLAMPolicy(config()).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if not k.endswith("queries")}, file)
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be loaded.*queries"):
         LaraLAMPolicy.from_pretrained(tmp_path)
