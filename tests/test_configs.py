@@ -16,7 +16,11 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 def test_configuration(path, tmp_path):
     text = path.read_text()
     header = text.split("dataset:")[0]
-    for word in (f"lerobot-train) --config_path=configs/{path.parent.name}/{path.name}", "Hardware:", "Batch"):
+    for word in (
+        f"lerobot-train) --config_path=configs/{path.parent.name}/{path.name}",
+        "Hardware:",
+        "Batch",
+    ):
         assert word.replace(") ", " ") in header.replace(") ", " "), word
     assert "xpected time" in header and "paper" in header
     content = yaml.safe_load(text)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from dit.policies import CAMERA, TINY, fake_batch, features, wake
 from safetensors.torch import load_file
 
-from dit.policies import CAMERA, TINY, fake_batch, features, wake
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lerobot_lara.lam.metrics import effective_rank
+
 
 @torch.no_grad()
 def alignment_diagnostics(predicted: Tensor, target: Tensor) -> dict[str, float]:
@@ -31,7 +33,7 @@ def alignment_diagnostics(predicted: Tensor, target: Tensor) -> dict[str, float]
         "alignment_cosine": F.cosine_similarity(predicted, target, dim=-1).mean().item(),
         "alignment_centred_cosine": similarity.diagonal().mean().item(),
         "alignment_retrieval": _retrieval_accuracy(similarity),
-        "latent_effective_rank": effective_rank(target),
+        "latent_effective_rank": effective_rank(target).item(),
     }
 
 
@@ -40,18 +42,6 @@ def _retrieval_accuracy(similarity: Tensor) -> float:
     best = similarity.max(dim=1, keepdim=True).values
     tied = similarity >= best - 1e-6  # (V, V)
     return (tied.diagonal().float() / tied.sum(1)).mean().item()
-
-
-@torch.no_grad()
-def effective_rank(x: Tensor) -> float:
-    """Participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues of the covariance of (V, Z)
-    rows.
-    """
-    centred = _centre(x)
-    if centred.abs().max() <= 1e-6 * x.abs().max().clamp(min=1e-12):
-        return 0.0
-    eigenvalues = torch.linalg.svdvals(centred).square()
-    return (eigenvalues.sum().square() / eigenvalues.square().sum()).item()
 
 
 def _centre(x: Tensor) -> Tensor:

@@ -63,11 +63,11 @@ class DemoSettings:
         training_flags: Flags added to each `lerobot-train` command.
     """
 
-    tasks: tuple[str, ...] = ("door-close-v3", "window-open-v3", "drawer-open-v3")
+    tasks: tuple[str, ...] = ("drawer-close-v3", "window-open-v3", "handle-press-v3")
     num_demos: int = 25
-    num_videos: int = 50
+    num_videos: int = 30
     num_episodes: int = 20
-    episode_length: int = 300
+    episode_length: int = 200
     image_size: int = 64
     demo_seed: int = 0
     video_seed: int = 1

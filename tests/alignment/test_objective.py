@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lerobot_lara.alignment.diagnostics import alignment_diagnostics, effective_rank
+from lerobot_lara.alignment.diagnostics import alignment_diagnostics
 from lerobot_lara.alignment.objective import LatentAlignment
+from lerobot_lara.lam.metrics import effective_rank
 
 HIDDEN, LATENT = 6, 8
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from dit.policies import CAMERA, fake_batch, make_policy
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
-from dit.policies import CAMERA, fake_batch, make_policy
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 

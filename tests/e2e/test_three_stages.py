@@ -151,7 +151,7 @@ def test_exports_are_complete_artifacts(folder, lara_run):
     assert json.loads((folder / "exported_dit" / "config.json").read_text())["type"] == "lara_dit"
     with pytest.raises(ValueError, match="exists already"):
         export_dit(lara_run.checkpoint, folder / "exported_dit")
-    with pytest.raises(ValueError, match="type 'lara_dit'.*'lara'"):
+    with pytest.raises(ValueError, match=r"type 'lara_dit'.*'lara'"):
         export_lam(folder / "exported_dit", folder / "nothing")
 
 
@@ -183,7 +183,10 @@ def test_evaluates_in_the_simulator(folder, kind, request):
 
 
 def test_action_free_data_is_for_the_lam_only(folder, lam_run):
-    for options in ({"policy__type": "lara_dit"}, {"policy__type": "lara", "policy__lam_path": lam_run.checkpoint}):
+    for options in (
+        {"policy__type": "lara_dit"},
+        {"policy__type": "lara", "policy__lam_path": lam_run.checkpoint},
+    ):
         with pytest.raises(ValueError, match=r"action-free.*lara_lam"):
             run_train(dataset__root=folder / "videos", output_dir=folder / "never", **options)
 

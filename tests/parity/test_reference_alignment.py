@@ -33,7 +33,9 @@ def test_loss_and_gradients():
     loss.backward()
     torch.testing.assert_close(hidden.grad, TENSORS["grad/all_hidden_states.2"], **CLOSE)
     torch.testing.assert_close(embed.grad, TENSORS["grad/embed"], **CLOSE)
-    torch.testing.assert_close(alignment.alignment_head.weight.grad, TENSORS["grad/projector_weight"], **CLOSE)
+    torch.testing.assert_close(
+        alignment.alignment_head.weight.grad, TENSORS["grad/projector_weight"], **CLOSE
+    )
     torch.testing.assert_close(alignment.alignment_head.bias.grad, TENSORS["grad/projector_bias"], **CLOSE)
 
 
