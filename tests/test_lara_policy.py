@@ -97,7 +97,7 @@ def test_gradient_of_the_alignment_reaches_the_lam_only_if_joint(lam_path, targe
 
 
 def test_warmup_keeps_the_policys_gradient_from_the_lam(lam_path):
-    policy = make_lara(lam_path, lam_warmup_steps=2, lam_loss_weight=0.0)
+    policy = make_lara(lam_path, alignment_target="joint", lam_warmup_steps=2, lam_loss_weight=0.0)
     reached = []
     for _ in range(4):
         policy.zero_grad()

@@ -29,8 +29,10 @@ class LatentAlignmentConfig(BaseConfig):
             output of block L - 2 as in the paper (block 1 in a network of fewer than three).
         alignment_head: Projector from hidden state to latent action: "mlp", or the reference's "linear".
         alignment_pooling: "mean" over the action tokens that hold real steps, or "last" token (reference).
-        alignment_target: "joint" lets the gradient into the LAM (paper), "stop" detaches the latent action,
-            "ema" aligns to a slow copy of the LAM.
+        alignment_target: "stop" detaches the latent action: the LAM learns from its own loss, the policy from
+            the LAM. "joint" lets the alignment's gradient into the LAM (paper); watch `latent_effective_rank`
+            then, which fell from 4.9 to 1.0 within 150 steps of the demo: latent actions on one line are easy
+            to predict. "ema" aligns to a slow copy of the LAM.
         alignment_centring: Subtract the batch means from both sides before the cosine. Without it a constant
             prediction scores well; False is the reference's plain cosine.
         alignment_loss_weight: Weight of the alignment loss; the flow loss has 1.
@@ -48,7 +50,7 @@ class LatentAlignmentConfig(BaseConfig):
     alignment_layer: int | None = None
     alignment_head: str = "mlp"
     alignment_pooling: str = "mean"
-    alignment_target: str = "joint"
+    alignment_target: str = "stop"
     alignment_centring: bool = True
     alignment_loss_weight: float = 0.1
     lam_loss_weight: float = 0.1

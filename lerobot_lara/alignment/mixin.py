@@ -16,7 +16,7 @@ import copy
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -88,6 +88,7 @@ class LatentAlignmentMixin(BasePolicy):
         state: dict[str, Tensor] = {}
         recorded = self._recorded_lam_path()
         if recorded is not None and recorded == config.lam_path:
+            assert self._checkpoint is not None
             path, revision = self._checkpoint
             lam = LatentActionModel.from_pretrained(path, revision=revision, subfolder=LAM_FOLDER)
             state = load_file(self._checkpoint_file(ALIGNMENT_FILE))
@@ -162,8 +163,9 @@ class LatentAlignmentMixin(BasePolicy):
         log = {"lam_loss": output.loss.item()} | {f"lam_{name}": value for name, value in terms.items()}
         latent_action = output.latent_action
         if self.lam_target is not None:
+            slow_lam = cast(LatentActionModel, self.lam_target.module)
             with torch.no_grad():
-                latent_action = self.lam_target.module.encode(frames).latent_action
+                latent_action = slow_lam.encode(frames).latent_action
         elif config.alignment_target == "stop" or self.alignment.num_updates < config.lam_warmup_steps:
             latent_action = latent_action.detach()
         return latent_action, output.loss, log
@@ -248,7 +250,7 @@ class LatentAlignmentMixin(BasePolicy):
     def _load_alignment_state(self, state: dict[str, Tensor]) -> None:
         if not state:
             return
-        assert self.alignment is not None
+        assert self.alignment is not None and self._checkpoint is not None
         own = {key: value for key, value in self.state_dict().items() if key.startswith(TRAINING_ONLY[1:])}
         wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
         if wrong:

@@ -64,8 +64,8 @@ class DemoSettings:
     """
 
     tasks: tuple[str, ...] = ("drawer-close-v3", "window-open-v3", "handle-press-v3")
-    num_demos: int = 25
-    num_videos: int = 30
+    num_demos: int = 20
+    num_videos: int = 25
     num_episodes: int = 20
     episode_length: int = 200
     image_size: int = 64
