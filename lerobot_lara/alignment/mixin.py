@@ -5,11 +5,12 @@ alignment head and the joint objective
 
     L = L_flow + alignment_loss_weight * L_align(P(h), z) + lam_loss_weight * L_lam
 
-and leaves inference alone. A base provides `alignment_blocks`, `action_token_states(hidden_states)`,
-`action_token_valid(batch)`, `augment(batch)` and `compute_flow_loss(batch)`.
+and leaves inference alone. A base provides `alignment_blocks`, `alignment_width`,
+`action_token_states(hidden_states)`, `action_token_valid(batch)`, `augment(batch)` and
+`compute_flow_loss(batch)`.
 
-On disk a checkpoint is the base's own, plus `lam/` (a complete `lara_lam` artifact) and
-`alignment.safetensors`; inference opens neither.
+On disk a checkpoint is the base's own, plus `lam/` (what `lam_path` and `LatentActionModel.from_pretrained`
+read) and `alignment.safetensors`; inference opens neither.
 """
 
 import copy
@@ -20,6 +21,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -28,6 +30,7 @@ from lerobot_lara.alignment.diagnostics import alignment_diagnostics
 from lerobot_lara.alignment.objective import LatentAlignment
 from lerobot_lara.alignment.tap import HiddenStateTap
 from lerobot_lara.data.frame_gap import check_frame_gap
+from lerobot_lara.frame_pairs import frame_pairs
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 logger = logging.getLogger(__name__)
@@ -87,11 +90,11 @@ class LatentAlignmentMixin(BasePolicy):
         config = self.config
         state: dict[str, Tensor] = {}
         recorded = self._recorded_lam_path()
-        if recorded is not None and recorded == config.lam_path:
+        if recorded is not None and _same_place(recorded, config.lam_path):
             assert self._checkpoint is not None
             path, revision = self._checkpoint
             lam = LatentActionModel.from_pretrained(path, revision=revision, subfolder=LAM_FOLDER)
-            state = load_file(self._checkpoint_file(ALIGNMENT_FILE))
+            state = self._read_alignment_file()
         elif config.lam_path is None:
             raise ValueError(
                 "`lam_path` is missing: LARA aligns the policy with a latent action model. Train one with "
@@ -99,11 +102,18 @@ class LatentAlignmentMixin(BasePolicy):
             )
         else:
             logger.info("Aligning with the latent action model %s", config.lam_path)
+            if recorded is not None:
+                logger.warning(
+                    "The checkpoint's own aligned LAM (from %s) and its alignment head are replaced by a new alignment "
+                    "with %s, because `lam_path` was changed.",
+                    recorded,
+                    config.lam_path,
+                )
             lam = LatentActionModel.from_pretrained(config.lam_path)
         latent_width = lam.num_latent_tokens * lam.latent_dim
         self._check_lam(lam.frame_gap, latent_width, recorded)
         alignment = LatentAlignment(
-            hidden_width=config.width,
+            hidden_width=self.alignment_width,
             latent_width=latent_width,
             head=config.alignment_head,
             pooling=config.alignment_pooling,
@@ -133,7 +143,7 @@ class LatentAlignmentMixin(BasePolicy):
             )
         config = self.config
         batch = self.augment(batch)
-        frames, pair_valid = self._frame_pairs(batch)
+        frames, pair_valid = frame_pairs(batch, config.lam_camera or next(iter(config.image_features)))
         present = self._present(batch)
         with self._tap:
             flow_loss, log = self.compute_flow_loss(present)
@@ -150,7 +160,7 @@ class LatentAlignmentMixin(BasePolicy):
         return loss, log
 
     def _latent_action(
-        self, frames: Tensor, pair_valid: Tensor
+        self, frames: Tensor, pair_valid: Tensor | None
     ) -> tuple[Tensor, Tensor | float, dict[str, float]]:
         """The alignment's target (B, L, C), the LAM's loss, and its terms for the log."""
         assert self.lam is not None and self.alignment is not None
@@ -192,21 +202,6 @@ class LatentAlignmentMixin(BasePolicy):
         lam_group = {"params": lam} | ({} if config.lam_lr is None else {"lr": config.lam_lr})
         return [{"params": policy}] + ([lam_group] if lam else [])
 
-    def _frame_pairs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The LAM's camera as (B, 2, 3, H, W) in [0, 1], and (B,) bool, False across an episode's end."""
-        config = self.config
-        camera = config.lam_camera or next(iter(config.image_features))
-        frames = batch[camera]
-        if frames.ndim != 5 or frames.shape[1] != 2:
-            raise ValueError(
-                f"`{camera}` has shape {tuple(frames.shape)}; alignment needs pairs of frames, (B, 2, 3, "
-                "H, W), as LeRobot's dataset yields them for this policy type."
-            )
-        is_pad = batch.get(f"{camera}_is_pad")
-        if is_pad is None:
-            return frames, torch.ones(len(frames), dtype=torch.bool, device=frames.device)
-        return frames, ~is_pad.bool().any(dim=1)
-
     def _present(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch the base policy expects: observations at the first of the two frames only."""
         observed = [key for key in self.config.input_features if key in batch]
@@ -217,7 +212,8 @@ class LatentAlignmentMixin(BasePolicy):
     ) -> None:
         if self.lam is None and self._checkpoint is not None:
             self.attach_lam()  # a policy loaded to act must not lose its LAM by being saved again
-        assert self.lam is not None
+        if self.lam is None:
+            raise ValueError("This policy has no LAM to save. Call `attach_lam()` first.")
         state = self.state_dict() if state_dict is None else state_dict
         policy = {key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
         super()._save_pretrained(save_directory, state_dict=policy, **kwargs)
@@ -236,9 +232,9 @@ class LatentAlignmentMixin(BasePolicy):
                 f"`frame_gap` is {config.frame_gap}. Pass --policy.frame_gap={frame_gap}, or train a LAM for "
                 f"{config.frame_gap}."
             )
-        if recorded is None or recorded == config.lam_path:
+        if recorded is None or _same_place(recorded, config.lam_path):
             return
-        expected = load_file(self._checkpoint_file(ALIGNMENT_FILE))["alignment.latent_width"].item()
+        expected = self._read_alignment_file()["alignment.latent_width"].item()
         if latent_width != expected:
             raise ValueError(
                 f"`lam_path` {config.lam_path} has latent actions of width {latent_width}, but the policy's "
@@ -267,12 +263,28 @@ class LatentAlignmentMixin(BasePolicy):
             return None
         return json.loads(Path(self._checkpoint_file("config.json")).read_text()).get("lam_path")
 
+    def _read_alignment_file(self) -> dict[str, Tensor]:
+        file = self._checkpoint_file(ALIGNMENT_FILE)
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"Corrupted checkpoint: {file} cannot be read ({error}). Copy or download it again."
+            ) from error
+
     def _checkpoint_file(self, name: str) -> str:
         assert self._checkpoint is not None
         path, revision = self._checkpoint
         if Path(path).is_dir():
             return str(Path(path) / name)
         return hf_hub_download(path, name, revision=revision)
+
+
+def _same_place(recorded: str, lam_path: str | None) -> bool:
+    """Whether two spellings of `lam_path` mean the same Hub id or folder."""
+    if lam_path is None or recorded == lam_path:
+        return recorded == lam_path
+    return Path(lam_path).is_dir() and Path(recorded).resolve() == Path(lam_path).resolve()
 
 
 def _slow_copy(lam: LatentActionModel, decay: float) -> AveragedModel:

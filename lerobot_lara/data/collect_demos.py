@@ -280,6 +280,10 @@ def _is_complete(
     if overwrite:
         if root.exists() and not (root / "meta" / "info.json").exists():
             raise ValueError(f"root: {root} is not a dataset and will not be deleted; choose another root")
+        if staging.exists() and not (staging / "settings.json").exists():
+            raise ValueError(
+                f"root: {staging} is no interrupted run and will not be deleted; choose another root"
+            )
         shutil.rmtree(staging, ignore_errors=True)
         return False
     if not resume:

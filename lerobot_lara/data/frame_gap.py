@@ -1,8 +1,7 @@
 """Whether a dataset's episodes are long enough for pairs of frames that are `frame_gap` apart."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +49,3 @@ def check_frame_gap(episode_lengths: Sequence[int], frame_gap: int) -> int:
             min(episode_lengths),
         )
     return sum(max(0, length - frame_gap) for length in episode_lengths)
-
-
-def check_frame_gap_of_meta(dataset_meta: Any, frame_gap: int, episodes: Iterable[int] | None = None) -> int:
-    """Does `check_frame_gap` for a `LeRobotDatasetMetadata`, whole or restricted to some episodes.
-
-    Args:
-        dataset_meta: its `episodes` table holds one `length` per episode.
-        frame_gap: distance in frames between the two frames of a pair, at least 1.
-        episodes: indices of the episodes in use, None for all.
-
-    Returns:
-        The number of pairs in these episodes together.
-
-    Raises:
-        ValueError: see `check_frame_gap`.
-    """
-    lengths = [int(length) for length in dataset_meta.episodes["length"]]
-    return check_frame_gap(lengths if episodes is None else [lengths[index] for index in episodes], frame_gap)

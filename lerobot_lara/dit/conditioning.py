@@ -85,13 +85,11 @@ class ObservationEncoder(nn.Module):
         images: list[Tensor],
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        camera_valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Args:
             images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.
             input_ids: (B, S) instruction tokens; needed when a text encoder is configured.
             attention_mask: (B, S) bool, False at padding.
-            camera_valid: (B, V) bool; False hides a camera that a sample lacks.
 
         Returns:
             Context tokens (B, V * P [+ 1], D) and their bool mask (B, V * P [+ 1]).
@@ -100,10 +98,8 @@ class ObservationEncoder(nn.Module):
             [self.image_encoder(image) for image in images], dim=1
         )  # (B, V, P, encoder width)
         tokens = self.image_projection(tokens) + self.image_positions + self.camera_embedding  # (B, V, P, D)
-        if camera_valid is None:
-            camera_valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        mask = camera_valid[:, :, None].expand(-1, -1, tokens.shape[2]).flatten(1)  # (B, V * P)
         context = tokens.flatten(1, 2)  # (B, V * P, D)
+        mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         if self.instruction_encoder is None:
             return context, mask
         if input_ids is None or attention_mask is None:

@@ -3,14 +3,15 @@
 from dataclasses import dataclass, field
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
-from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
+
+from lerobot_lara.training_config import TrainingConfig
 
 
 @PreTrainedConfig.register_subclass("lara_dit")
 @dataclass
-class LaraDiTConfig(PreTrainedConfig):
-    """Flow-matching DiT that attends to camera images and an instruction.
+class LaraDiTConfig(TrainingConfig):
+    """Flow-matching DiT that attends to camera images and an instruction; optimised as `TrainingConfig` says.
 
     The defaults are a small policy that trains anywhere without downloading weights other than the text
     encoder's; `configs/paper/` has the figures of the paper.
@@ -42,14 +43,6 @@ class LaraDiTConfig(PreTrainedConfig):
         time_s: Beta draws are mapped to the flow time (s - draw) / s.
         num_inference_steps: Euler steps per chunk.
         rtc_config: Real-time chunking; `lerobot-rollout --inference.type=rtc` sets it.
-        dtype: "float32" or "bfloat16": precision of training's autocast.
-        optimizer_lr: Peak learning rate.
-        optimizer_betas: AdamW betas.
-        optimizer_eps: AdamW epsilon.
-        optimizer_weight_decay: AdamW weight decay.
-        optimizer_grad_clip_norm: Gradient norm limit.
-        scheduler_name: Any diffusers schedule; "cosine" ends at 0 on the last step.
-        scheduler_warmup_steps: Linear warm-up, in steps.
     """
 
     chunk_size: int = 16
@@ -90,15 +83,6 @@ class LaraDiTConfig(PreTrainedConfig):
         }
     )
 
-    dtype: str = "float32"
-    optimizer_lr: float = 1e-4
-    optimizer_betas: tuple[float, float] = (0.95, 0.999)
-    optimizer_eps: float = 1e-8
-    optimizer_weight_decay: float = 1e-5
-    optimizer_grad_clip_norm: float = 1.0
-    scheduler_name: str = "cosine"
-    scheduler_warmup_steps: int = 50
-
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("chunk_size", "n_action_steps", "image_size", "width", "num_layers", "num_heads"):
@@ -107,7 +91,7 @@ class LaraDiTConfig(PreTrainedConfig):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("dropout", "state_dropout"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        for name in ("time_alpha", "time_beta", "time_s", "optimizer_lr"):
+        for name in ("time_alpha", "time_beta", "time_s"):
             self._require(name, getattr(self, name) > 0, "positive")
         self._require("random_shift", self.random_shift >= 0, "0 (off) or a number of pixels")
         self._require(
@@ -119,7 +103,6 @@ class LaraDiTConfig(PreTrainedConfig):
             self.chunk_size % self.action_patch_size == 0,
             f"a divisor of chunk_size={self.chunk_size}",
         )
-        self._require("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -133,6 +116,14 @@ class LaraDiTConfig(PreTrainedConfig):
             raise ValueError(
                 f"`input_features` has no camera (found {sorted(self.input_features or {})}); {self.type} "
                 "needs at least one image feature (observation.image or observation.images.<name>)."
+            )
+        if (
+            self.normalization_mapping.get("VISUAL", NormalizationMode.IDENTITY)
+            is not NormalizationMode.IDENTITY
+        ):
+            raise ValueError(
+                "`normalization_mapping` normalises VISUAL; the image encoders take RGB in [0, 1] and normalise "
+                "themselves. Set it to IDENTITY."
             )
         if self.action_feature is None:
             raise ValueError(
@@ -174,15 +165,3 @@ class LaraDiTConfig(PreTrainedConfig):
     @property
     def reward_delta_indices(self) -> None:
         return None
-
-    def get_optimizer_preset(self) -> AdamWConfig:
-        return AdamWConfig(
-            lr=self.optimizer_lr,
-            betas=self.optimizer_betas,
-            eps=self.optimizer_eps,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=self.optimizer_grad_clip_norm,
-        )
-
-    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
-        return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)

@@ -21,10 +21,11 @@ from lerobot_lara.dit.action_head import FlowMatchingActionHead
 from lerobot_lara.dit.conditioning import ObservationEncoder
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.flow_matching import flow_matching_loss, interpolate, sample_timestep, velocity_target
-from lerobot_lara.policy_loading import ExplainedLoading
+from lerobot_lara.lam.frame_encoder import check_images
+from lerobot_lara.policy_loading import StrictLoading
 
 
-class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
+class LaraDiTPolicy(StrictLoading, PreTrainedPolicy):
     """Flow-matching DiT policy.
 
     Batch keys: every camera of `config.image_features` (B, 3, H, W) in [0, 1]; `observation.state` (B, S);
@@ -91,7 +92,8 @@ class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
         actions = _pad_last(batch[ACTION], self.config.action_dim)  # (B, T, A)
         step_valid = self._step_valid(batch)
         labelled = step_valid.any(dim=1)  # (B,)
-        noise = torch.randn_like(actions)
+        dim_valid = self._dim_valid(batch, actions)[:, None]  # (B or 1, 1, A)
+        noise = torch.randn_like(actions) * dim_valid
         timestep = sample_timestep(
             len(actions),
             alpha=self.config.time_alpha,
@@ -106,7 +108,7 @@ class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
             state_valid=labelled,
             **self._encode_observation(batch),
         )
-        valid = step_valid[..., None] & self._dim_valid(batch, actions)[:, None]  # (B, T, A)
+        valid = step_valid[..., None] & dim_valid  # (B, T, A)
         loss = flow_matching_loss(velocity, velocity_target(noise, actions), valid)
         return loss, {"flow_loss": loss.item()}
 
@@ -137,13 +139,18 @@ class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
             shape = (len(observation["context"]), self.config.chunk_size, self.config.action_dim)
             noise = torch.randn(shape, device=observation["context"].device)
 
+        # Padded dimensions stay 0 all along the flow, as in training.
+        assert self.config.action_feature is not None
+        robot_dim = self.config.action_feature.shape[0]
+        real = torch.arange(self.config.action_dim, device=noise.device) < robot_dim  # (A,)
+
         def velocity_to_noise(noisy_actions: Tensor, time: Tensor) -> Tensor:
             # LeRobot integrates from its t = 1 (noise) down to 0 (actions): the flow seen backwards.
-            return -self.action_head(noisy_actions, 1 - time, **observation).float()
+            return -self.action_head(noisy_actions, 1 - time, **observation).float() * real
 
         actions = euler_integrate(
             velocity_to_noise,
-            noise.float(),
+            noise.float() * real,
             self.config.num_inference_steps,
             rtc_processor=self.rtc_processor,
             rtc_enabled=self._rtc_enabled(),
@@ -151,8 +158,7 @@ class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
             prev_chunk_left_over=prev_chunk_left_over,
             execution_horizon=kwargs.get("execution_horizon"),
         )
-        assert self.config.action_feature is not None
-        return actions[..., : self.config.action_feature.shape[0]]
+        return actions[..., :robot_dim]
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
@@ -185,6 +191,11 @@ class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
         """The blocks whose hidden states an alignment may tap."""
         return self.action_head.blocks
 
+    @property
+    def alignment_width(self) -> int:
+        """Width of those hidden states."""
+        return self.config.width
+
     def action_token_states(self, hidden_states: Tensor) -> Tensor:
         """(B, 1 + N, D) hidden states of a block -> (B, N, D) at the action tokens."""
         return hidden_states[:, 1:]
@@ -203,9 +214,13 @@ class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
                 "dataset's cameras with --rename_map or train on its own."
             )
         images = [batch[key] for key in self.config.image_features]
+        for key, image in zip(self.config.image_features, images, strict=True):
+            check_images(image, key)
         context, context_mask = self.observation_encoder(
             images, batch.get(OBS_LANGUAGE_TOKENS), batch.get(OBS_LANGUAGE_ATTENTION_MASK)
         )
+        if self.config.state_dim and OBS_STATE not in batch:
+            raise ValueError(f"The batch lacks `{OBS_STATE}`, with which this policy was trained.")
         state = batch.get(OBS_STATE) if self.config.state_dim else None
         return {
             "context": context,
@@ -216,6 +231,11 @@ class LaraDiTPolicy(ExplainedLoading, PreTrainedPolicy):
 
     def _embodiment_id(self, batch: dict[str, Tensor], context: Tensor) -> Tensor:
         if "embodiment_id" not in batch:
+            if self.config.num_embodiments > 1:
+                raise ValueError(
+                    f"The batch lacks `embodiment_id`, which selects one of `num_embodiments` = "
+                    f"{self.config.num_embodiments}. LeRobot's preprocessor drops it: add it after preprocessing."
+                )
             return torch.zeros(len(context), dtype=torch.long, device=context.device)
         embodiment_id = batch["embodiment_id"].long().reshape(-1)
         if int(embodiment_id.max()) >= self.config.num_embodiments or int(embodiment_id.min()) < 0:

@@ -317,7 +317,7 @@ def read_successes(eval_info: Path) -> dict[str, dict[str, int]]:
 def _prepare(output_dir: Path, *, resume: bool, overwrite: bool) -> None:
     if not output_dir.exists() or not any(output_dir.iterdir()):
         return
-    if not (output_dir / "jobs").is_dir():
+    if not any((output_dir / "jobs").glob("collect_*.json")):
         raise ValueError(
             f"output_dir {output_dir} exists and is not a demo run: choose another --output-dir."
         )

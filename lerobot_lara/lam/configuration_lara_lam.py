@@ -3,29 +3,22 @@
 from dataclasses import dataclass, field, fields
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
-from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 
 from lerobot_lara.lam.settings import LatentActionSettings
+from lerobot_lara.training_config import TrainingConfig
 
 
 @PreTrainedConfig.register_subclass("lara_lam")
 @dataclass
-class LaraLAMConfig(LatentActionSettings, PreTrainedConfig):
+class LaraLAMConfig(LatentActionSettings, TrainingConfig):
     """A latent action model trained by `lerobot-train` on any video dataset, with or without actions.
 
-    The fields of the model itself are those of `LatentActionSettings`.
+    The fields of the model itself are those of `LatentActionSettings`, those of its optimisation those of
+    `TrainingConfig`.
 
     Args:
         camera: Dataset key of the camera to learn from, e.g. observation.images.front; None is the first.
         random_shift: Largest random shift of training frames in pixels, the same for both frames of a pair.
-        dtype: "float32" or "bfloat16": precision of training's autocast.
-        optimizer_lr: Peak learning rate.
-        optimizer_betas: AdamW betas.
-        optimizer_eps: AdamW epsilon.
-        optimizer_weight_decay: AdamW weight decay.
-        optimizer_grad_clip_norm: Gradient norm limit.
-        scheduler_name: Any diffusers schedule; "cosine" ends at 0 on the last step.
-        scheduler_warmup_steps: Linear warm-up, in steps.
     """
 
     camera: str | None = None
@@ -40,24 +33,14 @@ class LaraLAMConfig(LatentActionSettings, PreTrainedConfig):
         }
     )
 
-    dtype: str = "float32"
     optimizer_lr: float = 1e-3
-    optimizer_betas: tuple[float, float] = (0.95, 0.999)
-    optimizer_eps: float = 1e-8
     optimizer_weight_decay: float = 1e-4
-    optimizer_grad_clip_norm: float = 1.0
-    scheduler_name: str = "cosine"
-    scheduler_warmup_steps: int = 50
 
     def __post_init__(self) -> None:
-        PreTrainedConfig.__post_init__(self)
+        TrainingConfig.__post_init__(self)
         self.validate_settings()
         if self.random_shift < 0:
             raise ValueError(f"`random_shift` is {self.random_shift}; give 0 (off) or a number of pixels.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"`dtype` is {self.dtype!r}; choose float32 or bfloat16.")
-        if self.optimizer_lr <= 0:
-            raise ValueError(f"`optimizer_lr` is {self.optimizer_lr}; it must be positive.")
 
     @property
     def settings(self) -> LatentActionSettings:
@@ -102,15 +85,3 @@ class LaraLAMConfig(LatentActionSettings, PreTrainedConfig):
     @property
     def reward_delta_indices(self) -> None:
         return None
-
-    def get_optimizer_preset(self) -> AdamWConfig:
-        return AdamWConfig(
-            lr=self.optimizer_lr,
-            betas=self.optimizer_betas,
-            eps=self.optimizer_eps,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=self.optimizer_grad_clip_norm,
-        )
-
-    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
-        return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)

@@ -7,18 +7,19 @@ import logging
 from typing import Any, NoReturn
 
 from lerobot.policies.pretrained import PreTrainedPolicy
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lerobot_lara.augmentation import random_shift
-from lerobot_lara.data.frame_gap import check_frame_gap_of_meta
+from lerobot_lara.data.frame_gap import check_frame_gap
+from lerobot_lara.frame_pairs import frame_pairs
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
+from lerobot_lara.policy_loading import StrictLoading
 
 logger = logging.getLogger(__name__)
 
 
-class LaraLAMPolicy(PreTrainedPolicy):
+class LaraLAMPolicy(StrictLoading, PreTrainedPolicy):
     """Trains a latent action model on frame pairs.
 
     Batch keys: the camera's images (B, 2, 3, H, W) in [0, 1], `frame_gap` frames apart, and
@@ -38,7 +39,7 @@ class LaraLAMPolicy(PreTrainedPolicy):
             config.validate_features()
             logger.info("The latent action model learns from camera %s.", config.camera_key)
         if dataset_meta is not None:
-            check_frame_gap_of_meta(dataset_meta, config.frame_gap)
+            check_frame_gap(dataset_meta.episodes["length"], config.frame_gap)
         self.config = config
         self.model = LatentActionModel(config.settings)
 
@@ -51,25 +52,12 @@ class LaraLAMPolicy(PreTrainedPolicy):
         Raises:
             ValueError: If the camera is missing, or its images are no pairs of RGB frames in [0, 1].
         """
-        frames, valid = self._frame_pairs(batch)
+        frames, valid = frame_pairs(batch, self.config.camera_key)
         if self.training:
             frames = random_shift(frames, self.config.random_shift)
         output = self.model(frames, valid)
         assert output.loss is not None
         return output.loss, {name: term.item() for name, term in output.losses.items()} | output.metrics
-
-    def _frame_pairs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        camera = self.config.camera_key
-        if camera not in batch:
-            raise ValueError(f"`camera` {camera!r} is not in the batch, which has {sorted(batch)}.")
-        frames = batch[camera]
-        if frames.ndim != 5:
-            raise ValueError(
-                f"`{camera}` has shape {tuple(frames.shape)}, without a time dimension; pairs of frames (B, 2, 3, "
-                "H, W) are needed, as `observation_delta_indices` asks of LeRobot's dataset."
-            )
-        is_pad = batch.get(f"{camera}_is_pad")
-        return frames, None if is_pad is None else ~is_pad.any(dim=1)
 
     def get_optim_params(self) -> list:
         """The trained parameters; frozen encoders are not among them."""
@@ -88,14 +76,3 @@ class LaraLAMPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> NoReturn:
         """Raises ValueError, as `predict_action_chunk`."""
         self.predict_action_chunk(batch)
-
-    @classmethod
-    def _load_as_safetensor(
-        cls, model: "LaraLAMPolicy", model_file: str, map_location: str, strict: bool
-    ) -> "LaraLAMPolicy":
-        # Always strict: LeRobot's default would leave a missing weight at its random start.
-        try:
-            return super()._load_as_safetensor(model, model_file, map_location, strict=True)
-        except (SafetensorError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"Corrupted checkpoint: {model_file} cannot be loaded. {reason}") from error

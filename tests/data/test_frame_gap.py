@@ -1,9 +1,8 @@
 import logging
-from types import SimpleNamespace
 
 import pytest
 
-from lerobot_lara.data.frame_gap import check_frame_gap, check_frame_gap_of_meta
+from lerobot_lara.data.frame_gap import check_frame_gap
 
 
 def test_counts_the_pairs_and_stays_quiet_when_every_episode_has_one(caplog):
@@ -45,11 +44,3 @@ def test_rejects_a_gap_below_one(frame_gap):
 def test_rejects_an_empty_selection():
     with pytest.raises(ValueError, match="frame_gap=1 finds no episode"):
         check_frame_gap([], frame_gap=1)
-
-
-def test_reads_the_lengths_from_metadata_and_keeps_to_the_chosen_episodes():
-    meta = SimpleNamespace(episodes={"length": [3, 20, 5]})
-    assert check_frame_gap_of_meta(meta, 2) == 1 + 18 + 3
-    assert check_frame_gap_of_meta(meta, 2, episodes=[0, 2]) == 1 + 3
-    with pytest.raises(ValueError, match=r"longest of 2 episode\(s\) has 5"):
-        check_frame_gap_of_meta(meta, 5, episodes=[0, 2])

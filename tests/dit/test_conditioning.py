@@ -39,12 +39,6 @@ def test_tokens_of_every_camera_and_the_instruction():
     assert context.shape == (2, 2 * 4 + 1, 8) and mask.all()
 
 
-def test_a_missing_camera_is_masked():
-    valid = torch.tensor([[True, False], [True, True]])
-    _, mask = make()([torch.rand(2, 3, 32, 32)] * 2, IDS, MASK, camera_valid=valid)
-    assert mask.sum(1).tolist() == [5, 9]
-
-
 def test_cameras_are_told_apart():
     encoder, images = make(text=False), [torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)]
     context = encoder(images)[0]

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from dit.policies import CAMERA, fake_batch, make_policy
+from lerobot.configs import NormalizationMode
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
@@ -180,6 +181,7 @@ def test_random_shift_acts_in_training_only():
         ({"dtype": "float16"}, "`dtype`"),
         ({"state_dropout": 1.0}, "`state_dropout`"),
         ({"random_shift": -1}, "`random_shift`"),
+        ({"normalization_mapping": {"VISUAL": NormalizationMode.MEAN_STD}}, "VISUAL.*IDENTITY"),
         ({"vision_encoder": "nobody/no-such-model"}, "`vision_encoder`.*nobody/no-such-model"),
         ({"text_encoder": "nobody/no-such-model"}, "`text_encoder`.*nobody/no-such-model"),
     ],
@@ -194,6 +196,38 @@ def test_missing_camera_in_the_batch_is_named():
     batch["observation.images.top"] = batch.pop(CAMERA)
     with pytest.raises(ValueError, match=r"observation\.image'.*observation\.images\.top"):
         policy.predict_action_chunk(batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({CAMERA: torch.rand(4, 1, 32, 32)}, "not RGB"),
+        ({CAMERA: 255 * torch.rand(4, 3, 32, 32)}, r"\[0, 1\] is needed"),
+        ({"observation.state": None}, "lacks `observation.state`"),
+    ],
+)
+def test_bad_observations_are_refused(change, message):
+    policy = make_policy()
+    batch = {key: value for key, value in (fake_batch() | change).items() if value is not None}
+    for run in (policy.predict_action_chunk, policy.train()):
+        with pytest.raises(ValueError, match=message):
+            run(batch)
+
+
+def test_padded_dims_stay_out_of_the_flow():
+    """What the padded dimensions of noise and network output hold must not reach the real ones."""
+    policy, batch = make_policy(max_action_dim=6).eval(), fake_batch(2)
+    noise = torch.randn(2, 8, 6)
+    before = policy.predict_action_chunk(batch, noise=noise)
+    noise[..., 4:] += 100
+    with torch.no_grad():
+        policy.action_head.action_decoder.output.bias.view(2, 6)[:, 4:] += 100
+    torch.testing.assert_close(before, policy.predict_action_chunk(batch, noise=noise))
+
+
+def test_several_embodiments_need_to_be_told_apart():
+    with pytest.raises(ValueError, match=r"embodiment_id.*num_embodiments. = 2"):
+        make_policy(num_embodiments=2).predict_action_chunk(fake_batch(2))
 
 
 def test_future_frames_are_not_asked_for():

@@ -1,0 +1,50 @@
+"""How the policies of this package are optimised: fields shared by their configurations."""
+
+from dataclasses import dataclass
+
+from lerobot.configs import PreTrainedConfig
+from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
+
+
+@dataclass
+class TrainingConfig(PreTrainedConfig):
+    """AdamW with a warm-up and a schedule from diffusers.
+
+    Args:
+        dtype: "float32" or "bfloat16": precision of training's autocast.
+        optimizer_lr: Peak learning rate.
+        optimizer_betas: AdamW betas.
+        optimizer_eps: AdamW epsilon.
+        optimizer_weight_decay: AdamW weight decay.
+        optimizer_grad_clip_norm: Gradient norm limit.
+        scheduler_name: Any diffusers schedule; "cosine" ends at 0 on the last step.
+        scheduler_warmup_steps: Linear warm-up, in steps.
+    """
+
+    dtype: str = "float32"
+    optimizer_lr: float = 1e-4
+    optimizer_betas: tuple[float, float] = (0.95, 0.999)
+    optimizer_eps: float = 1e-8
+    optimizer_weight_decay: float = 1e-5
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_name: str = "cosine"
+    scheduler_warmup_steps: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"`dtype` is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
+        if self.optimizer_lr <= 0:
+            raise ValueError(f"`optimizer_lr` is {self.optimizer_lr}; it must be positive.")
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            betas=self.optimizer_betas,
+            eps=self.optimizer_eps,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
+        return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)
