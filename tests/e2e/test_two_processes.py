@@ -39,7 +39,7 @@ def test_codebooks_stay_equal(tmp_path):
         "save_freq": 12,
     }
     # What `accelerate launch` starts on several GPUs; on the CPU it would ask for MPI.
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command += [str(Path(__file__).with_name("train_and_report.py"))]
     command += [f"--{name}={value}" for name, value in flags.items()]
     environment = os.environ | {"REPORT_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
