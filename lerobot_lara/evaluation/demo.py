@@ -32,6 +32,7 @@ from lerobot_lara.evaluation.report import write_report
 logger = logging.getLogger(__name__)
 
 CONFIG_DIR = Path(__file__).parents[2] / "configs" / "demo"
+MARKER = ".lara-demo"  # says that a directory is a demo run, and may be deleted with --overwrite
 # Zero policy first: the report's tables and figures keep this order.
 ARMS = ("zero", "lara_dit", "lara")
 REPORTED_PACKAGES = (
@@ -315,14 +316,18 @@ def read_successes(eval_info: Path) -> dict[str, dict[str, int]]:
 
 
 def _prepare(output_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    marker = output_dir / MARKER
     if not output_dir.exists() or not any(output_dir.iterdir()):
-        return
-    if not any((output_dir / "jobs").glob("collect_*.json")):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    elif not marker.is_file():
         raise ValueError(
             f"output_dir {output_dir} exists and is not a demo run: choose another --output-dir."
         )
-    if overwrite:
+    elif overwrite:
         shutil.rmtree(output_dir)
+        output_dir.mkdir()
+        marker.touch()
     elif (output_dir / "results.json").is_file() and not resume:
         raise ValueError(
             f"output_dir {output_dir} holds a finished run: --resume writes its report again (and does what is "

@@ -200,18 +200,17 @@ def test_existing_output_folder_is_not_overwritten(folder, dit_run):
     assert weights.read_bytes() == before
 
 
-def test_validation_loss_on_held_out_episodes(folder, lam_run, caplog):
-    with caplog.at_level("INFO"):
-        run_train(
-            policy__type="lara",
-            policy__lam_path=lam_run.checkpoint,
-            policy__frame_gap=3,
-            dataset__root=folder / "demos",
-            dataset__eval_split=0.3,
-            eval_steps=1,
-            output_dir=folder / "with_validation",
-            steps=1,
-            **DIT,
-        )
-    losses = re.findall(r"eval_loss=([\d.]+)", caplog.text)
+def test_validation_loss_on_held_out_episodes(folder, lam_run, capfd):
+    run_train(
+        policy__type="lara",
+        policy__lam_path=lam_run.checkpoint,
+        policy__frame_gap=3,
+        dataset__root=folder / "demos",
+        dataset__eval_split=0.3,
+        eval_steps=1,
+        output_dir=folder / "with_validation",
+        steps=1,
+        **DIT,
+    )
+    losses = re.findall(r"eval_loss=([\d.]+)", "".join(capfd.readouterr()))
     assert len(losses) == 1 and 0 < float(losses[0]) < 10

@@ -89,6 +89,7 @@ def test_cut_off_run_goes_on_unasked(tmp_path, stubbed, undrawn):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_directory_of_something_else_is_left_alone(tmp_path, stubbed, overwrite):
     (tmp_path / "thesis.tex").touch()
+    (tmp_path / "jobs").mkdir()
     with pytest.raises(ValueError, match="not a demo run"):
         run_demo(tmp_path, overwrite=overwrite)
     assert (tmp_path / "thesis.tex").exists()
