@@ -63,6 +63,15 @@ def test_updates_are_counted_in_training_only():
     assert alignment.num_updates == 1
 
 
+def test_centring_removes_constants_from_both_sides():
+    alignment, (hidden, latent) = make(head="linear"), batch()
+    before = alignment(hidden, latent)[0]
+    torch.testing.assert_close(before, alignment(hidden, latent + 5)[0])
+    with torch.no_grad():
+        alignment.alignment_head.bias += 5
+    torch.testing.assert_close(before, alignment(hidden, latent)[0])
+
+
 def test_drifting_constants_are_no_solution():
     """Two constants that move together from step to step fool a running mean; the loss must not fall."""
     alignment, (hidden, latent) = make(head="linear").train(), batch(256)
