@@ -31,7 +31,7 @@ class LatentAlignmentConfig(BaseConfig):
         alignment_pooling: "mean" over the action tokens that hold real steps, or "last" token (reference).
         alignment_target: "stop" detaches the latent action: the LAM learns from its own loss, the policy from
             the LAM. "joint" lets the alignment's gradient into the LAM (paper); watch `latent_effective_rank`
-            then, which fell from 4.9 to 1.0 within 150 steps of the demo: latent actions on one line are easy
+            then, which fell from 4.6 to 1.3 within 200 steps of the demo: latent actions on one line are easy
             to predict. "ema" aligns to a slow copy of the LAM.
         alignment_centring: Subtract the batch means from both sides before the cosine. Without it a constant
             prediction scores well; False is the reference's plain cosine.
