@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 LAM_FOLDER = "lam"
 ALIGNMENT_FILE = "alignment.safetensors"
-TRAINING_ONLY = ("lam.", "alignment.", "lam_target.")
+LAM_STATE = "lam."
+ALIGNMENT_STATE = ("alignment.", "lam_target.")
 
 # For the type checker: whatever policy follows the mixin in the class statement.
 BasePolicy: Any = object
@@ -215,13 +216,15 @@ class LatentAlignmentMixin(BasePolicy):
         if self.lam is None:
             raise ValueError("This policy has no LAM to save. Call `attach_lam()` first.")
         state = self.state_dict() if state_dict is None else state_dict
-        policy = {key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
+        policy = {
+            key: value for key, value in state.items() if not key.startswith((LAM_STATE, *ALIGNMENT_STATE))
+        }
         super()._save_pretrained(save_directory, state_dict=policy, **kwargs)
         lam_state = {
-            key.removeprefix("lam."): value for key, value in state.items() if key.startswith("lam.")
+            key.removeprefix(LAM_STATE): value for key, value in state.items() if key.startswith(LAM_STATE)
         }
         self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=lam_state)
-        rest = {key: value for key, value in state.items() if key.startswith(TRAINING_ONLY[1:])}
+        rest = {key: value for key, value in state.items() if key.startswith(ALIGNMENT_STATE)}
         save_file({key: value.contiguous() for key, value in rest.items()}, save_directory / ALIGNMENT_FILE)
 
     def _check_lam(self, frame_gap: int, latent_width: int, recorded: str | None) -> None:
@@ -247,7 +250,7 @@ class LatentAlignmentMixin(BasePolicy):
         if not state:
             return
         assert self.alignment is not None and self._checkpoint is not None
-        own = {key: value for key, value in self.state_dict().items() if key.startswith(TRAINING_ONLY[1:])}
+        own = {key: value for key, value in self.state_dict().items() if key.startswith(ALIGNMENT_STATE)}
         wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
         if wrong:
             raise ValueError(

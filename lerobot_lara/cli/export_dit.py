@@ -3,12 +3,11 @@
 import argparse
 import logging
 
+from lerobot_lara.cli.export_lam import add_arguments
+
+__all__ = ["add_arguments", "run"]
+
 logger = logging.getLogger(__name__)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder or Hub id of a `lara` policy")
-    parser.add_argument("directory", help="folder to write; must not exist yet")
 
 
 def run(args: argparse.Namespace) -> int:
