@@ -1,10 +1,11 @@
 """LARA for LeRobot: robot policies that also learn from video without action labels.
 
-Importing this package registers its policy types and its environment with LeRobot; models are imported when
-they are built.
+Importing this package registers its policy types and its environment with LeRobot, and lets `lerobot-train` take a
+mixture file as its dataset; models are imported when they are built.
 """
 
 from lerobot_lara.configuration_lara import LaraConfig
+from lerobot_lara.data.mixture import lerobot_hook
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.processor_lara_dit import LaraTokenizerProcessorStep
 from lerobot_lara.envs.configuration_metaworld_fast import MetaworldFastEnvConfig
@@ -17,3 +18,5 @@ __all__ = [
     "LaraTokenizerProcessorStep",
     "MetaworldFastEnvConfig",
 ]
+
+lerobot_hook.install()

@@ -286,9 +286,17 @@ def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     listed = capsys.readouterr().out
-    assert {"doctor", "collect-demos", "import-video", "export-lam", "export-dit", "demo"} == set(
-        cli.SUBCOMMANDS
-    )
+    assert {
+        "doctor",
+        "collect-demos",
+        "import-video",
+        "export-lam",
+        "export-dit",
+        "demo",
+        "oxe-mixture",
+        "show-data",
+        "upgrade-dataset",
+    } == set(cli.SUBCOMMANDS)
     assert not [name for name in cli.SUBCOMMANDS if not re.search(rf"^ +{name}\b", listed, re.MULTILINE)]
 
 

@@ -4,22 +4,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lerobot_lara.alignment.objective import centre
 from lerobot_lara.lam.metrics import effective_rank
 
 NAMES = ("alignment_cosine", "alignment_centred_cosine", "alignment_retrieval", "latent_effective_rank")
 
 
 @torch.no_grad()
-def alignment_diagnostics(predicted: Tensor, target: Tensor) -> dict[str, float]:
+def alignment_diagnostics(predicted: Tensor, target: Tensor, group: Tensor | None = None) -> dict[str, float]:
     """Compares projected hidden states with latent actions of the same batch.
 
     Args:
         predicted: (V, Z) projected hidden states.
         target: (V, Z) latent actions, row i belonging to row i.
+        group: (V,) int64 dataset of each row, centred by its own mean; None is one group.
 
     Returns:
         `alignment_cosine`: mean plain cosine, in [-1, 1]; near 1 also for a constant, hence the others.
-        `alignment_centred_cosine`: mean cosine after subtracting the batch means; 0 for a constant.
+        `alignment_centred_cosine`: mean cosine after subtracting the means; 0 for a constant.
         `alignment_retrieval`: share of rows whose nearest target by centred cosine is their own; 1 / V by
             chance.
         `latent_effective_rank`: participation ratio of the latent actions' covariance, in [0, Z]; 0 if
@@ -28,8 +30,8 @@ def alignment_diagnostics(predicted: Tensor, target: Tensor) -> dict[str, float]
     """
     if len(predicted) < 2:
         return dict.fromkeys(NAMES, 0.0)
-    centred_predicted = F.normalize(_centre(predicted), dim=-1)
-    centred_target = F.normalize(_centre(target), dim=-1)
+    centred_predicted = F.normalize(_centre(predicted, group), dim=-1)
+    centred_target = F.normalize(_centre(target, group), dim=-1)
     similarity = centred_predicted @ centred_target.T  # (V, V)
     return {
         "alignment_cosine": F.cosine_similarity(predicted, target, dim=-1).mean().item(),
@@ -46,9 +48,9 @@ def _retrieval_accuracy(similarity: Tensor) -> float:
     return (tied.diagonal().float() / tied.sum(1)).mean().item()
 
 
-def _centre(x: Tensor) -> Tensor:
+def _centre(x: Tensor, group: Tensor | None) -> Tensor:
     x = x.cpu().double()  # few numbers, and not every device has doubles
-    centred = x - x.mean(0)
+    centred, _ = centre(x, None if group is None else group.cpu())
     # What rounding leaves of a constant is no direction to compare.
     return torch.where(
         centred.abs() <= 1e-6 * x.abs().amax().clamp(min=1e-12), torch.zeros_like(centred), centred

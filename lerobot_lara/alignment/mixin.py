@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lerobot_lara.alignment.diagnostics import alignment_diagnostics
 from lerobot_lara.alignment.objective import LatentAlignment
 from lerobot_lara.alignment.tap import HiddenStateTap
+from lerobot_lara.batch_keys import DATASET_INDEX
 from lerobot_lara.data.frame_gap import check_frame_gap
 from lerobot_lara.frame_pairs import frame_pairs
 from lerobot_lara.lam.latent_action_model import LatentActionModel
@@ -146,22 +147,26 @@ class LatentAlignmentMixin(BasePolicy):
         batch = self.augment(batch)
         frames, pair_valid = frame_pairs(batch, config.lam_camera or next(iter(config.image_features)))
         present = self._present(batch)
+        group = batch[DATASET_INDEX].reshape(-1) if DATASET_INDEX in batch else None
         with self._tap:
             flow_loss, log = self.compute_flow_loss(present)
-        latent_action, lam_loss, lam_log = self._latent_action(frames, pair_valid)
+        latent_action, lam_loss, lam_log = self._latent_action(frames, pair_valid, group)
         alignment_loss, predicted, target = self.alignment(
             self.action_token_states(self._tap.take()),
             latent_action,
             token_valid=self.action_token_valid(present),
             pair_valid=pair_valid,
+            group=group,
         )
+        if group is not None and pair_valid is not None:
+            group = group[pair_valid]
         loss = flow_loss + config.alignment_loss_weight * alignment_loss + config.lam_loss_weight * lam_loss
         log |= {"alignment_loss": alignment_loss.item()}
-        log |= alignment_diagnostics(predicted.detach(), target.detach()) | lam_log
+        log |= alignment_diagnostics(predicted.detach(), target.detach(), group) | lam_log
         return loss, log
 
     def _latent_action(
-        self, frames: Tensor, pair_valid: Tensor | None
+        self, frames: Tensor, pair_valid: Tensor | None, group: Tensor | None
     ) -> tuple[Tensor, Tensor | float, dict[str, float]]:
         """The alignment's target (B, L, C), the LAM's loss, and its terms for the log."""
         assert self.lam is not None and self.alignment is not None
@@ -172,6 +177,7 @@ class LatentAlignmentMixin(BasePolicy):
         output = self.lam(frames, valid=pair_valid)
         terms = {name: loss.item() for name, loss in output.losses.items()} | output.metrics
         log = {"lam_loss": output.loss.item()} | {f"lam_{name}": value for name, value in terms.items()}
+        log |= self.dataset_means("lam_prediction_error", output.pair_error, pair_valid, group)
         latent_action = output.latent_action
         if self.lam_target is not None:
             slow_lam = cast(LatentActionModel, self.lam_target.module)

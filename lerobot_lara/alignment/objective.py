@@ -66,12 +66,15 @@ class LatentAlignment(nn.Module):
         *,
         token_valid: Tensor | None = None,
         pair_valid: Tensor | None = None,
+        group: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Args:
             hidden_states: (B, N, D) at the action tokens.
             latent_action: (B, L, C), or (B, Z).
             token_valid: (B, N) bool; at least one True per row. None: all valid.
             pair_valid: (B,) bool; False where the frame pair crosses the episode's end. None: all valid.
+            group: (B,) int64 dataset of each sample; each is centred by its own mean, as telling datasets apart would
+                else pass for alignment. None: one group.
 
         Returns:
             The loss (0, still in the graph, with too few valid pairs: centring needs two), and what the
@@ -82,13 +85,16 @@ class LatentAlignment(nn.Module):
         target = latent_action.flatten(1).float()  # (B, Z)
         if pair_valid is not None:
             predicted, target = predicted[pair_valid], target[pair_valid]  # (V, Z)
+            group = None if group is None else group[pair_valid]
         self.num_updates += self.training
         if len(predicted) < (2 if self.centring else 1):
             return hidden_states.sum() * 0 + latent_action.sum() * 0, predicted, target
-        centred = (predicted, target)
-        if self.centring:
-            centred = (predicted - predicted.mean(0), target - target.mean(0))
-        loss = (1 - F.cosine_similarity(*centred, dim=-1)).mean()
+        if not self.centring:
+            return (1 - F.cosine_similarity(predicted, target, dim=-1)).mean(), predicted, target
+        (own, comparable), (other, _) = centre(predicted, group), centre(target, group)
+        distances = 1 - F.cosine_similarity(own, other, dim=-1)  # (V,)
+        # A sample that is alone in its group is its own mean.
+        loss = (distances * comparable).sum() / comparable.sum().clamp(min=1)
         return loss, predicted, target
 
     def _pool(self, hidden_states: Tensor, valid: Tensor | None) -> Tensor:
@@ -100,3 +106,20 @@ class LatentAlignment(nn.Module):
             return hidden_states[torch.arange(len(last), device=last.device), last]  # (B, D)
         weights = valid[..., None].to(hidden_states.dtype)
         return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)  # (B, D)
+
+
+def centre(x: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Subtracts the mean of each group.
+
+    Args:
+        x: (V, Z).
+        group: (V,) int64; None is one group.
+
+    Returns:
+        (V, Z), and (V,) bool, False in groups of one, where nothing is left.
+    """
+    if group is None:
+        return x - x.mean(0), torch.ones(len(x), dtype=torch.bool, device=x.device)
+    _, member, count = group.unique(return_inverse=True, return_counts=True)
+    sums = x.new_zeros(len(count), x.shape[1]).index_add(0, member, x)
+    return x - (sums / count[:, None].to(x.dtype))[member], count[member] > 1

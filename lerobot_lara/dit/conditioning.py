@@ -85,11 +85,13 @@ class ObservationEncoder(nn.Module):
         images: list[Tensor],
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        image_valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Args:
             images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.
             input_ids: (B, S) instruction tokens; needed when a text encoder is configured.
             attention_mask: (B, S) bool, False at padding.
+            image_valid: (B, V) bool, False where a sample lacks the camera; None is all True.
 
         Returns:
             Context tokens (B, V * P [+ 1], D) and their bool mask (B, V * P [+ 1]).
@@ -100,6 +102,8 @@ class ObservationEncoder(nn.Module):
         tokens = self.image_projection(tokens) + self.image_positions + self.camera_embedding  # (B, V, P, D)
         context = tokens.flatten(1, 2)  # (B, V * P, D)
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        if image_valid is not None:
+            mask = image_valid.repeat_interleave(tokens.shape[2], dim=1)  # (B, V * P)
         if self.instruction_encoder is None:
             return context, mask
         if input_ids is None or attention_mask is None:

@@ -1,6 +1,7 @@
 """Configuration of `lara_dit`, the flow-matching DiT policy (the paper's "DiT-only" baseline)."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
@@ -37,13 +38,17 @@ class LaraDiTConfig(TrainingConfig):
         state_dropout: Share of training samples whose state is hidden, in [0, 1).
         max_state_dim: Width states are padded to; None takes the dataset's own.
         max_action_dim: Width actions are padded to; None takes the dataset's own.
-        num_embodiments: Rows of the state and action projections; `embodiment_id` in the batch selects.
+        num_embodiments: Rows of the state and action projections, one for each embodiment of a mixture.
+        embodiment_id: Row of the robot that the policy acts for, and of training samples that name none.
         time_alpha: First parameter of the Beta distribution of training flow times.
         time_beta: Second parameter.
         time_s: Beta draws are mapped to the flow time (s - draw) / s.
         num_inference_steps: Euler steps per chunk.
         rtc_config: Real-time chunking; `lerobot-rollout --inference.type=rtc` sets it.
     """
+
+    # Samples without actions may be mixed in; they add nothing to the flow-matching loss.
+    supports_action_free: ClassVar[bool] = True
 
     chunk_size: int = 16
     n_action_steps: int = 8
@@ -68,6 +73,7 @@ class LaraDiTConfig(TrainingConfig):
     max_state_dim: int | None = None
     max_action_dim: int | None = None
     num_embodiments: int = 1
+    embodiment_id: int = 0
 
     time_alpha: float = 1.5
     time_beta: float = 1.0
@@ -93,6 +99,11 @@ class LaraDiTConfig(TrainingConfig):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("time_alpha", "time_beta", "time_s"):
             self._require(name, getattr(self, name) > 0, "positive")
+        self._require(
+            "embodiment_id",
+            0 <= self.embodiment_id < self.num_embodiments,
+            f"a row of the projections, at least 0 and below num_embodiments={self.num_embodiments}",
+        )
         self._require("random_shift", self.random_shift >= 0, "0 (off) or a number of pixels")
         self._require(
             "n_action_steps", self.n_action_steps <= self.chunk_size, f"at most chunk_size={self.chunk_size}"

@@ -81,3 +81,10 @@ def flow_matching_loss(velocity: Tensor, target: Tensor, valid: Tensor) -> Tenso
         Scalar.
     """
     return masked_mean((velocity.float() - target.float()).square(), valid)
+
+
+def sample_errors(velocity: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error of each sample, (B,), over its valid elements; arguments of `flow_matching_loss`."""
+    weights = valid.expand_as(velocity).float()
+    squares = (velocity.float() - target.float()).square() * weights
+    return squares.sum((1, 2)) / weights.sum((1, 2)).clamp(min=1)

@@ -16,28 +16,37 @@ from torch.nn import functional as F
 
 from lerobot_lara.augmentation import random_shift, sample_shifts
 from lerobot_lara.backbones import build_image_encoder, build_text_encoder
+from lerobot_lara.batch_keys import ACTION_DIM_IS_PAD, ACTION_REST, DATASET_INDEX, EMBODIMENT_ID, STATE_REST
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
 from lerobot_lara.dit.action_head import FlowMatchingActionHead
 from lerobot_lara.dit.conditioning import ObservationEncoder
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
-from lerobot_lara.dit.flow_matching import flow_matching_loss, interpolate, sample_timestep, velocity_target
+from lerobot_lara.dit.flow_matching import (
+    flow_matching_loss,
+    interpolate,
+    sample_errors,
+    sample_timestep,
+    velocity_target,
+)
 from lerobot_lara.lam.frame_encoder import check_images
+from lerobot_lara.mixture_record import MixtureRecord
 from lerobot_lara.policy_loading import StrictLoading
 
 
-class LaraDiTPolicy(StrictLoading, PreTrainedPolicy):
+class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
     """Flow-matching DiT policy.
 
     Batch keys: every camera of `config.image_features` (B, 3, H, W) in [0, 1]; `observation.state` (B, S);
     `observation.language.tokens` and `.attention_mask` (B, L); in training `action` (B, T, A) with
-    `action_is_pad` (B, T). Optional: `embodiment_id` (B,), `action_dim_is_pad` (B, A).
+    `action_is_pad` (B, T). A mixture adds those of `lerobot_lara.batch_keys`, and `<camera>_is_pad` (B, 1 or 2),
+    whose first column is True where a sample's dataset lacks the camera.
     """
 
     config_class = LaraDiTConfig
     name = "lara_dit"
 
     def __init__(self, config: LaraDiTConfig, **kwargs: Any) -> None:
-        super().__init__(config)
+        super().__init__(config, dataset_meta=kwargs.get("dataset_meta"))
         config.validate_features()
         self.config = config
         self.observation_encoder = ObservationEncoder(
@@ -89,7 +98,7 @@ class LaraDiTPolicy(StrictLoading, PreTrainedPolicy):
         A sample whose steps are all padding has no actions: the policy then sees the null state and pure
         noise at t = 0, and the sample adds nothing to this loss.
         """
-        actions = _pad_last(batch[ACTION], self.config.action_dim)  # (B, T, A)
+        actions = self._with_rest(batch[ACTION], batch, ACTION_REST, "action")  # (B, T, A)
         step_valid = self._step_valid(batch)
         labelled = step_valid.any(dim=1)  # (B,)
         dim_valid = self._dim_valid(batch, actions)[:, None]  # (B or 1, 1, A)
@@ -109,8 +118,14 @@ class LaraDiTPolicy(StrictLoading, PreTrainedPolicy):
             **self._encode_observation(batch),
         )
         valid = step_valid[..., None] & dim_valid  # (B, T, A)
-        loss = flow_matching_loss(velocity, velocity_target(noise, actions), valid)
-        return loss, {"flow_loss": loss.item()}
+        target = velocity_target(noise, actions)
+        loss = flow_matching_loss(velocity, target, valid)
+        log = {"flow_loss": loss.item()}
+        if DATASET_INDEX in batch:
+            log["labelled_share"] = labelled.float().mean().item()
+            errors = sample_errors(velocity.detach(), target, valid)  # (B,)
+            log |= self.dataset_means("flow_loss", errors, labelled, batch[DATASET_INDEX])
+        return loss, log
 
     @torch.no_grad()
     def predict_action_chunk(
@@ -217,30 +232,51 @@ class LaraDiTPolicy(StrictLoading, PreTrainedPolicy):
         for key, image in zip(self.config.image_features, images, strict=True):
             check_images(image, key)
         context, context_mask = self.observation_encoder(
-            images, batch.get(OBS_LANGUAGE_TOKENS), batch.get(OBS_LANGUAGE_ATTENTION_MASK)
+            images,
+            batch.get(OBS_LANGUAGE_TOKENS),
+            batch.get(OBS_LANGUAGE_ATTENTION_MASK),
+            image_valid=self._image_valid(batch),
         )
         if self.config.state_dim and OBS_STATE not in batch:
             raise ValueError(f"The batch lacks `{OBS_STATE}`, with which this policy was trained.")
-        state = batch.get(OBS_STATE) if self.config.state_dim else None
+        state = batch[OBS_STATE] if self.config.state_dim else None
         return {
             "context": context,
             "context_mask": context_mask,
-            "state": None if state is None else _pad_last(state, self.config.state_dim),
+            "state": None if state is None else self._with_rest(state, batch, STATE_REST, "state"),
             "embodiment_id": self._embodiment_id(batch, context),
         }
 
+    def _image_valid(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """(B, V) bool, False where a camera is missing; None if none is anywhere."""
+        flags = [batch.get(f"{camera}_is_pad") for camera in self.config.image_features]
+        if all(flag is None for flag in flags):
+            return None
+        images = batch[next(iter(self.config.image_features))]
+        present = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        # Of two flags, the second is that of the future frame.
+        missing = [~present if flag is None else flag.bool().reshape(len(images), -1)[:, 0] for flag in flags]
+        return ~torch.stack(missing, dim=1)
+
+    def _with_rest(self, values: Tensor, batch: dict[str, Tensor], key: str, name: str) -> Tensor:
+        """Appends the dimensions beyond the target robot's, then pads to the policy's width."""
+        if key in batch:
+            values = torch.cat([values, batch[key].to(values.dtype)], dim=-1)
+        width = getattr(self.config, f"{name}_dim")
+        if values.shape[-1] > width:
+            raise ValueError(
+                f"The batch has {values.shape[-1]} {name} dimensions, but `max_{name}_dim` leaves room for {width}. "
+                f"Raise --policy.max_{name}_dim."
+            )
+        return _pad_last(values, width)
+
     def _embodiment_id(self, batch: dict[str, Tensor], context: Tensor) -> Tensor:
-        if "embodiment_id" not in batch:
-            if self.config.num_embodiments > 1:
-                raise ValueError(
-                    f"The batch lacks `embodiment_id`, which selects one of `num_embodiments` = "
-                    f"{self.config.num_embodiments}. LeRobot's preprocessor drops it: add it after preprocessing."
-                )
-            return torch.zeros(len(context), dtype=torch.long, device=context.device)
-        embodiment_id = batch["embodiment_id"].long().reshape(-1)
+        if EMBODIMENT_ID not in batch:
+            return torch.full((len(context),), self.config.embodiment_id, device=context.device)
+        embodiment_id = batch[EMBODIMENT_ID].long().reshape(-1)
         if int(embodiment_id.max()) >= self.config.num_embodiments or int(embodiment_id.min()) < 0:
             raise ValueError(
-                f"`embodiment_id` {embodiment_id.unique().tolist()} is outside "
+                f"`{EMBODIMENT_ID}` {embodiment_id.unique().tolist()} is outside "
                 f"[0, {self.config.num_embodiments}). Raise --policy.num_embodiments."
             )
         return embodiment_id
@@ -252,8 +288,8 @@ class LaraDiTPolicy(StrictLoading, PreTrainedPolicy):
         return ~is_pad.bool()
 
     def _dim_valid(self, batch: dict[str, Tensor], actions: Tensor) -> Tensor:
-        if "action_dim_is_pad" in batch:
-            is_pad = batch["action_dim_is_pad"].bool()
+        if ACTION_DIM_IS_PAD in batch:
+            is_pad = batch[ACTION_DIM_IS_PAD].bool()
             return ~F.pad(is_pad, (0, actions.shape[-1] - is_pad.shape[-1]), value=True)  # (B, A)
         return (torch.arange(actions.shape[-1], device=actions.device) < batch[ACTION].shape[-1])[
             None

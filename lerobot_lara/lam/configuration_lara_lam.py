@@ -1,6 +1,7 @@
 """Configuration of `lara_lam`, the latent action model trained on its own (stage 1)."""
 
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 
@@ -20,6 +21,8 @@ class LaraLAMConfig(LatentActionSettings, TrainingConfig):
         camera: Dataset key of the camera to learn from, e.g. observation.images.front; None is the first.
         random_shift: Largest random shift of training frames in pixels, the same for both frames of a pair.
     """
+
+    supports_action_free: ClassVar[bool] = True
 
     camera: str | None = None
     random_shift: int = 0

@@ -21,7 +21,7 @@ from lerobot_lara.lam import artifact
 from lerobot_lara.lam.forward_dynamics import ForwardDynamicsModel
 from lerobot_lara.lam.frame_encoder import check_frames, check_images, encode_frames
 from lerobot_lara.lam.inverse_dynamics import InverseDynamicsModel
-from lerobot_lara.lam.losses import masked_mean, masked_mse, reconstruction_loss
+from lerobot_lara.lam.losses import masked_mean, masked_mse, pair_error, reconstruction_loss
 from lerobot_lara.lam.metrics import CodeUsage, effective_rank, psnr
 from lerobot_lara.lam.perceptual import PerceptualLoss
 from lerobot_lara.lam.quantizer import build_quantizer
@@ -42,6 +42,8 @@ class LatentActionOutput:
             quantizer_loss.
         loss: Their weighted sum; 0, with a gradient of 0, when no pair is valid. None from `encode`.
         metrics: Plain numbers for logs; see `LatentActionModel.forward`.
+        pair_error: (B,) mean squared error of each pair's prediction, valid or not, of frames if they are predicted
+            and else of features; without a gradient. None from `encode`.
     """
 
     latent_action: Tensor
@@ -51,6 +53,7 @@ class LatentActionOutput:
     losses: dict[str, Tensor] = field(default_factory=dict)
     loss: Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    pair_error: Tensor | None = None
 
 
 class LatentActionModel(nn.Module):
@@ -276,6 +279,10 @@ class LatentActionModel(nn.Module):
 
         output = LatentActionOutput(latent_action, quantized, code_indices, prediction, losses, loss)
         output.metrics = self._metrics(output, current, target, current_features, future_features, valid)
+        if prediction is not None:
+            output.pair_error = pair_error(prediction, target)
+        elif features is not None and future_features is not None:
+            output.pair_error = pair_error(features, future_features)
         return output
 
     @torch.no_grad()

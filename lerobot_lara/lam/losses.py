@@ -17,6 +17,11 @@ def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tens
     return masked_mean(F.mse_loss(prediction, target, reduction="none"), valid)
 
 
+def pair_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each sample (B, ...) -> (B,), without a gradient."""
+    return (prediction.detach() - target.detach()).float().square().flatten(1).mean(1)
+
+
 def reconstruction_loss(
     prediction: Tensor, current: Tensor, target: Tensor, valid: Tensor | None, *, change_weight: float
 ) -> Tensor:

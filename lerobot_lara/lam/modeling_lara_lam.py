@@ -10,16 +10,18 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
 from lerobot_lara.augmentation import random_shift
+from lerobot_lara.batch_keys import DATASET_INDEX
 from lerobot_lara.data.frame_gap import check_frame_gap
 from lerobot_lara.frame_pairs import frame_pairs
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
+from lerobot_lara.mixture_record import MixtureRecord
 from lerobot_lara.policy_loading import StrictLoading
 
 logger = logging.getLogger(__name__)
 
 
-class LaraLAMPolicy(StrictLoading, PreTrainedPolicy):
+class LaraLAMPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
     """Trains a latent action model on frame pairs.
 
     Batch keys: the camera's images (B, 2, 3, H, W) in [0, 1], `frame_gap` frames apart, and
@@ -34,7 +36,7 @@ class LaraLAMPolicy(StrictLoading, PreTrainedPolicy):
     name = "lara_lam"
 
     def __init__(self, config: LaraLAMConfig, dataset_meta: Any = None, **kwargs: Any) -> None:
-        super().__init__(config)
+        super().__init__(config, dataset_meta=dataset_meta)
         if config.input_features:  # A latent action model saved without LeRobot names none.
             config.validate_features()
             logger.info("The latent action model learns from camera %s.", config.camera_key)
@@ -47,7 +49,8 @@ class LaraLAMPolicy(StrictLoading, PreTrainedPolicy):
         """The training objective on one batch (keys in the class docstring).
 
         Returns:
-            The loss, and every loss term and metric of `LatentActionModel.forward` as a number.
+            The loss, and every loss term and metric of `LatentActionModel.forward` as a number; on a mixture also
+            `prediction_error/<dataset>`, the unweighted squared error.
 
         Raises:
             ValueError: If the camera is missing, or its images are no pairs of RGB frames in [0, 1].
@@ -57,7 +60,10 @@ class LaraLAMPolicy(StrictLoading, PreTrainedPolicy):
             frames = random_shift(frames, self.config.random_shift)
         output = self.model(frames, valid)
         assert output.loss is not None
-        return output.loss, {name: term.item() for name, term in output.losses.items()} | output.metrics
+        log = {name: term.item() for name, term in output.losses.items()} | output.metrics
+        assert output.pair_error is not None
+        means = self.dataset_means("prediction_error", output.pair_error, valid, batch.get(DATASET_INDEX))
+        return output.loss, log | means
 
     def get_optim_params(self) -> list:
         """The trained parameters; frozen encoders are not among them."""

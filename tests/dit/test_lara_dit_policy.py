@@ -149,12 +149,16 @@ def test_a_frozen_vision_encoder_is_not_in_the_checkpoint():
 def test_embodiments_select_their_projection():
     policy, batch = make_policy(num_embodiments=2).eval(), fake_batch(2)
     noise = torch.randn(2, 8, 4)
-    first = policy.predict_action_chunk(batch | {"embodiment_id": torch.tensor([0, 0])}, noise=noise)
-    mixed = policy.predict_action_chunk(batch | {"embodiment_id": torch.tensor([0, 1])}, noise=noise)
+    first = policy.predict_action_chunk(
+        batch | {"observation.embodiment_id": torch.tensor([0, 0])}, noise=noise
+    )
+    mixed = policy.predict_action_chunk(
+        batch | {"observation.embodiment_id": torch.tensor([0, 1])}, noise=noise
+    )
     torch.testing.assert_close(first[0], mixed[0])
     assert not torch.allclose(first[1], mixed[1])
     with pytest.raises(ValueError, match=r"embodiment_id.*num_embodiments"):
-        policy.predict_action_chunk(batch | {"embodiment_id": torch.tensor([0, 2])})
+        policy.predict_action_chunk(batch | {"observation.embodiment_id": torch.tensor([0, 2])})
 
 
 def test_works_without_state():
@@ -225,9 +229,16 @@ def test_padded_dims_stay_out_of_the_flow():
     torch.testing.assert_close(before, policy.predict_action_chunk(batch, noise=noise))
 
 
-def test_several_embodiments_need_to_be_told_apart():
-    with pytest.raises(ValueError, match=r"embodiment_id.*num_embodiments. = 2"):
-        make_policy(num_embodiments=2).predict_action_chunk(fake_batch(2))
+def test_the_policy_acts_with_its_own_embodiment():
+    torch.manual_seed(0)
+    policy, batch = make_policy(num_embodiments=2, embodiment_id=1).eval(), fake_batch(2)
+    noise = torch.randn(2, 8, 4)
+    rows = {row: batch | {"observation.embodiment_id": torch.tensor([row, row])} for row in (0, 1)}
+    chunk = policy.predict_action_chunk(batch, noise=noise)
+    assert torch.equal(chunk, policy.predict_action_chunk(rows[1], noise=noise))
+    assert not torch.allclose(chunk, policy.predict_action_chunk(rows[0], noise=noise))
+    with pytest.raises(ValueError, match=r"embodiment_id.*num_embodiments=2"):
+        make_policy(num_embodiments=2, embodiment_id=2)
 
 
 def test_future_frames_are_not_asked_for():

@@ -1,0 +1,14 @@
+"""Keys that a mixture adds to LeRobot's batches.
+
+LeRobot's preprocessor keeps `observation.*` and `*_is_pad` and drops other keys, hence the names.
+"""
+
+# (B,) int64: row of the policy's state and action projections.
+EMBODIMENT_ID = "observation.embodiment_id"
+# (B,) int64: entry of the mixture.
+DATASET_INDEX = "observation.dataset_index"
+# (B, S') and (B, T, A'), normalised: dimensions beyond those of the robot that the policy is for.
+STATE_REST = "observation.state_rest"
+ACTION_REST = "observation.action_rest"
+# (B, A' + A) bool: dimensions that a sample's robot does not have.
+ACTION_DIM_IS_PAD = "action_dim_is_pad"

@@ -1,0 +1,350 @@
+"""Builds the training set of a mixture for a policy."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
+from lerobot.datasets.compute_stats import aggregate_stats
+from lerobot.utils.constants import ACTION, OBS_STATE
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from lerobot_lara.data.frame_gap import check_frame_gap
+from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap
+from lerobot_lara.data.mixture.dataset import MixtureDataset
+from lerobot_lara.data.mixture.metadata import MixtureMetadata
+from lerobot_lara.data.mixture.normalization import Stats, UnitConversion, unit_conversion
+from lerobot_lara.data.mixture.samples import EntrySamples, SampleLayout
+from lerobot_lara.data.mixture.schedule import DrawSchedule, sample_shares
+from lerobot_lara.data.mixture.sources import Source, open_sources, split_episodes
+
+logger = logging.getLogger(__name__)
+
+
+def build_mixture(
+    config: MixtureConfig,
+    policy: PreTrainedConfig,
+    *,
+    path: str | Path,
+    video_backend: str,
+    tolerance_s: float = 1e-4,
+    image_transforms: Callable[[Tensor], Tensor] | None = None,
+    eval_split: float = 0.0,
+    max_eval_samples: int = 0,
+) -> tuple[MixtureDataset, Dataset | None]:
+    """Opens the datasets of a mixture for a policy.
+
+    Args:
+        config: The mixture.
+        policy: Configuration of the policy: its windows of frames and actions, normalisation, maximum dimensions.
+        path: The mixture file, for records.
+        video_backend: LeRobot's name of the video decoder.
+        tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
+        image_transforms: LeRobot's augmentation, for training samples only.
+        eval_split: Share of the episodes of every entry that is held out; see `split_episodes`.
+        max_eval_samples: Upper bound of held-out samples, spread evenly; 0 is all of them.
+
+    Returns:
+        The training set, and the held-out set if `eval_split` is above 0.
+
+    Raises:
+        ValueError: A dataset does not have what its entry names, or the policy cannot learn from the mixture.
+    """
+    builder = MixtureBuilder(config, policy, path=path, video_backend=video_backend, tolerance_s=tolerance_s)
+    splits = [split_episodes(source, eval_split) for source in builder.sources]
+    entries = builder.entries([split[0] for split in splits], image_transforms)
+    weights = [entry.source.config.weight for entry in entries]
+    shares = sample_shares(weights, [len(entry) for entry in entries], config.weights)
+    dataset = builder.dataset(entries, shares)
+    _log(dataset.meta.mixture)
+    if eval_split == 0:
+        return dataset, None
+    entries = builder.entries([split[1] for split in splits], None)
+    # Held-out frames count once each, whatever the weights.
+    held_out = builder.dataset(entries, sample_shares([len(entry) for entry in entries], [], "share"))
+    if 0 < max_eval_samples < len(held_out):
+        chosen = np.linspace(0, len(held_out) - 1, max_eval_samples).round().astype(int)
+        return dataset, Subset(held_out, chosen.tolist())
+    return dataset, held_out
+
+
+class MixtureBuilder:
+    """Fits the datasets of a mixture to one policy; see `build_mixture`."""
+
+    def __init__(
+        self,
+        config: MixtureConfig,
+        policy: PreTrainedConfig,
+        *,
+        path: str | Path,
+        video_backend: str,
+        tolerance_s: float,
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.path = path
+        self._video_backend = video_backend
+        self._tolerance_s = tolerance_s
+        use_actions = policy.action_delta_indices is not None
+        self._check_action_free(use_actions)
+        self.sources = open_sources(config, use_actions=use_actions)
+        self.target = next(source for source in self.sources if source.config is config.target_entry)
+        if use_actions and self.target.action is None:
+            raise ValueError(
+                f"`target` is {self.target.name!r}, which is action-free; name the entry of the robot that the policy "
+                "acts for."
+            )
+        self.layout = self._layout()
+        self._check_room()
+
+    def entries(
+        self, episodes: Sequence[list[int]], image_transforms: Callable[[Tensor], Tensor] | None
+    ) -> list[EntrySamples]:
+        """The samples of the given episodes of every source; sources without any are left out."""
+        return [
+            self._entry(index, source, chosen, image_transforms)
+            for index, (source, chosen) in enumerate(zip(self.sources, episodes, strict=True))
+            if chosen
+        ]
+
+    def dataset(self, entries: list[EntrySamples], shares: list[float]) -> MixtureDataset:
+        """Samples drawn at the given shares, with the stand-in for LeRobot's metadata."""
+        schedule = DrawSchedule(
+            [len(entry) for entry in entries], shares, [entry.source.name for entry in entries]
+        )
+        features, stats = self._features_and_stats()
+        meta = MixtureMetadata(
+            repo_id=str(self.path),
+            features=features,
+            stats=stats,
+            fps=self.target.fps,
+            robot_type=self.target.meta.robot_type,
+            tasks=_tasks(entries),
+            num_draws=len(schedule),
+            dropped_draws=getattr(self.policy, "drop_n_last_frames", 0),
+            total_episodes=sum(len(entry.reader.episodes) for entry in entries),
+            total_frames=sum(int(entry.reader.lengths.sum()) for entry in entries),
+            description=self._describe(entries, schedule),
+        )
+        return MixtureDataset(entries, schedule, meta)
+
+    def _layout(self) -> SampleLayout:
+        cameras = tuple(self.config.cameras or self.target.cameras)
+        size = self.config.image_size or self.target.camera_shape(next(iter(self.target.cameras)))
+        deltas = self.policy.action_delta_indices
+        dims = {
+            name: [source.dim(getattr(source, name)) for source in (self.target, *self.sources)]
+            for name in ("state", "action")
+        }
+        return SampleLayout(
+            cameras=cameras,
+            image_size=(size[0], size[1]),
+            action_deltas=None if deltas is None else tuple(deltas),
+            state_dim=dims["state"][0],
+            action_dim=dims["action"][0],
+            max_state_dim=max(dims["state"]),
+            max_action_dim=max(dims["action"]),
+            state_fill=self._fill("state"),
+            action_fill=self._fill("action"),
+            flag_cameras=any(set(source.cameras) != set(cameras) for source in self.sources),
+        )
+
+    def _entry(
+        self,
+        index: int,
+        source: Source,
+        episodes: list[int],
+        image_transforms: Callable[[Tensor], Tensor] | None,
+    ) -> EntrySamples:
+        reader = source.open_reader(
+            episodes, video_backend=self._video_backend, tolerance_s=self._tolerance_s
+        )
+        deltas = self.policy.observation_delta_indices
+        policy_gap = getattr(self.policy, "frame_gap", None)
+        in_pairs = False
+        if policy_gap is not None and deltas is not None:
+            in_pairs = True
+            gap = self._frame_gap(source, policy_gap)
+            _check_pairs(source, reader.lengths.tolist(), gap)
+            deltas = [gap if delta == policy_gap else delta for delta in deltas]
+        return EntrySamples(
+            source=source,
+            reader=reader,
+            layout=self.layout,
+            index=index,
+            observation_deltas=deltas,
+            state_units=self._units(source, "state"),
+            action_units=self._units(source, "action"),
+            action_dim=self._action_dim(source),
+            needs_pair=in_pairs and source.action is None,
+            image_transforms=image_transforms,
+        )
+
+    def _frame_gap(self, source: Source, policy_gap: int) -> int:
+        gap = source.frame_gap(self.config, policy_gap)
+        if source is self.target and gap != policy_gap:
+            raise ValueError(
+                f"The frame gap of the target entry {source.name!r} is {gap} frames at {source.fps} fps, but "
+                f"--policy.frame_gap is {policy_gap}. Pass --policy.frame_gap={gap}, or change `frame_gap_s`."
+            )
+        return gap
+
+    def _action_dim(self, source: Source) -> int:
+        """Action dimensions of an entry's robot; for video of no robot in the mixture, those of the target."""
+        same = [
+            other.dim(other.action)
+            for other in (source, *self.sources)
+            if other.action is not None and other.embodiment == source.embodiment
+        ]
+        return same[0] if same else self.layout.action_dim
+
+    def _units(self, source: Source, name: str) -> UnitConversion | None:
+        if getattr(source, name) is None:
+            return None
+        own = self._stats(source, name)
+        # Without one in the target, all dimensions are beyond the target's.
+        none = {statistic: np.zeros(0) for statistic in own}
+        target = none if getattr(self.target, name) is None else self._stats(self.target, name)
+        return unit_conversion(own, target, self._mode(name), f"`{name}` of entry {source.name!r}")
+
+    def _fill(self, name: str) -> np.ndarray:
+        units = self._units(self.target, name)
+        return np.zeros(0) if units is None else units.fill
+
+    def _stats(self, source: Source, name: str) -> Stats:
+        """Statistics that normalise an entry's states or actions, as `MixtureConfig.statistics` says."""
+        if self.config.statistics == "dataset":
+            return source.stats(getattr(source, name))
+        same = [
+            {name: other.stats(getattr(other, name))}
+            for other in self.sources
+            if other.embodiment == source.embodiment and getattr(other, name) is not None
+        ]
+        return aggregate_stats(same)[name]
+
+    def _mode(self, name: str) -> NormalizationMode:
+        kind = FeatureType.STATE if name == "state" else FeatureType.ACTION
+        return NormalizationMode(
+            self.policy.normalization_mapping.get(kind.value, NormalizationMode.IDENTITY)
+        )
+
+    def _features_and_stats(self) -> tuple[dict[str, dict], dict[str, dict[str, Any]]]:
+        target, layout = self.target, self.layout
+        features: dict[str, dict] = {}
+        stats: dict[str, dict[str, Any]] = {}
+        for camera in layout.cameras:
+            shape = (*layout.image_size, 3)
+            features[camera] = {"dtype": "image", "shape": shape, "names": ["height", "width", "channels"]}
+            stats[camera] = dict((target.meta.stats or {}).get(target.cameras.get(camera, ""), {}))
+        for name, key, dim in (("state", OBS_STATE, layout.state_dim), ("action", ACTION, layout.action_dim)):
+            if dim:
+                names = _names(target, getattr(target, name))
+                features[key] = {"dtype": "float32", "shape": (dim,), "names": names}
+                stats[key] = self._stats(target, name)
+        return features, stats
+
+    def _describe(self, entries: Sequence[EntrySamples], schedule: DrawSchedule) -> dict[str, Any]:
+        """JSON-ready record of everything that decides which sample a draw is."""
+        return {
+            "target": self.target.name,
+            "embodiments": self.config.resolve_embodiments(),
+            "draws_per_epoch": len(schedule),
+            "entries": [
+                {
+                    "name": entry.source.name,
+                    "repo_id": entry.source.config.repo_id,
+                    "revision": entry.source.config.revision,
+                    "draws": draws,
+                    "episodes": len(entry.reader.episodes),
+                    "frames": int(entry.reader.lengths.sum()),
+                    "usable_frames": len(entry),
+                    "fps": entry.source.fps,
+                    "window": list(entry.observation_deltas or (0,)),
+                    "labelled": entry.labelled,
+                    "embodiment": entry.source.embodiment,
+                }
+                for entry, draws in zip(entries, schedule.draws, strict=True)
+            ],
+        }
+
+    def _check_action_free(self, use_actions: bool) -> None:
+        free = [entry.name for entry in self.config.used_entries if entry.action_free]
+        if not use_actions or not free:
+            return
+        if not getattr(self.policy, "supports_action_free", False):
+            raise ValueError(
+                f"--policy.type={self.policy.type} cannot learn from samples without actions, but the entries {free} "
+                "are action-free. Use --policy.type=lara, or give them weight 0."
+            )
+        if not hasattr(self.policy, "frame_gap"):
+            logger.warning(
+                "%s learns nothing from the action-free entries %s; their samples only take up room in its batches.",
+                self.policy.type,
+                free,
+            )
+
+    def _check_room(self) -> None:
+        """Whether the policy has room for the largest robot and for all embodiments."""
+        for name in ("state", "action"):
+            own, largest = getattr(self.layout, f"{name}_dim"), getattr(self.layout, f"max_{name}_dim")
+            room = getattr(self.policy, f"max_{name}_dim", None)
+            if largest > own and (room is None or room < largest):
+                raise ValueError(
+                    f"An entry has {largest} {name} dimensions, the target {self.target.name!r} {own}, but "
+                    f"--policy.max_{name}_dim is {room}. Pass --policy.max_{name}_dim={largest}, or pick `{name}.dims`."
+                )
+        rows = {source.embodiment: source.embodiment_id for source in self.sources}
+        num_embodiments = getattr(self.policy, "num_embodiments", None)
+        if num_embodiments is not None and max(rows.values()) >= num_embodiments:
+            raise ValueError(
+                f"The mixture has the embodiments {rows}, but --policy.num_embodiments is {num_embodiments}. Pass "
+                f"--policy.num_embodiments={max(rows.values()) + 1}."
+            )
+        if getattr(self.policy, "embodiment_id", self.target.embodiment_id) != self.target.embodiment_id:
+            raise ValueError(
+                f"The target {self.target.name!r} is embodiment {self.target.embodiment!r} with row "
+                f"{self.target.embodiment_id}, with which the policy is to act. Pass "
+                f"--policy.embodiment_id={self.target.embodiment_id}."
+            )
+
+
+def _check_pairs(source: Source, lengths: list[int], gap: int) -> None:
+    try:
+        check_frame_gap(lengths, gap)
+    except ValueError as error:
+        raise ValueError(f"Entry {source.name!r} at {source.fps} fps: {error}") from error
+
+
+def _names(source: Source, column: VectorMap) -> Any:
+    """Names of a mapped column's dimensions, if the dataset names them."""
+    assert column.key is not None
+    names = source.meta.features[column.key]["names"]
+    if column.dims is None:
+        return names
+    return [names[dim] for dim in column.dims] if isinstance(names, list) else None
+
+
+def _tasks(entries: Sequence[EntrySamples]) -> list[str]:
+    tasks: dict[str, None] = {}
+    for entry in entries:
+        tasks |= dict.fromkeys(entry.instructions())
+    return list(tasks)
+
+
+def _log(mixture: dict[str, Any]) -> None:
+    for entry in mixture["entries"]:
+        gap = max(entry["window"])
+        logger.info(
+            "Mixture: %.1f %% %s: %d episodes, %d frames at %d fps, frame gap %d (%.2f s), %s",
+            100 * entry["draws"] / mixture["draws_per_epoch"],
+            entry["name"],
+            entry["episodes"],
+            entry["frames"],
+            entry["fps"],
+            gap,
+            gap / entry["fps"],
+            "with actions" if entry["labelled"] else "action-free",
+        )

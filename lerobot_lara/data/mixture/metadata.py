@@ -1,0 +1,82 @@
+"""A mixture's stand-in for LeRobot's dataset metadata."""
+
+from typing import Any
+
+import pandas as pd
+
+
+class MixtureMetadata:
+    """What LeRobot's training and model cards read of a dataset, for a mixture.
+
+    Features, statistics, frame rate and robot are the target's: those of the robot that the policy is for. To
+    LeRobot's sampler an epoch is one episode whose frames are the draws of `DrawSchedule`.
+
+    Args:
+        repo_id: The mixture file, as given to LeRobot.
+        features: Of the samples.
+        stats: Of the target.
+        fps: Of the target.
+        robot_type: Of the target.
+        tasks: Instructions of all datasets.
+        num_draws: Length of an epoch.
+        dropped_draws: Frames that LeRobot's sampler drops at the end of every episode for this policy type. The
+            mixture does so by itself, for each dataset's own frame gap, so the one episode is longer by this.
+        total_episodes: Of all datasets.
+        total_frames: Of all datasets.
+        description: JSON-ready record of what is mixed; see `describe`.
+    """
+
+    has_language_columns = False
+    repo_type = "dataset"
+
+    def __init__(
+        self,
+        *,
+        repo_id: str,
+        features: dict[str, dict],
+        stats: dict[str, dict[str, Any]],
+        fps: int,
+        robot_type: str | None,
+        tasks: list[str],
+        num_draws: int,
+        dropped_draws: int,
+        total_episodes: int,
+        total_frames: int,
+        description: dict[str, Any],
+    ) -> None:
+        self.repo_id = repo_id
+        self.features = features
+        self.stats = stats
+        self.fps = fps
+        self.robot_type = robot_type
+        self.tasks = pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(tasks, name="task"))
+        self.total_episodes = total_episodes
+        self.total_frames = total_frames
+        self.mixture = description
+        end = num_draws + dropped_draws
+        self.episodes = {
+            "dataset_from_index": [0],
+            "dataset_to_index": [end],
+            "length": [end],
+            "tasks": [tasks],
+        }
+
+    @property
+    def camera_keys(self) -> list[str]:
+        return [key for key, feature in self.features.items() if feature["dtype"] in ("image", "video")]
+
+    @property
+    def image_keys(self) -> list[str]:
+        return self.camera_keys
+
+    @property
+    def video_keys(self) -> list[str]:
+        return []
+
+    @property
+    def depth_keys(self) -> list[str]:
+        return []
+
+    @property
+    def total_tasks(self) -> int:
+        return len(self.tasks)

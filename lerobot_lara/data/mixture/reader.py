@@ -1,0 +1,126 @@
+"""Reads single columns of a LeRobotDataset.
+
+LeRobot's own item access decodes every image of every row that it touches; a pair of frames with an action chunk
+touches many rows but needs two images.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.video_utils import decode_video_frames
+from torch import Tensor
+
+
+class ColumnReader:
+    """Columns of the selected episodes of a dataset, by row.
+
+    Holds the memory-mapped table only, so that copies in data-loading workers cost no memory.
+
+    Args:
+        dataset: Opened without `delta_timestamps`.
+        video_backend: LeRobot's name of the video decoder.
+        tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
+    """
+
+    def __init__(self, dataset: LeRobotDataset, *, video_backend: str, tolerance_s: float) -> None:
+        self._table = dataset.hf_dataset
+        self._meta = dataset.meta
+        self._root = Path(dataset.root)
+        self._video_backend = video_backend
+        self._tolerance_s = tolerance_s
+        self._tasks = [str(task) for task in dataset.meta.tasks.index]
+        self._image_feature = datasets.Image()
+        self._videos: dict[str, list[tuple[Path, float]]] = {}
+        column = self._table.data.column("episode_index").to_numpy()
+        starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1)) if len(column) else np.zeros(0, int)
+        self.episodes: list[int] = column[starts].tolist()
+        self.starts = starts.astype(np.int64)
+        self.lengths = np.diff(starts, append=len(column)).astype(np.int64)
+
+    def numbers(self, key: str, rows: Sequence[int]) -> np.ndarray:
+        """Values of a numeric column at rows of one episode.
+
+        Args:
+            key: Column with a scalar or a vector (D,) per row.
+            rows: n rows close to one another; may repeat.
+
+        Returns:
+            (n, D); D = 1 for a scalar.
+        """
+        first, last = min(rows), max(rows)
+        chunk = self._table.data.column(key).slice(first, last - first + 1).combine_chunks()
+        flat = chunk.flatten() if hasattr(chunk, "flatten") and chunk.type.num_fields else chunk
+        values = flat.to_numpy(zero_copy_only=False).reshape(last - first + 1, -1)
+        return values[np.asarray(rows) - first]
+
+    def text(self, key: str, row: int) -> str:
+        """The string of a text column."""
+        return str(self._table.data.column(key)[row].as_py())
+
+    def distinct_texts(self, key: str) -> list[str]:
+        """All strings of a text column, sorted."""
+        return sorted(str(text) for text in self._table.data.column(key).unique().to_pylist())
+
+    def task(self, row: int) -> str:
+        """LeRobot's task of a row."""
+        return self.tasks()[int(self._table.data.column("task_index")[row].as_py())]
+
+    def tasks(self) -> list[str]:
+        """LeRobot's tasks of the dataset, by index."""
+        return self._tasks
+
+    def images(self, key: str, episode: int, rows: Sequence[int]) -> Tensor:
+        """Frames of a camera at rows of one episode; each distinct row is decoded once.
+
+        Args:
+            key: Camera of the dataset.
+            episode: Number of the episode in the dataset.
+            rows: n rows of that episode.
+
+        Returns:
+            (n, C, H, W) uint8.
+        """
+        distinct = sorted(set(rows))
+        if key in self._meta.video_keys:
+            frames = self._decode_video(key, episode, distinct)
+        else:
+            column = self._table.data.column(key)
+            decoded = (self._image_feature.decode_example(column[row].as_py()) for row in distinct)
+            frames = torch.stack([_to_tensor(np.asarray(image)) for image in decoded])
+        return frames if distinct == list(rows) else frames[[distinct.index(row) for row in rows]]
+
+    def _decode_video(self, key: str, episode: int, rows: list[int]) -> Tensor:
+        file, start = self._video(key, episode)
+        timestamps = [start + float(time) for time in self.numbers("timestamp", rows)[:, 0]]
+        return decode_video_frames(
+            file,
+            timestamps,
+            self._tolerance_s,
+            self._video_backend,
+            return_uint8=True,
+        )
+
+    def _video(self, key: str, episode: int) -> tuple[Path, float]:
+        """File that holds an episode of a camera, and the second at which the episode starts in it."""
+        if key not in self._videos:
+            rows = self._meta.episodes.select_columns(
+                [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+            ).to_pandas()
+            self._videos[key] = [
+                (
+                    self._root
+                    / self._meta.video_path.format(video_key=key, chunk_index=chunk, file_index=file),
+                    start,
+                )
+                for chunk, file, start in rows.itertuples(index=False)
+            ]
+        return self._videos[key][episode]
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    # A copy, as PIL hands out read-only memory.
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())

@@ -1,0 +1,242 @@
+"""One dataset's frames as training samples of the policy.
+
+Legend: V frames of the observation window, T action chunk, S state dim and A action dim of the target.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.utils.constants import ACTION, OBS_STATE
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from lerobot_lara.batch_keys import (
+    ACTION_DIM_IS_PAD,
+    ACTION_REST,
+    DATASET_INDEX,
+    EMBODIMENT_ID,
+    STATE_REST,
+)
+from lerobot_lara.data.mixture.config import VectorMap
+from lerobot_lara.data.mixture.normalization import UnitConversion
+from lerobot_lara.data.mixture.reader import ColumnReader
+from lerobot_lara.data.mixture.sources import Source
+
+
+@dataclass(frozen=True)
+class SampleLayout:
+    """What the samples of all datasets have in common, so that they fit into one batch.
+
+    Args:
+        cameras: The policy's cameras.
+        image_size: (height, width) in pixels.
+        action_deltas: Control steps of the action chunk; None without actions.
+        state_dim: S; 0 without a state.
+        action_dim: A; 0 without actions.
+        max_state_dim: Largest state dimension of any dataset, at least S.
+        max_action_dim: Largest action dimension of any dataset, at least A.
+        state_fill: (S,) state of a sample without one, in the target's units.
+        action_fill: (A,) action of an action-free sample.
+        flag_cameras: Mark missing cameras also where observations have no time axis.
+    """
+
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]
+    action_deltas: tuple[int, ...] | None
+    state_dim: int
+    action_dim: int
+    max_state_dim: int
+    max_action_dim: int
+    state_fill: np.ndarray
+    action_fill: np.ndarray
+    flag_cameras: bool
+
+
+class EntrySamples:
+    """Frames of one dataset, cut into samples.
+
+    Args:
+        source: The opened dataset.
+        reader: Its columns.
+        layout: What all samples have in common.
+        index: Number of the entry in the mixture.
+        observation_deltas: Frames of the observation window, [0, K] in this dataset's own frames; None for the
+            present frame without a time axis.
+        state_units: Conversion of states to the target's units; None without a state.
+        action_units: The same for actions; None when action-free.
+        action_dim: Action dimensions of the dataset's robot, also when it is action-free.
+        needs_pair: Leave out frames whose window reaches beyond the episode: nothing learns from them.
+        image_transforms: LeRobot's augmentation of (V, 3, H, W) or (3, H, W) uint8 images.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        reader: ColumnReader,
+        layout: SampleLayout,
+        index: int,
+        observation_deltas: Sequence[int] | None,
+        state_units: UnitConversion | None,
+        action_units: UnitConversion | None,
+        action_dim: int,
+        needs_pair: bool,
+        image_transforms: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.source = source
+        self.reader = reader
+        self.layout = layout
+        self.index = index
+        self.observation_deltas = None if observation_deltas is None else tuple(observation_deltas)
+        self.state_units = state_units
+        self.action_units = action_units
+        self.action_dim = action_dim
+        self.image_transforms = image_transforms
+        beyond = max(self.observation_deltas or (0,)) if needs_pair else 0
+        self._usable_ends = np.cumsum(np.maximum(reader.lengths - beyond, 0))
+
+    def __len__(self) -> int:
+        """Usable frames."""
+        return int(self._usable_ends[-1]) if len(self._usable_ends) else 0
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the samples have actions."""
+        return self.action_units is not None
+
+    def locate(self, frame: int) -> tuple[int, int]:
+        """A usable frame -> position of its episode among the opened ones, and its row in the table."""
+        position = int(np.searchsorted(self._usable_ends, frame, side="right"))
+        before = int(self._usable_ends[position - 1]) if position else 0
+        return position, int(self.reader.starts[position]) + frame - before
+
+    def __getitem__(self, frame: int) -> dict[str, Any]:
+        """The sample of a usable frame, with the same keys and shapes for every dataset of a mixture."""
+        position, row = self.locate(frame)
+        rows, is_pad = self._window(position, row, self.observation_deltas or (0,))
+        sample = self._images(self.reader.episodes[position], rows, is_pad)
+        if self.layout.action_deltas is not None:
+            sample |= self._state(rows, is_pad) | self._actions(position, row)
+        return sample | {
+            EMBODIMENT_ID: torch.tensor(self.source.embodiment_id),
+            DATASET_INDEX: torch.tensor(self.index),
+            "task": self.instruction(row),
+            "timestamp": torch.tensor(float(self.reader.numbers("timestamp", [row])[0, 0])),
+        }
+
+    def instructions(self) -> list[str]:
+        """All instructions of the dataset."""
+        config = self.source.config
+        if config.instruction is not None:
+            return [config.instruction]
+        if config.language_key != "task":
+            return self.reader.distinct_texts(config.language_key)
+        return self.reader.tasks()
+
+    def instruction(self, row: int) -> str:
+        """The instruction of a row of the table."""
+        config = self.source.config
+        if config.instruction is not None:
+            return config.instruction
+        return (
+            self.reader.task(row)
+            if config.language_key == "task"
+            else self.reader.text(config.language_key, row)
+        )
+
+    def _window(self, position: int, row: int, deltas: Sequence[int]) -> tuple[list[int], Tensor]:
+        """Rows at the deltas, clamped to the episode, and a bool mask of those that were."""
+        start = int(self.reader.starts[position])
+        last = start + int(self.reader.lengths[position]) - 1
+        wanted = [row + delta for delta in deltas]
+        rows = [min(max(each, start), last) for each in wanted]
+        return rows, torch.tensor([each != clamped for each, clamped in zip(wanted, rows, strict=True)])
+
+    def _images(self, episode: int, rows: list[int], is_pad: Tensor) -> dict[str, Any]:
+        sample: dict[str, Any] = {}
+        timed = self.observation_deltas is not None
+        for camera in self.layout.cameras:
+            key = self.source.cameras.get(camera)
+            if key is None:
+                images = torch.zeros(len(rows), 3, *self.layout.image_size, dtype=torch.uint8)
+            else:
+                images = fit_image(self.reader.images(key, episode, rows), self.layout.image_size)
+            images = images if timed else images[0]
+            if key is not None and self.image_transforms is not None:
+                images = self.image_transforms(images)
+            sample[camera] = images
+            if timed or self.layout.flag_cameras:
+                sample[f"{camera}_is_pad"] = is_pad | (key is None)
+        return sample
+
+    def _state(self, rows: list[int], is_pad: Tensor) -> dict[str, Any]:
+        layout = self.layout
+        if layout.max_state_dim == 0:
+            return {}
+        state = np.tile(layout.state_fill, (len(rows), 1)).astype(np.float32)
+        rest = np.zeros((len(rows), layout.max_state_dim - layout.state_dim), dtype=np.float32)
+        if self.state_units is not None and self.source.state is not None:
+            state, own_rest = self.state_units(self.vectors(self.source.state, rows))
+            rest[:, : own_rest.shape[-1]] = own_rest
+        sample: dict[str, Any] = {}
+        if layout.state_dim:
+            timed = self.observation_deltas is not None
+            sample[OBS_STATE] = torch.from_numpy(state if timed else state[0])
+            if timed:
+                sample[f"{OBS_STATE}_is_pad"] = is_pad
+        if rest.shape[-1]:
+            sample[STATE_REST] = torch.from_numpy(rest[0])
+        return sample
+
+    def _actions(self, position: int, row: int) -> dict[str, Any]:
+        layout = self.layout
+        assert layout.action_deltas is not None
+        steps = len(layout.action_deltas)
+        actions = np.tile(layout.action_fill, (steps, 1)).astype(np.float32)
+        rest = np.zeros((steps, layout.max_action_dim - layout.action_dim), dtype=np.float32)
+        is_pad = torch.ones(steps, dtype=torch.bool)
+        if self.action_units is not None and self.source.action is not None:
+            rows, is_pad = self._window(position, row, layout.action_deltas)
+            actions, own_rest = self.action_units(self.vectors(self.source.action, rows))
+            rest[:, : own_rest.shape[-1]] = own_rest
+        sample = {
+            ACTION: torch.from_numpy(actions),
+            f"{ACTION}_is_pad": is_pad,
+            ACTION_DIM_IS_PAD: torch.arange(layout.max_action_dim) >= self.action_dim,
+        }
+        if rest.shape[-1]:
+            sample[ACTION_REST] = torch.from_numpy(rest)
+        return sample
+
+    def vectors(self, column: VectorMap, rows: Sequence[int]) -> np.ndarray:
+        """States or actions (n, D) of n rows in the dataset's own units, mirrored and picked as the entry says."""
+        assert column.key is not None
+        values = self.reader.numbers(column.key, rows).astype(np.float64)
+        if column.invert:
+            stats = self.source.meta.stats[column.key]
+            both = np.asarray(stats["min"], dtype=np.float64) + np.asarray(stats["max"], dtype=np.float64)
+            values[:, column.invert] = both.reshape(-1)[column.invert] - values[:, column.invert]
+        return values if column.dims is None else values[:, column.dims]
+
+
+def fit_image(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crops about the centre to the aspect ratio of `size`, then resizes.
+
+    Args:
+        images: (V, 3, H, W) uint8.
+        size: Height and width in pixels.
+
+    Returns:
+        (V, 3, *size) uint8; the input itself if it has that size.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    ratio = size[1] / size[0]
+    crop = (min(height, max(1, round(width / ratio))), min(width, max(1, round(height * ratio))))
+    cropped = transforms.center_crop(images, list(crop))
+    return transforms.resize(cropped, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)

@@ -1,0 +1,295 @@
+"""Opens the datasets of a mixture and checks that each has what its entry names."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.utils import BackwardCompatibilityError
+from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.feature_utils import dataset_to_policy_features
+
+from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig, VectorMap
+from lerobot_lara.data.mixture.normalization import Stats, select_stats
+from lerobot_lara.data.mixture.reader import ColumnReader
+
+# What LeRobot raises for a dataset that is neither on disk nor reachable.
+UNREACHABLE = (OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, ConnectionError, FileNotFoundError)
+
+
+@dataclass
+class Source:
+    """An opened dataset: its metadata, and its entry's columns checked against it.
+
+    Args:
+        config: The entry.
+        meta: LeRobot's metadata.
+        cameras: Camera of the policy -> camera of the dataset.
+        state: Column, dimensions and mirrored dimensions; None without a state.
+        action: The same; None when action-free.
+        embodiment: Name of the embodiment.
+        embodiment_id: Row of the policy's projections.
+    """
+
+    config: EntryConfig
+    meta: LeRobotDatasetMetadata
+    cameras: dict[str, str]
+    state: VectorMap | None
+    action: VectorMap | None
+    embodiment: str
+    embodiment_id: int
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def fps(self) -> int:
+        return self.meta.fps
+
+    def camera_shape(self, camera: str) -> tuple[int, int]:
+        """Height and width in pixels of one of the policy's cameras."""
+        _, height, width = _image_shape(self.meta, self.cameras[camera])
+        return height, width
+
+    def dim(self, column: VectorMap | None) -> int:
+        """Width of a mapped column; 0 without one."""
+        if column is None:
+            return 0
+        return len(column.dims) if column.dims is not None else self._width(column)
+
+    def stats(self, column: VectorMap) -> Stats:
+        """Statistics of a mapped column."""
+        if not self.meta.stats or column.key not in self.meta.stats:
+            raise ValueError(
+                f"Entry {self.name!r} has no statistics of `{column.key}` (meta/stats.json). Recompute them with "
+                "`lerobot-edit-dataset`, or upgrade the dataset with `lara upgrade-dataset`."
+            )
+        return select_stats(self.meta.stats[column.key], column.dims, column.invert)
+
+    def frame_gap(self, mixture: MixtureConfig, policy_gap: int) -> int:
+        """Frames between o_t and o_{t+K}, at least 1."""
+        seconds = self.config.frame_gap_s or mixture.frame_gap_s
+        return policy_gap if seconds is None else max(1, round(seconds * self.fps))
+
+    def episodes(self) -> list[int]:
+        """Numbers of the episodes in use."""
+        total = self.meta.total_episodes
+        chosen = self.config.episodes
+        if chosen is not None and max(chosen) >= total:
+            raise ValueError(
+                f"`episodes` of entry {self.name!r} has {max(chosen)}, but the dataset has 0 to {total - 1}."
+            )
+        return list(range(total)) if chosen is None else sorted(set(chosen))
+
+    def open_reader(self, episodes: list[int], *, video_backend: str, tolerance_s: float) -> ColumnReader:
+        """Reads the given episodes; downloads them from the Hub if need be."""
+        everything = len(episodes) == self.meta.total_episodes
+        try:
+            dataset = LeRobotDataset(
+                self.config.repo_id,
+                root=self.config.root,
+                revision=self.config.revision,
+                episodes=None if everything else episodes,
+                return_uint8=True,
+            )
+        except UNREACHABLE as error:
+            raise ValueError(_unreachable(self.config, error)) from error
+        return ColumnReader(dataset, video_backend=video_backend, tolerance_s=tolerance_s)
+
+    def _width(self, column: VectorMap) -> int:
+        assert column.key is not None
+        return int(np.prod(self.meta.features[column.key]["shape"]))
+
+
+def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
+    """Opens the metadata of all entries with a weight above 0.
+
+    Args:
+        mixture: The mixture.
+        use_actions: False for a policy that learns from video only: states and actions are left out.
+
+    Raises:
+        ValueError: A dataset is missing, has another format or lacks a column or camera; two entries of one
+            embodiment have other dimensions; no entry has actions although the policy learns from them.
+    """
+    rows = mixture.resolve_embodiments()
+    metas = {entry.name: _open_meta(entry) for entry in mixture.used_entries}
+    cameras = mixture.cameras or _target_cameras(mixture, metas[mixture.target_entry.name])
+    sources = []
+    for entry in mixture.used_entries:
+        meta = metas[entry.name]
+        embodiment = mixture.embodiment_of(entry)
+        with_vectors = use_actions and not entry.action_free
+        action = _check_vector(entry, meta, "action", entry.action, ACTION) if with_vectors else None
+        if with_vectors and action is None:
+            raise ValueError(
+                f"Entry {entry.name!r} has no `{ACTION}` column ({entry.repo_id}). Set `action_free: true`, or name "
+                "its column in `action: {key: ...}`."
+            )
+        sources.append(
+            Source(
+                config=entry,
+                meta=meta,
+                cameras=_check_cameras(entry, meta, cameras),
+                state=_check_vector(entry, meta, "state", entry.state, OBS_STATE) if with_vectors else None,
+                action=action,
+                embodiment=embodiment,
+                embodiment_id=rows[embodiment],
+            )
+        )
+        _check_language(entry, meta)
+    if use_actions and all(source.action is None for source in sources):
+        raise ValueError(
+            "All `entries` are action-free, but the policy learns from actions. Add a dataset with actions, or train a "
+            "latent action model: --policy.type=lara_lam."
+        )
+    _check_dims(sources)
+    return sources
+
+
+def split_episodes(source: Source, eval_split: float) -> tuple[list[int], list[int]]:
+    """Training and held-out episodes: the last ceil(n * eval_split) of every task, as LeRobot splits.
+
+    Tasks with a single episode (captioned video often has nothing else) are split together, as one task.
+    """
+    episodes = source.episodes()
+    if eval_split == 0:
+        return episodes, []
+    tasks = source.meta.episodes["tasks"]
+    groups: dict[str, list[int]] = {}
+    for episode in episodes:
+        groups.setdefault(tasks[episode][0] if tasks[episode] else "", []).append(episode)
+    single = [episode for group in groups.values() if len(group) == 1 for episode in group]
+    split = [group for group in groups.values() if len(group) > 1] + ([single] if single else [])
+    training, held_out = [], []
+    for group in split:
+        count = math.ceil(len(group) * eval_split)
+        training += group[: len(group) - count]
+        held_out += group[len(group) - count :]
+    if not training:
+        raise ValueError(
+            f"--dataset.eval_split={eval_split} leaves no training episode of entry {source.name!r}, which has "
+            f"{len(episodes)}. Lower it, or add episodes."
+        )
+    return sorted(training), sorted(held_out)
+
+
+def _open_meta(entry: EntryConfig) -> LeRobotDatasetMetadata:
+    if entry.root is not None and not Path(entry.root).is_dir():
+        raise ValueError(f"`root` of entry {entry.name!r} does not exist: {entry.root}.")
+    try:
+        return LeRobotDatasetMetadata(entry.repo_id, root=entry.root, revision=entry.revision)
+    except BackwardCompatibilityError as error:
+        raise ValueError(
+            f"Entry {entry.name!r} ({entry.repo_id}) has an older dataset format. Convert it: `lara upgrade-dataset "
+            f"{entry.root or entry.repo_id} <folder>`, and give the folder as `root`."
+        ) from error
+    except UNREACHABLE as error:
+        raise ValueError(_unreachable(entry, error)) from error
+
+
+def _unreachable(entry: EntryConfig, error: Exception) -> str:
+    return (
+        f"Entry {entry.name!r}: the dataset {entry.repo_id} is not on this machine and cannot be downloaded "
+        f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Check `repo_id` and `revision`, go online, "
+        "or name a local folder in `root`."
+    )
+
+
+def _target_cameras(mixture: MixtureConfig, meta: LeRobotDatasetMetadata) -> list[str]:
+    mapped = mixture.target_entry.cameras
+    cameras = (
+        list(mapped.values()) if mapped else [key for key in meta.camera_keys if key not in meta.depth_keys]
+    )
+    if not cameras:
+        raise ValueError(
+            f"The target entry {mixture.target_entry.name!r} has no camera; it has {sorted(meta.features)}."
+        )
+    return cameras
+
+
+def _check_cameras(entry: EntryConfig, meta: LeRobotDatasetMetadata, cameras: list[str]) -> dict[str, str]:
+    wanted = entry.cameras or {camera: camera for camera in cameras if camera in meta.camera_keys}
+    if not wanted:
+        raise ValueError(
+            f"Entry {entry.name!r} has none of the policy's cameras {cameras}; it has {meta.camera_keys}. Map one in "
+            "`cameras: {dataset key: policy key}`."
+        )
+    for key, camera in wanted.items():
+        if key not in meta.camera_keys:
+            raise ValueError(
+                f"`cameras` of entry {entry.name!r} maps {key!r}, which the dataset lacks; it has {meta.camera_keys}."
+            )
+        if camera not in cameras:
+            raise ValueError(
+                f"`cameras` of entry {entry.name!r} maps {key!r} to {camera!r}, which is no camera of the policy; it "
+                f"has {cameras}. Add it to the mixture's `cameras`."
+            )
+        channels = _image_shape(meta, key)[0]
+        pixel_format = (meta.features[key].get("info") or {}).get("video.pix_fmt", "")
+        if key in meta.depth_keys or channels != 3 or str(pixel_format).startswith("gray"):
+            kind = "depth" if key in meta.depth_keys else f"{channels} channel(s) {pixel_format}".strip()
+            raise ValueError(
+                f"Camera {key!r} of entry {entry.name!r} is not RGB: {kind}. Map another camera."
+            )
+    return {camera: key for key, camera in wanted.items()}
+
+
+def _check_vector(
+    entry: EntryConfig, meta: LeRobotDatasetMetadata, name: str, column: VectorMap | None, default: str
+) -> VectorMap | None:
+    if column is None:
+        return VectorMap(default) if default in meta.features else None
+    if column.key is None:
+        return None
+    if column.key not in meta.features:
+        raise ValueError(
+            f"`{name}.key` of entry {entry.name!r} is {column.key!r}, which the dataset lacks; it has "
+            f"{sorted(meta.features)}."
+        )
+    width = int(np.prod(meta.features[column.key]["shape"]))
+    for field_name in ("dims", "invert"):
+        dims = getattr(column, field_name)
+        if dims is not None and (len(dims) == 0 or min(dims) < 0 or max(dims) >= width):
+            raise ValueError(
+                f"`{name}.{field_name}` of entry {entry.name!r} is {dims}; the dimensions of `{column.key}` are "
+                f"0 to {width - 1}."
+            )
+    return column
+
+
+def _check_language(entry: EntryConfig, meta: LeRobotDatasetMetadata) -> None:
+    if entry.instruction is not None or entry.language_key == "task":
+        return
+    found = meta.features.get(entry.language_key, {}).get("dtype")
+    if found != "string":
+        texts = [key for key, feature in meta.features.items() if feature["dtype"] == "string"]
+        raise ValueError(
+            f"`language_key` of entry {entry.name!r} is {entry.language_key!r}, which is "
+            f"{'absent' if found is None else found}; text columns: {['task', *texts]}."
+        )
+
+
+def _check_dims(sources: list[Source]) -> None:
+    first: dict[str, Source] = {}
+    for source in sources:
+        if source.action is None:
+            continue
+        other = first.setdefault(source.embodiment, source)
+        for name in ("action", "state"):
+            dims = [each.dim(getattr(each, name)) for each in (other, source)]
+            if dims[0] != dims[1] and 0 not in dims:
+                raise ValueError(
+                    f"Entries {other.name!r} and {source.name!r} are both of embodiment {source.embodiment!r}, but "
+                    f"their {name}s have {dims[0]} and {dims[1]} dimensions. Give one another `embodiment`, or pick "
+                    f"`{name}.dims`."
+                )
+
+
+def _image_shape(meta: LeRobotDatasetMetadata, key: str) -> tuple[int, int, int]:
+    shape = dataset_to_policy_features({key: meta.features[key]})[key].shape
+    return shape[0], shape[1], shape[2]

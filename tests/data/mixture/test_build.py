@@ -1,0 +1,210 @@
+"""What a mixture asks of its datasets and of the policy, and what LeRobot reads of it."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import make_tiny_dataset
+from lerobot.policies.act.configuration_act import ACTConfig
+
+from lerobot_lara import LaraDiTConfig, LaraLAMConfig
+from lerobot_lara.data.mixture.build import build_mixture
+from lerobot_lara.data.mixture.config import load_mixture
+
+from .conftest import ARM, CAMERAS, ROBOT, VIDEO, lara_config
+
+
+def test_metadata_is_that_of_the_target(build, datasets):
+    meta = build().meta
+    assert set(meta.features) == {*CAMERAS, "observation.state", "action"}
+    assert meta.features["action"]["shape"] == (4,)
+    assert meta.features["observation.image"]["shape"] == (32, 32, 3)
+    assert (meta.fps, meta.robot_type, meta.total_episodes, meta.total_frames) == (
+        10,
+        "synthetic",
+        10,
+        48 + 21 + 90,
+    )
+    assert meta.camera_keys == CAMERAS
+    stats = json.loads((datasets / "robot" / "meta" / "stats.json").read_text())["action"]
+    np.testing.assert_allclose(meta.stats["action"]["mean"], stats["mean"])
+    assert list(meta.tasks.index) == ["push", "pull", "lift", "a hand", "a cup", "a door"]
+
+
+def test_lerobots_sampler_sees_exactly_the_draws_of_an_epoch(build):
+    """Also for a policy type whose last frames of an episode LeRobot drops."""
+    for policy in (lara_config(), LaraLAMConfig(frame_gap=4)):
+        mixed = build(policy=policy)
+        first, last = mixed.meta.episodes["dataset_from_index"], mixed.meta.episodes["dataset_to_index"]
+        assert last[0] - first[0] - getattr(policy, "drop_n_last_frames", 0) == len(mixed) == mixed.num_frames
+
+
+def test_a_latent_action_model_needs_no_actions(build):
+    mixed = build(VIDEO, ROBOT, policy=LaraLAMConfig(frame_gap=4))
+    assert set(mixed.meta.features) == set(CAMERAS)
+    assert not any(key.startswith(("action", "observation.state")) for key in mixed[0])
+    assert not any(entry["labelled"] for entry in mixed.meta.mixture["entries"])
+
+
+def test_held_out_episodes(write_mixture):
+    path = write_mixture(ROBOT, VIDEO)
+    config = load_mixture(path)
+    train, held_out = build_mixture(
+        config, lara_config(num_embodiments=1), path=path, video_backend="pyav", eval_split=0.3
+    )
+    # One of two episodes of each robot task, and one of three videos, each with a task of its own.
+    assert [entry.reader.episodes for entry in train.entries] == [[0, 1], [0, 1]]
+    assert [entry.reader.episodes for entry in held_out.entries] == [[2, 3], [2]]
+    assert len(held_out) == sum(len(entry) for entry in held_out.entries)
+    _, few = build_mixture(
+        config,
+        lara_config(num_embodiments=1),
+        path=path,
+        video_backend="pyav",
+        eval_split=0.3,
+        max_eval_samples=5,
+    )
+    assert len(few) == 5
+
+
+def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
+    path = write_mixture(ROBOT | {"episodes": [0]})
+    with pytest.raises(ValueError, match=r"eval_split=0.5 leaves no training episode of entry 'robot'"):
+        build_mixture(load_mixture(path), lara_config(), path=path, video_backend="pyav", eval_split=0.5)
+
+
+@pytest.mark.parametrize(
+    ("entries", "fields", "policy", "message"),
+    [
+        (
+            [ROBOT | {"episodes": [7]}],
+            {},
+            {},
+            r"`episodes` of entry 'robot' has 7, but the dataset has 0 to 3",
+        ),
+        (
+            [ROBOT | {"cameras": {"front": "observation.image"}}],
+            {},
+            {},
+            r"maps 'front', which the dataset lacks",
+        ),
+        (
+            [ROBOT | {"cameras": {"observation.image": "front"}}],
+            {},
+            {},
+            r"'front', which is no camera of the policy",
+        ),
+        ([ROBOT, VIDEO | {"cameras": None}], {}, {}, r"Entry 'video' has none of the policy's cameras"),
+        (
+            [ROBOT | {"action": {"key": "act"}}],
+            {},
+            {},
+            r"`action.key` of entry 'robot' is 'act', which the dataset lacks",
+        ),
+        (
+            [ROBOT | {"action": {"key": "action", "dims": [4]}}],
+            {},
+            {},
+            r"`action.dims` of entry 'robot' is \[4\]",
+        ),
+        (
+            [ROBOT | {"state": {"key": "observation.state", "invert": []}}],
+            {},
+            {},
+            r"`state.invert` of entry 'robot'",
+        ),
+        (
+            [ROBOT, VIDEO | {"action_free": False}],
+            {},
+            {},
+            r"Entry 'video' has no `action` column.*action_free: true",
+        ),
+        ([VIDEO], {}, {}, r"All `entries` are action-free.*lara_lam"),
+        ([ROBOT, VIDEO], {"target": "video"}, {}, r"`target` is 'video', which is action-free"),
+        (
+            [ROBOT, ARM | {"embodiment": None}],
+            {},
+            {},
+            r"'robot' and 'arm' are both of embodiment 'default'.*4 and 7",
+        ),
+        ([ROBOT, ARM], {}, {"num_embodiments": 1}, r"num_embodiments is 1. Pass --policy.num_embodiments=2"),
+        ([ROBOT, ARM], {}, {"max_action_dim": None}, r"7 action dimensions.*Pass --policy.max_action_dim=7"),
+        ([ROBOT, ARM], {}, {"max_state_dim": 4}, r"5 state dimensions.*--policy.max_state_dim is 4"),
+        ([ROBOT, ARM], {"embodiments": {"arm": 0, "default": 1}}, {}, r"Pass --policy.embodiment_id=1"),
+        (
+            [ROBOT],
+            {"frame_gap_s": 1.2},
+            {"frame_gap": 12},
+            r"Entry 'robot' at 10 fps: frame_gap=12 leaves no pair",
+        ),
+        (
+            [ROBOT],
+            {"frame_gap_s": 0.5},
+            {},
+            r"target entry 'robot' is 5 frames at 10 fps.*Pass --policy.frame_gap=5",
+        ),
+        (
+            [ROBOT, VIDEO | {"frame_gap_s": 2.0}],
+            {},
+            {},
+            r"Entry 'video' at 20 fps: frame_gap=40 leaves no pair",
+        ),
+        (
+            [ROBOT | {"language_key": "caption"}],
+            {},
+            {},
+            r"`language_key` of entry 'robot' is 'caption', which is absent",
+        ),
+        ([ROBOT | {"language_key": "action"}], {}, {}, r"'action', which is float32"),
+        ([ROBOT | {"root": "nowhere"}], {}, {}, r"`root` of entry 'robot' does not exist"),
+        (
+            [{"name": "far", "repo_id": "org/far"}],
+            {},
+            {},
+            r"Entry 'far': the dataset org/far is not on this machine",
+        ),
+    ],
+)
+def test_bad_mixtures_are_refused(build, entries, fields, policy, message):
+    with pytest.raises(ValueError, match=message):
+        build(*entries, policy=lara_config(**policy), **fields)
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(1, r"1 channel"), (4, r"4 channel")])
+def test_another_colour_format_is_refused(tmp_path, build, channels, kind):
+    root = make_tiny_dataset(tmp_path / "odd")
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"]["observation.image"]["shape"] = [32, 32, channels]
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=rf"Camera 'observation.image' of entry 'odd' is not RGB: {kind}"):
+        build({"name": "odd", "repo_id": "local/odd", "root": str(root)}, cameras=None)
+
+
+def test_an_older_format_names_the_converter(tmp_path, build):
+    root = make_tiny_dataset(tmp_path / "old")
+    info = json.loads((root / "meta" / "info.json").read_text()) | {"codebase_version": "v2.1"}
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"Entry 'old' .*older dataset format.*lara upgrade-dataset"):
+        build({"name": "old", "repo_id": "local/old", "root": str(root)}, cameras=None)
+
+
+def test_missing_statistics_are_named(tmp_path, build):
+    root = make_tiny_dataset(tmp_path / "bare")
+    stats = json.loads((root / "meta" / "stats.json").read_text())
+    (root / "meta" / "stats.json").write_text(json.dumps({k: v for k, v in stats.items() if k != "action"}))
+    with pytest.raises(ValueError, match=r"Entry 'bare' has no statistics of `action`"):
+        build({"name": "bare", "repo_id": "local/bare", "root": str(root)}, cameras=None)
+
+
+def test_policies_that_need_actions_refuse_action_free_entries(build):
+    policy = ACTConfig(device="cpu", push_to_hub=False)
+    with pytest.raises(
+        ValueError, match=r"--policy.type=act cannot learn from samples without actions.*\['video'\]"
+    ):
+        build(ROBOT, VIDEO, policy=policy)
+    assert len(build(ROBOT, policy=policy, cameras=None)) == 48
+
+
+def test_a_policy_that_learns_nothing_from_video_is_warned_about(build, caplog):
+    build(ROBOT, VIDEO, policy=LaraDiTConfig())
+    assert "lara_dit learns nothing from the action-free entries ['video']" in caplog.text

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lerobot_lara.data.mixture.config import load_mixture
+
+ENTRY = {"name": "a", "repo_id": "org/a"}
+
+
+def load(tmp_path: Path, content, name="mixture.yaml"):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return load_mixture(path)
+
+
+def test_defaults_and_relative_roots(tmp_path):
+    config = load(
+        tmp_path,
+        {
+            "entries": [
+                ENTRY | {"root": "../data/a", "weight": 2},
+                {
+                    "name": "b",
+                    "repo_id": "org/b",
+                    "action_free": True,
+                    "action": {"key": "action", "dims": [0, 2]},
+                },
+            ]
+        },
+    )
+    first, second = config.entries
+    assert first.root == str(tmp_path.parent / "data" / "a")
+    assert (first.weight, second.weight, second.root) == (2.0, 1.0, None)
+    assert second.action.dims == [0, 2]
+    assert config.target_entry is first
+    assert config.resolve_embodiments() == {"default": 0}
+
+
+def test_the_target_is_the_first_with_actions_and_has_row_0(tmp_path):
+    entries = [
+        {"name": "v", "repo_id": "org/v", "action_free": True},
+        ENTRY | {"embodiment": "so100"},
+        {"name": "h", "repo_id": "org/h", "action_free": True, "embodiment": "human"},
+    ]
+    config = load(tmp_path, {"entries": entries})
+    assert config.target_entry.name == "a"
+    assert [config.embodiment_of(entry) for entry in config.entries] == ["so100", "so100", "human"]
+    assert config.resolve_embodiments() == {"so100": 0, "human": 1}
+
+
+def test_entries_of_weight_0_are_left_out(tmp_path):
+    config = load(tmp_path, {"entries": [ENTRY | {"weight": 0}, {"name": "b", "repo_id": "org/b"}]})
+    assert [entry.name for entry in config.used_entries] == ["b"]
+    assert config.target_entry.name == "b"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"entries": []}, r"`entries` is empty"),
+        ({"entrys": [ENTRY]}, r"Unknown key `entrys` in the mixture; the keys are .*entries"),
+        ({"entries": [ENTRY | {"wieght": 1}]}, r"Unknown key `wieght` in entry 'a'.*weight"),
+        ({"entries": [ENTRY | {"action": {"dim": [1]}}]}, r"Unknown key `dim` in `action` of entry 'a'"),
+        ({"entries": [ENTRY | {"weight": -1}]}, r"`weight` of entry 'a' is -1"),
+        ({"entries": [ENTRY | {"weight": float("nan")}]}, r"`weight` of entry 'a' is nan"),
+        ({"entries": [ENTRY | {"weight": 0}]}, r"`weight` is 0 in all `entries`"),
+        ({"entries": [ENTRY, ENTRY]}, r"the name 'a' twice"),
+        ({"entries": [ENTRY | {"frame_gap_s": 0}]}, r"`frame_gap_s` of entry 'a' is 0"),
+        ({"entries": [ENTRY], "frame_gap_s": -1}, r"`frame_gap_s` is -1"),
+        ({"entries": [ENTRY | {"episodes": []}]}, r"`episodes` of entry 'a' is \[\]"),
+        ({"entries": [ENTRY | {"episodes": [-1]}]}, r"`episodes` of entry 'a' is \[-1\]"),
+        ({"entries": [ENTRY | {"cameras": {}}]}, r"`cameras` of entry 'a' is empty"),
+        ({"entries": [ENTRY | {"cameras": {"x": "c", "y": "c"}}]}, r"maps two cameras to one"),
+        ({"entries": [ENTRY], "weights": "shares"}, r"`weights` is 'shares'; it must be one of"),
+        ({"entries": [ENTRY], "statistics": "all"}, r"`statistics` is 'all'"),
+        ({"entries": [ENTRY], "target": "b"}, r"`target` is 'b', which is no entry"),
+        ({"entries": [ENTRY], "image_size": [64]}, r"`image_size` is \[64\]"),
+        ({"entries": [ENTRY], "embodiments": {"so100": 0}}, r"`embodiment` 'default'.*not in `embodiments`"),
+        ({"entries": [ENTRY], "embodiments": {"default": 0, "b": 0}}, r"a row of its own"),
+        ({"entries": [{"name": "a"}]}, r"repo_id"),
+        ({"entries": [ENTRY | {"weight": "much"}]}, r"weight"),
+        ({"entries": ["org/a"]}, r"`entries` holds 'org/a'"),
+        ([ENTRY], r"holds list; it needs `entries"),
+        ("entries: [", r"is no YAML"),
+    ],
+)
+def test_bad_files_are_refused_by_name(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load(tmp_path, content)
+    assert "mixture.yaml" in str(error.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ValueError, match=r"absent\.yaml does not exist"):
+        load_mixture(tmp_path / "absent.yaml")
