@@ -8,8 +8,11 @@ import yaml
 from lerobot.configs.train import TrainPipelineConfig
 
 import lerobot_lara  # noqa: F401  registers the policy types
+from lerobot_lara.data.mixture.config import load_mixture
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).parents[1] / "configs"
+MIXTURES = sorted([*(ROOT / "mixtures").glob("*.yaml"), ROOT / "demo" / "mixture.yaml"])
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(MIXTURES))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -32,10 +35,18 @@ def test_configuration(path, tmp_path):
     assert config.batch_size == content["batch_size"] and config.steps == content["steps"]
 
 
+@pytest.mark.parametrize("path", MIXTURES, ids=lambda path: path.stem)
+def test_mixture(path):
+    assert path.read_text().startswith("#")
+    config = load_mixture(path)
+    assert len(config.used_entries) > 1
+    assert not config.target_entry.action_free
+
+
 def test_the_paper_is_the_paper():
     """Figures of the paper's stages 1 and 2 that a slip would change unnoticed."""
     stage_1, stage_2 = (
-        yaml.safe_load((CONFIGS[0].parents[1] / "paper" / name).read_text())["policy"]
+        yaml.safe_load((ROOT / "paper" / name).read_text())["policy"]
         for name in ("stage1_lam.yaml", "stage2_lara.yaml")
     )
     assert (stage_1["codebook_size"], stage_1["latent_dim"], stage_1["num_latent_tokens"]) == (128, 32, 8)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="a few steps on one task: checks that all runs, learns nothing"
     )
     parser.add_argument(
-        "--config-dir", type=Path, default=CONFIG_DIR, help="directory with lam.yaml, dit.yaml and lara.yaml"
+        "--config-dir", type=Path, default=CONFIG_DIR, help="directory with the training configurations"
     )
 
 

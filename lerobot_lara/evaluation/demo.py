@@ -1,8 +1,9 @@
 """The demo study: does aligning a policy with a latent action model help when labelled demonstrations are few?
 
 Scripted Meta-World demonstrations and action-free videos are recorded, a latent action model is trained on the
-videos, `lara_dit` and `lara` are trained on the same demonstrations for the same number of steps, and both are
-evaluated on the same episodes as a policy that does nothing. Every step is one command line, and all that trains
+videos, `lara_dit` and `lara` are trained on the same demonstrations for the same number of steps, `lara` once more on
+a mixture of demonstrations and videos, and all are evaluated on the same episodes as a policy that does nothing. Every
+step is one command line, and all that trains
 or evaluates a policy is LeRobot's own `lerobot-train` and `lerobot-eval`.
 """
 
@@ -34,7 +35,8 @@ logger = logging.getLogger(__name__)
 CONFIG_DIR = Path(__file__).parents[2] / "configs" / "demo"
 MARKER = ".lara-demo"  # says that a directory is a demo run, and may be deleted with --overwrite
 # Zero policy first: the report's tables and figures keep this order.
-ARMS = ("zero", "lara_dit", "lara")
+ARMS = ("zero", "lara_dit", "lara", "lara_mixture")
+CONFIGS = ("lam", "dit", "lara", "lara_mixture", "mixture")
 REPORTED_PACKAGES = (
     "lerobot_policy_lara",
     "lerobot",
@@ -106,7 +108,7 @@ def run_demo(
         settings: Size of the study.
         resume: Accept a finished run: what is missing is done again, and the report is written anew.
         overwrite: Delete an earlier run first.
-        config_dir: Directory with `lam.yaml`, `dit.yaml` and `lara.yaml`.
+        config_dir: Directory with the configurations `CONFIGS`.
 
     Returns:
         Path of the report.
@@ -120,6 +122,7 @@ def run_demo(
     output_dir = output_dir.resolve()
     _prepare(output_dir, resume=resume, overwrite=overwrite)
     jobs = build_jobs(settings, output_dir, config_dir=config_dir)
+    write_mixture(config_dir / "mixture.yaml", output_dir)
     times = run_jobs(jobs, state_dir=output_dir / "jobs")
     results = collect_results(settings, jobs, times, output_dir)
     (output_dir / "results.json").write_text(json.dumps(results, indent=2))
@@ -140,12 +143,12 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
     Raises:
         ValueError: If a training configuration is missing.
     """
-    configs = {name: config_dir / f"{name}.yaml" for name in ("lam", "dit", "lara")}
+    configs = {name: config_dir / f"{name}.yaml" for name in CONFIGS}
     for name, path in configs.items():
         if not path.is_file():
             raise ValueError(
                 f"{path} not found: the demo needs its training configurations. Run it from a clone of the "
-                f"repository, or give the directory with lam.yaml, dit.yaml and lara.yaml as --config-dir ({name})."
+                f"repository, or give the directory with {name}.yaml and the others as --config-dir."
             )
     data, train = output_dir / "data", output_dir / "train"
 
@@ -170,17 +173,19 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
     def training(
         name: str, config: str, title: str, dataset: str, needs: tuple[str, ...], *flags: str
     ) -> Job:
+        path = data / dataset
+        place = f"--dataset.repo_id={path}" if path.suffix == ".yaml" else f"--dataset.root={path}"
         command = (
             *("lerobot-train", f"--config_path={configs[config]}"),
             *(
-                f"--dataset.root={data / dataset}",
+                place,
                 f"--output_dir={train / name}",
                 *settings.training_flags,
                 *flags,
             ),
         )
         product = checkpoint(output_dir, name) / "model.safetensors"
-        inputs = (configs[config],)
+        inputs = (configs[config], *([configs["mixture"]] if path.suffix == ".yaml" else []))
         return Job(
             f"train_{name}",
             title,
@@ -235,8 +240,14 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
             *("lara", "lara", "Train LARA", "demos", ("collect_demos", "train_lara_lam")),
             f"--policy.lam_path={lam_path}",
         ),
+        training(
+            *("lara_mixture", "lara_mixture", "Train LARA on the mixture", "mixture.yaml"),
+            ("collect_demos", "collect_videos", "train_lara_lam"),
+            f"--policy.lam_path={lam_path}",
+        ),
         policy_evaluation("lara_dit", "dit", "Evaluate DiT only"),
         policy_evaluation("lara", "lara", "Evaluate LARA"),
+        policy_evaluation("lara_mixture", "lara_mixture", "Evaluate LARA on the mixture"),
         Job(
             "eval_lara_lam",
             "Measure the latent action model on the demonstrations",
@@ -253,6 +264,23 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
             *("python", "-m", "lerobot_lara.evaluation.zero_policy"),
         ),
     ]
+
+
+def write_mixture(template: Path, output_dir: Path) -> Path:
+    """Writes the study's mixture file: the template's, with the datasets that the study records.
+
+    Returns:
+        Its path; an equal file is left alone.
+    """
+    content = yaml.safe_load(template.read_text())
+    for entry in content["entries"]:
+        entry["root"] = entry["name"]
+    path = output_dir / "data" / "mixture.yaml"
+    text = yaml.safe_dump(content, sort_keys=False)
+    if not path.is_file() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return path
 
 
 def checkpoint(output_dir: Path, name: str) -> Path:
@@ -278,7 +306,7 @@ def collect_results(
     }
     training = {
         name: json.loads((checkpoint(output_dir, name) / "train_config.json").read_text())
-        for name in ("lara_lam", "lara_dit", "lara")
+        for name in ("lara_lam", *ARMS[1:])
     }
     seeds["training"] = training["lara"]["seed"]
     return {

@@ -17,11 +17,18 @@ from lerobot_lara.evaluation.intervals import wilson_interval
 from lerobot_lara.evaluation.training_log import Curves
 from lerobot_lara.lam.metrics import effective_rank
 
-ARM_COLOURS = {"zero": "#9aa3ad", "lara_dit": "#3f7cac", "lara": "#d9622b", "lara_lam": "#5b8c5a"}
+ARM_COLOURS = {
+    "zero": "#9aa3ad",
+    "lara_dit": "#3f7cac",
+    "lara": "#d9622b",
+    "lara_mixture": "#8a4f9e",
+    "lara_lam": "#5b8c5a",
+}
 ARM_LABELS = {
     "zero": "Zero policy",
     "lara_dit": "DiT only",
     "lara": "LARA",
+    "lara_mixture": "LARA on the mixture",
     "lara_lam": "Latent action model",
 }
 DPI = 130

@@ -16,7 +16,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "fractal_clips"
 @pytest.mark.e2e
 def test_real_clips_train_a_latent_action_model(tmp_path):
     dataset = tmp_path / "dataset"
-    command = f"import-video {FIXTURES} local/rt1 --root {dataset} --fps 3 --size 64"
+    command = f"import-video {FIXTURES} local/rt1 --root {dataset} --recorded-fps 3 --size 64"
     assert main([*command.split(), "--captions", str(FIXTURES / "lang_annotations.json")]) == 0
 
     run = run_train(

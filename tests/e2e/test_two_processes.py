@@ -1,50 +1,60 @@
-"""Two processes on the CPU: codebooks stay equal on both ranks, and the loss falls."""
+"""Two processes on the CPU: codebooks stay equal on both ranks, the loss falls, and a mixture is shared out."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers import REPO_ID, make_tiny_dataset
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.e2e
+
+LAM_FLAGS = {
+    "policy.type": "lara_lam",
+    "policy.device": "cpu",
+    "policy.push_to_hub": "false",
+    "policy.frame_gap": 3,
+    "policy.image_size": 32,
+    "policy.prediction_size": 16,
+    "policy.idm_num_layers": 1,
+    "policy.fdm_num_layers": 1,
+    "policy.scheduler_warmup_steps": 0,
+    "batch_size": 8,
+    "num_workers": 0,
+    "log_freq": 4,
+}
+
+
+def train_on_two_processes(folder: Path, flags: Mapping[str, Any]) -> None:
+    """Runs `lerobot-train` with what `accelerate launch` starts on several GPUs; on the CPU that would ask for MPI."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += [str(Path(__file__).with_name("train_and_report.py"))]
+    command += [f"--{name}={value}" for name, value in (LAM_FLAGS | dict(flags)).items()]
+    environment = os.environ | {"REPORT_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.timeout(900)
 def test_codebooks_stay_equal(tmp_path):
     root = make_tiny_dataset(tmp_path / "videos", num_episodes=4, num_frames=20, action=False, state=False)
     flags = {
-        "policy.type": "lara_lam",
-        "policy.device": "cpu",
-        "policy.push_to_hub": "false",
-        "policy.frame_gap": 3,
-        "policy.image_size": 32,
-        "policy.prediction_size": 16,
         "policy.quantizer": "vq",
         "policy.codebook_size": 8,
-        "policy.idm_num_layers": 1,
-        "policy.fdm_num_layers": 1,
-        "policy.scheduler_warmup_steps": 0,
         "dataset.repo_id": REPO_ID,
         "dataset.root": root,
         "output_dir": tmp_path / "out",
-        "batch_size": 8,
-        "num_workers": 0,
         "steps": 12,
-        "log_freq": 4,
         "save_freq": 12,
     }
-    # What `accelerate launch` starts on several GPUs; on the CPU it would ask for MPI.
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [str(Path(__file__).with_name("train_and_report.py"))]
-    command += [f"--{name}={value}" for name, value in flags.items()]
-    environment = os.environ | {"REPORT_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_on_two_processes(tmp_path, flags)
     states = [load_file(tmp_path / f"rank_{rank}.safetensors") for rank in (0, 1)]
     assert states[0] and states[0].keys() == states[1].keys()
     for key, value in states[0].items():
@@ -53,3 +63,24 @@ def test_codebooks_stay_equal(tmp_path):
     first, second = ([log["reconstruction_loss"] for log in rank] for rank in losses)
     assert first != second, "the ranks must see different data"
     assert sum(first[-4:] + second[-4:]) < sum(first[:4] + second[:4])
+
+
+@pytest.mark.timeout(900)
+def test_a_mixture_is_shared_out(tmp_path):
+    """Each rank reads its own draws of the epoch, and together they read all of them, once."""
+    entries = []
+    for name, gap in (("slow", 5), ("fast", 10)):
+        make_tiny_dataset(
+            tmp_path / name, num_episodes=2, num_frames=10 + gap, action=False, state=False, fps=gap
+        )
+        entries.append({"name": name, "repo_id": f"local/{name}", "root": name, "action_free": True})
+    mixture = tmp_path / "mixture.yaml"
+    mixture.write_text(yaml.safe_dump({"entries": entries, "frame_gap_s": 0.6, "target": "slow"}))
+    steps = 3  # fewer draws than an epoch has
+    flags = {"dataset.repo_id": mixture, "output_dir": tmp_path / "out", "steps": steps, "save_freq": steps}
+    train_on_two_processes(tmp_path, flags)
+    draws = [json.loads((tmp_path / f"draws_{rank}.json").read_text()) for rank in (0, 1)]
+    flat = [draw for rank in draws for step in rank for draw in step]
+    assert len(flat) == len(set(flat)) == steps * 2 * 8
+    logs = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+    assert all({"prediction_error/slow", "prediction_error/fast"} <= log.keys() for rank in logs for log in rank)

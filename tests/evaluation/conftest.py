@@ -83,10 +83,15 @@ def write_eval_info(directory: Path, counts: dict[str, dict[str, int]], *, films
 
 
 def make_results(
-    *, dit: tuple[int, int], lara: tuple[int, int], zero: int = 0, **quality: float
+    *,
+    dit: tuple[int, int],
+    lara: tuple[int, int],
+    mixture: tuple[int, int] = (9, 9),
+    zero: int = 0,
+    **quality: float,
 ) -> dict[str, Any]:
     """Returns the content of a `results.json` with the given successes on the two tasks, of 20 episodes each."""
-    successes = {"zero": (zero, 0), "lara_dit": dit, "lara": lara}
+    successes = {"zero": (zero, 0), "lara_dit": dit, "lara": lara, "lara_mixture": mixture}
     jobs = ("train_lara_lam", "eval_lara")
     training = {"steps": 100, "batch_size": 8, "policy": {"type": "x", "optimizer_lr": 5e-4}}
     return {
@@ -104,7 +109,7 @@ def make_results(
             **{"tasks": list(TASKS), "num_demos": 25, "num_videos": 50, "num_episodes": 20},
             **{"episode_length": 300, "image_size": 64, "training_flags": []},
         },
-        "training": dict.fromkeys(("lara_lam", "lara_dit", "lara"), training),
+        "training": dict.fromkeys(("lara_lam", "lara_dit", "lara", "lara_mixture"), training),
         "seeds": {"demo": 0, "video": 10_000, "eval": 100_000, "training": 1000},
         "versions": {"python": "3.12", "lerobot": "0.6.1"},
         "hardware": {"cpus": 2, "machine": "x86_64", "system": "Linux"},
@@ -117,7 +122,13 @@ def make_results(
 
 def write_study(output_dir: Path, results: dict[str, Any]) -> Path:
     """Writes the logs, evaluations and measurements that the report of these results reads."""
-    for run, metrics in {"lara_lam": LAM_METRICS, "lara_dit": DIT_METRICS, "lara": LARA_METRICS}.items():
+    runs = {
+        "lara_lam": LAM_METRICS,
+        "lara_dit": DIT_METRICS,
+        "lara": LARA_METRICS,
+        "lara_mixture": LARA_METRICS,
+    }
+    for run, metrics in runs.items():
         write_training_log(output_dir / "jobs" / f"train_{run}.log", metrics)
     for arm, counts in results["arms"].items():
         write_eval_info(output_dir / "eval" / arm, counts, films=arm != "zero")

@@ -3,7 +3,9 @@ import json
 import pytest
 import yaml
 
+from lerobot_lara import MetaworldFastEnvConfig
 from lerobot_lara.cli import main
+from lerobot_lara.data.mixture.config import load_mixture
 from lerobot_lara.evaluation import demo, report
 from lerobot_lara.evaluation.demo import (
     CONFIG_DIR,
@@ -29,7 +31,7 @@ def stubbed(monkeypatch, study, results):
             assert output_dir == state_dir.parent
             quality = finished["latent_action_model"]
             (output_dir / "eval" / "lara_lam" / "metrics.json").write_text(json.dumps(quality))
-            for name in ("lara_lam", "lara_dit", "lara"):
+            for name in ("lara_lam", "lara_dit", "lara", "lara_mixture"):
                 directory = demo.checkpoint(output_dir, name)
                 directory.mkdir(parents=True)
                 config = {
@@ -53,7 +55,7 @@ def test_demo_writes_results_and_report(tmp_path, stubbed):
         "door-close-v3": {"successes": 6, "episodes": 20},
         "drawer-open-v3": {"successes": 7, "episodes": 20},
     }
-    assert list(found["arms"]) == ["zero", "lara_dit", "lara"]
+    assert list(found["arms"]) == ["zero", "lara_dit", "lara", "lara_mixture"]
     assert found["seeds"] == {"demo": 0, "video": 1, "eval": 1000, "training": 1000}
     assert found["settings"]["num_demos"] == DemoSettings().num_demos
     assert found["wall_times"]["total"] == 3.0
@@ -128,11 +130,20 @@ def test_jobs_form_a_fair_study(tmp_path, settings):
     assert "--action-free" in jobs["collect_videos"].command
     assert "--action-free" not in jobs["collect_demos"].command
 
-    # All three policies meet the same episodes.
+    # The mixture adds the videos, and nothing else that the arms could differ in.
+    mixture = jobs["train_lara_mixture"]
+    assert f"--dataset.repo_id={tmp_path / 'data' / 'mixture.yaml'}" in mixture.command
+    own += ("--dataset",)
+    assert [flag for flag in mixture.command if not flag.startswith(own)] == [
+        flag for flag in lara if not flag.startswith(own)
+    ]
+    assert {"collect_videos", "collect_demos", "train_lara_lam"} == set(mixture.needs)
+
+    # All policies meet the same episodes.
     def evaluated(name):
         return {flag for flag in jobs[name].command if flag.startswith(("--env", "--eval", "--seed"))}
 
-    assert evaluated("eval_lara") == evaluated("eval_lara_dit")
+    assert evaluated("eval_lara") == evaluated("eval_lara_dit") == evaluated("eval_lara_mixture")
     differing = evaluated("eval_lara") ^ evaluated("eval_zero")
     assert all(flag.startswith("--env.render_interval=") for flag in differing)
 
@@ -150,7 +161,9 @@ def test_settings_keep_demonstrations_and_videos_apart():
     assert settings.num_episodes >= 20
 
 
-@pytest.mark.parametrize(("name", "policy"), [("lam", "lara_lam"), ("dit", "lara_dit"), ("lara", "lara")])
+@pytest.mark.parametrize(
+    ("name", "policy"), [("lam", "lara_lam"), ("dit", "lara_dit"), ("lara", "lara"), ("lara_mixture", "lara")]
+)
 def test_lerobot_reads_the_configurations(name, policy):
     from lerobot.configs.train import TrainPipelineConfig
 
@@ -168,6 +181,21 @@ def test_configurations_of_the_two_arms_differ_in_the_alignment_only():
     assert {name for name in dit if dit[name] != lara[name]} == {"policy", "output_dir"}
     shared = {name: value for name, value in lara["policy"].items() if name in dit["policy"]}
     assert {**shared, "type": "lara_dit"} == dit["policy"]
+
+
+def test_the_mixture_adds_videos_to_equally_many_labelled_samples(tmp_path):
+    lara, mixed = (
+        yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text()) for name in ("lara", "lara_mixture")
+    )
+    assert lara["policy"] == mixed["policy"]
+    assert {key for key in lara if lara[key] != mixed[key]} == {"dataset", "output_dir", "batch_size"}
+    config = load_mixture(demo.write_mixture(CONFIG_DIR / "mixture.yaml", tmp_path))
+    demos, videos = config.entries
+    assert (demos.root, videos.root) == (str(tmp_path / "data" / "demos"), str(tmp_path / "data" / "videos"))
+    assert videos.action_free and not demos.action_free
+    labelled = mixed["batch_size"] * demos.weight / (demos.weight + videos.weight)
+    assert labelled == lara["batch_size"]
+    assert config.frame_gap_s * MetaworldFastEnvConfig().fps == lara["policy"]["frame_gap"]
 
 
 def test_latent_action_model_and_policy_agree_on_the_frame_gap():

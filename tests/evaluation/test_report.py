@@ -34,20 +34,23 @@ def test_report_states_that_the_baseline_wins(results):
 
 
 def test_report_does_not_claim_a_difference_that_may_be_chance(results):
-    comparison = report.describe_results(results(dit=(17, 16), lara=(18, 17)))["comparison"]
+    comparison = report.describe_results(results(dit=(17, 16), lara=(18, 17)))["comparisons"][0]
     assert "not separably" in comparison
-    assert "The two are equal" in report.describe_results(results(dit=(17, 16), lara=(16, 17)))["comparison"]
+    assert (
+        "LARA and DiT only are equal"
+        in report.describe_results(results(dit=(17, 16), lara=(16, 17)))["comparisons"][0]
+    )
 
 
 def test_report_warns_of_what_failed(tmp_path, results, caplog, monkeypatch):
     monkeypatch.setattr(report, "draw_figures", lambda results, output_dir: {})
     text = text_of(
-        report.write_report(results(dit=(2, 0), lara=(3, 1), zero=4, psnr=22.0), tmp_path).read_text()
+        report.write_report(results(dit=(2, 0), lara=(3, 1), mixture=(0, 0), zero=4, psnr=22.0), tmp_path).read_text()
     )
     assert text.count("FAILED") == 3
     assert "a robot that does nothing is counted as successful on door-close-v3 (4/20)" in text
     assert "no better than shuffled latent actions" in text
-    assert "the better of the two policies solves 10% of all episodes" in text
+    assert "the best policy solves 10% of all episodes" in text
     assert caplog.text.count("CHECK FAILED") == 3
 
 
