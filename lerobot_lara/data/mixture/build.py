@@ -338,7 +338,7 @@ def _log(mixture: dict[str, Any]) -> None:
     for entry in mixture["entries"]:
         gap = max(entry["window"])
         logger.info(
-            "Mixture: %.1f %% %s: %d episodes, %d frames at %d fps, frame gap %d (%.2f s), %s",
+            "Mixture: %.1f %% %s: %d episodes, %d frames at %g fps, frame gap %d (%.2f s), %s",
             100 * entry["draws"] / mixture["draws_per_epoch"],
             entry["name"],
             entry["episodes"],

@@ -35,7 +35,7 @@ class MixtureMetadata:
         repo_id: str,
         features: dict[str, dict],
         stats: dict[str, dict[str, Any]],
-        fps: int,
+        fps: float,
         robot_type: str | None,
         tasks: list[str],
         num_draws: int,

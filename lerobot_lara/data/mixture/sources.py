@@ -47,7 +47,7 @@ class Source:
         return self.config.name
 
     @property
-    def fps(self) -> int:
+    def fps(self) -> float:
         return self.meta.fps
 
     def camera_shape(self, camera: str) -> tuple[int, int]:

@@ -1,0 +1,43 @@
+"""`lara upgrade-dataset`: a LeRobot dataset of format v2.0 or v2.1 becomes one of format v3.0."""
+
+import argparse
+import logging
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `lara upgrade-dataset`."""
+    parser.add_argument("source", help="directory of the dataset, or its id on the Hub; it is not changed")
+    parser.add_argument(
+        "directory", help="directory to write; run the same command again after an interruption"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--verify",
+        choices=["all", "sample", "none"],
+        help="compare with the original: all images; three images of at most 200 episodes; nothing. The first two "
+        "compare all numbers, timestamps and tasks (default: all for up to 20000 frames, else sample)",
+    )
+    parser.add_argument(
+        "--video-file-size",
+        type=int,
+        default=200,
+        metavar="MB",
+        help="episodes are joined into video files of about this size (default: 200)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Upgrades the dataset and says how to use it."""
+    from lerobot_lara.data.upgrade_dataset import upgrade_dataset
+
+    root = upgrade_dataset(
+        args.source,
+        args.directory,
+        revision=args.revision,
+        verify=args.verify,
+        video_file_size_in_mb=args.video_file_size,
+    )
+    logger.info("Train on it with --dataset.repo_id=local/%s --dataset.root=%s", root.name, root)
+    return 0

@@ -1,0 +1,283 @@
+"""The stages that turn a dataset of format v2.0 or v2.1 into one of v3.0, each of which can be repeated.
+
+The functions of LeRobot's own v2.1 -> v3.0 converter do most of the work. They expect a v2.1 dataset; they are given
+a directory with symbolic links to the original's videos and with metadata that has what v2.0 lacks.
+"""
+
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lerobot.datasets.compute_stats import aggregate_stats
+from lerobot.datasets.io_utils import (
+    cast_stats_to_numpy,
+    get_parquet_file_size_in_mb,
+    load_info,
+    write_info,
+    write_stats,
+)
+from lerobot.datasets.utils import (
+    DEFAULT_CHUNK_SIZE,
+    DEFAULT_DATA_FILE_SIZE_IN_MB,
+    DEFAULT_DATA_PATH,
+    DEFAULT_EPISODES_PATH,
+    INFO_PATH,
+    LEGACY_EPISODES_PATH,
+    LEGACY_EPISODES_STATS_PATH,
+    LEGACY_TASKS_PATH,
+    serialize_dict,
+    update_chunk_file_indices,
+)
+from lerobot.scripts.convert_dataset_v21_to_v30 import (
+    convert_info,
+    convert_tasks,
+    convert_videos_of_camera,
+    generate_episode_metadata_dict,
+)
+from tqdm import tqdm
+
+from lerobot_lara.data.legacy_dataset import LegacyDataset
+from lerobot_lara.data.legacy_statistics import episode_statistics
+
+logger = logging.getLogger(__name__)
+
+# Metadata of this many episodes goes into one file, which keeps the files and the memory for them below 100 MB.
+_EPISODES_PER_FILE = 10_000
+
+
+def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_size_in_mb: int) -> None:
+    """Writes `staging / "dataset"`; stages that an earlier, interrupted call has finished are not repeated.
+
+    Raises:
+        ValueError: The episodes contradict each other or the metadata.
+    """
+    links, root = staging / "links", staging / "dataset"
+
+    def run_stage(name: str, function: Callable[[], Any]) -> Any:
+        result = staging / f"{name}.done.json"
+        if not result.exists():
+            write_json(result, function())
+        return json.loads(result.read_text())
+
+    run_stage("links", lambda: _link(dataset, links))
+    run_stage("statistics", lambda: _write_statistics(dataset, links))
+    data = run_stage("data", lambda: _join_data(dataset, root))
+    videos: list[dict[str, Any]] = [{"episode_index": entry["episode_index"]} for entry in data]
+    for key in dataset.video_keys:
+        camera = run_stage(
+            f"videos_{key}",
+            partial(convert_videos_of_camera, links, root, key, video_file_size_in_mb),
+        )
+        videos = [{**others, **entry} for others, entry in zip(videos, camera, strict=True)]
+    _check_lengths(dataset, data)
+    run_stage("metadata", lambda: _write_metadata(dataset, links, root, data, videos, video_file_size_in_mb))
+
+
+def _link(dataset: LegacyDataset, links: Path) -> None:
+    """Lays out what the converter reads: complete metadata, and videos whose names are in the episodes' order."""
+    shutil.rmtree(links, ignore_errors=True)
+    (links / "meta").mkdir(parents=True)
+    info = {"total_chunks": 0, "total_videos": 0, "video_path": None, **dataset.info}
+    info["features"] = {key: _with_channel_names(key, feature) for key, feature in dataset.features.items()}
+    write_json(links / INFO_PATH, info)
+    tasks = ({"task_index": index, "task": task} for index, task in enumerate(dataset.tasks))
+    _write_lines(links / LEGACY_TASKS_PATH, tasks)
+    _write_lines(links / LEGACY_EPISODES_PATH, dataset.episodes)
+    for episode in range(len(dataset.episodes)):
+        # Wide numbers, because the converter goes by the order of the names.
+        chunk, name = f"chunk-{episode // DEFAULT_CHUNK_SIZE:06d}", f"episode_{episode:09d}"
+        for key in dataset.video_keys:
+            link = links / "videos" / chunk / key / f"{name}.mp4"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(dataset.video_path(episode, key).resolve())
+
+
+def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
+    if feature["dtype"] not in ("image", "video") or len(feature["shape"]) != 3:
+        return feature
+    names, channels_last = feature.get("names"), feature["shape"][2] in (1, 3)
+    if channels_last and (not names or names[2] not in ("channel", "channels")):
+        names = ["height", "width", "channels"]
+    elif not names:
+        names = ["channels", "height", "width"]
+    if names != feature.get("names"):
+        logger.info("%s: the dimensions %s are now named %s", key, feature.get("names"), names)
+    return {**feature, "names": names}
+
+
+def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
+    path, total = links / LEGACY_EPISODES_STATS_PATH, len(dataset.episodes)
+    if dataset.has_episode_statistics:
+        lines = [
+            json.loads(line) for line in (dataset.root / LEGACY_EPISODES_STATS_PATH).read_text().splitlines()
+        ]
+        lines.sort(key=lambda line: line["episode_index"])
+        if [line["episode_index"] for line in lines] != list(range(total)):
+            raise ValueError(
+                f"source: {dataset.root / LEGACY_EPISODES_STATS_PATH} does not have one line for each of the {total} "
+                "episodes; fetch it anew, or take it away in a copy of the dataset to have it computed"
+            )
+        _write_lines(path, lines)
+        return
+    text = path.read_text() if path.exists() else ""
+    complete = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
+    path.write_text(complete)
+    done = complete.count("\n")
+    with path.open("a") as file:
+        for episode in tqdm(
+            range(done, total), initial=done, total=total, unit="episode", desc="Computing statistics"
+        ):
+            statistics = serialize_dict(episode_statistics(dataset, episode))
+            file.write(json.dumps({"episode_index": episode, "stats": statistics}) + "\n")
+            file.flush()
+
+
+def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
+    """Writes the data files, one row group per episode, and returns where each episode is.
+
+    LeRobot's converter goes through pandas, which turns NaN into null, which LeRobot then fails to read.
+    """
+    entries: list[dict[str, Any]] = []
+    schema, writer, size, chunk, file = None, None, 0.0, 0, 0
+    try:
+        for episode in tqdm(range(len(dataset.episodes)), unit="episode", desc="Joining data files"):
+            table = dataset.read_table(episode)
+            schema = schema or _image_schema(table.schema, dataset.image_keys)
+            try:
+                table = table.select([*schema.names, *(set(table.column_names) - set(schema.names))])
+                table = table.cast(schema)
+            except (KeyError, ValueError, pa.ArrowException) as error:
+                raise ValueError(
+                    f"source: episode {episode} has other columns than episode 0: {error}; fetch the dataset anew"
+                ) from error
+            episode_size = get_parquet_file_size_in_mb(dataset.data_path(episode))
+            if writer is not None and size + episode_size >= DEFAULT_DATA_FILE_SIZE_IN_MB:
+                writer.close()
+                writer, size = None, 0.0
+                chunk, file = update_chunk_file_indices(chunk, file, DEFAULT_CHUNK_SIZE)
+            if writer is None:
+                path = root / DEFAULT_DATA_PATH.format(chunk_index=chunk, file_index=file)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                writer = pq.ParquetWriter(path, schema)
+            writer.write_table(table)
+            size += episode_size
+            start = entries[-1]["dataset_to_index"] if entries else 0
+            entries.append(
+                {
+                    "episode_index": episode,
+                    "data/chunk_index": chunk,
+                    "data/file_index": file,
+                    "dataset_from_index": start,
+                    "dataset_to_index": start + len(table),
+                }
+            )
+    finally:
+        if writer is not None:
+            writer.close()
+    return entries
+
+
+def _image_schema(schema: pa.Schema, image_keys: list[str]) -> pa.Schema:
+    """Marks the columns that the library `datasets` is to decode as images."""
+    features = datasets.Features.from_arrow_schema(schema.remove_metadata())
+    return datasets.Features({**features, **{key: datasets.Image() for key in image_keys}}).arrow_schema
+
+
+def _check_lengths(dataset: LegacyDataset, data: list[dict[str, Any]]) -> None:
+    for episode, entry in zip(dataset.episodes, data, strict=True):
+        rows = entry["dataset_to_index"] - entry["dataset_from_index"]
+        if rows != episode["length"]:
+            raise ValueError(
+                f"source: episode {episode['episode_index']} has {rows} frames in its data file, "
+                f"{episode['length']} in {LEGACY_EPISODES_PATH}; fetch the dataset anew"
+            )
+
+
+def _write_metadata(
+    dataset: LegacyDataset,
+    links: Path,
+    root: Path,
+    data: list[dict[str, Any]],
+    videos: list[dict[str, Any]],
+    video_file_size_in_mb: int,
+) -> None:
+    convert_info(links, root, DEFAULT_DATA_FILE_SIZE_IN_MB, video_file_size_in_mb)
+    info = load_info(root)
+    if info.fps != dataset.info["fps"]:  # the converter cuts the decimals off
+        info.fps = dataset.info["fps"]
+        for feature in info.features.values():
+            if "fps" in feature:
+                feature["fps"] = info.fps
+        write_info(info, root)
+    convert_tasks(links, root)
+    _write_episodes(dataset, links, root, data, videos)
+    written = {Path(path).name for path in (INFO_PATH, LEGACY_TASKS_PATH, LEGACY_EPISODES_PATH)}
+    written |= {Path(LEGACY_EPISODES_STATS_PATH).name, "stats.json"}
+    for path in (dataset.root / "meta").iterdir():  # e.g. GR00T's modality.json
+        if path.is_file() and path.name not in written:
+            shutil.copyfile(path, root / "meta" / path.name)
+
+
+def _write_episodes(
+    dataset: LegacyDataset,
+    links: Path,
+    root: Path,
+    data: list[dict[str, Any]],
+    videos: list[dict[str, Any]],
+) -> None:
+    """Writes `meta/episodes` and `meta/stats.json`.
+
+    LeRobot's converter holds the statistics of all episodes in memory and refuses datasets for which they come to
+    more than 100 MB; here one file after the other is written.
+    """
+    chunk, file, features, aggregated = 0, 0, None, []
+    with (links / LEGACY_EPISODES_STATS_PATH).open() as lines:
+        while batch := list(itertools.islice(lines, _EPISODES_PER_FILE)):
+            statistics = {
+                line["episode_index"]: _as_float64(cast_stats_to_numpy(line["stats"]))
+                for line in map(json.loads, batch)
+            }
+            part = slice(min(statistics), max(statistics) + 1)
+            legacy = {episode["episode_index"]: episode for episode in dataset.episodes[part]}
+            rows = list(generate_episode_metadata_dict(legacy, data[part], statistics, videos[part]))
+            for row in rows:
+                row["meta/episodes/chunk_index"], row["meta/episodes/file_index"] = chunk, file
+            table = datasets.Dataset.from_list(rows, features=features)
+            features = table.features
+            path = root / DEFAULT_EPISODES_PATH.format(chunk_index=chunk, file_index=file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(path)
+            aggregated.append(aggregate_stats(list(statistics.values())))
+            chunk, file = update_chunk_file_indices(chunk, file, DEFAULT_CHUNK_SIZE)
+    write_stats(aggregate_stats(aggregated), root)
+
+
+def _as_float64(statistics: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    # JSON has lost the types: one episode's minimum may be written 0, another's 0.5.
+    return {
+        key: {name: value if name == "count" else value.astype(np.float64) for name, value in feature.items()}
+        for key, feature in statistics.items()
+    }
+
+
+def _write_lines(path: Path, content: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        file.writelines(json.dumps(line) + "\n" for line in content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces the file in one step, so that a killed run cannot leave half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(path)

@@ -1,0 +1,257 @@
+"""LeRobot datasets of the formats v2.0 and v2.1: each episode has a data file, and a video for each camera."""
+
+import hashlib
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lerobot.datasets.utils import (
+    INFO_PATH,
+    LEGACY_EPISODES_PATH,
+    LEGACY_EPISODES_STATS_PATH,
+    LEGACY_TASKS_PATH,
+)
+from lerobot.datasets.video_utils import decode_video_frames
+from PIL import Image
+
+UPGRADABLE = ("v2.0", "v2.1")
+# LeRobotDataset's default: how far a decoded frame may be from the time that was asked for, in seconds.
+TOLERANCE_S = 1e-4
+# In frames: PyAV keeps everything it decodes between the first and the last frame that it is asked for.
+_MAX_SPAN = 64
+
+
+@dataclass(frozen=True)
+class LegacyDataset:
+    """A dataset of format v2.0 or v2.1, opened for reading.
+
+    Args:
+        root: Directory that holds `meta`, `data` and `videos`.
+        info: Content of `meta/info.json`.
+        episodes: Lines of `meta/episodes.jsonl` in order: `episode_index`, `tasks`, `length`.
+        tasks: Task strings by task index.
+    """
+
+    root: Path
+    info: dict[str, Any]
+    episodes: list[dict[str, Any]]
+    tasks: list[str]
+
+    @property
+    def version(self) -> str:
+        return self.info["codebase_version"]
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        return self.info["features"]
+
+    @property
+    def image_keys(self) -> list[str]:
+        return [key for key, feature in self.features.items() if feature["dtype"] == "image"]
+
+    @property
+    def video_keys(self) -> list[str]:
+        return sorted(key for key, feature in self.features.items() if feature["dtype"] == "video")
+
+    @property
+    def num_frames(self) -> int:
+        return sum(episode["length"] for episode in self.episodes)
+
+    @property
+    def has_episode_statistics(self) -> bool:
+        return (self.root / LEGACY_EPISODES_STATS_PATH).is_file()
+
+    def data_path(self, episode: int) -> Path:
+        return self._path("data_path", episode)
+
+    def video_path(self, episode: int, key: str) -> Path:
+        return self._path("video_path", episode, key)
+
+    def read_table(self, episode: int) -> pa.Table:
+        """Reads an episode's columns, one row per frame; videos are not among them."""
+        return pq.read_table(self.data_path(episode), partitioning=None)
+
+    def _path(self, template: str, episode: int, key: str = "") -> Path:
+        chunk = episode // self.info["chunks_size"]
+        # Some tools write the newer placeholder `chunk_index` into v2.1 datasets.
+        try:
+            name = self.info[template].format(
+                episode_chunk=chunk, chunk_index=chunk, episode_index=episode, video_key=key
+            )
+        except (KeyError, AttributeError) as error:
+            raise ValueError(
+                f"{self.root / INFO_PATH}: {template} is {self.info.get(template)!r}, which is no template of "
+                "{episode_chunk}, {video_key} and {episode_index}; correct it"
+            ) from error
+        return self.root / name
+
+
+def open_legacy_dataset(source: str | Path, *, revision: str | None = None) -> LegacyDataset:
+    """Opens a directory, or a dataset on the Hub, which is downloaded into the Hub's cache first.
+
+    Raises:
+        ValueError: Nothing is there; it is of another format; metadata or files of episodes are missing.
+    """
+    root = local_directory(source) or _download(str(source), revision)
+    info = read_info(root)
+    episodes = _read_numbered(root / LEGACY_EPISODES_PATH, "episode_index")
+    tasks = [line["task"] for line in _read_numbered(root / LEGACY_TASKS_PATH, "task_index")]
+    dataset = LegacyDataset(root, info, episodes, tasks)
+    _check_files(dataset)
+    return dataset
+
+
+def local_directory(source: str | Path) -> Path | None:
+    """Returns `source` as a directory, or None if it is the id of a dataset on the Hub.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if isinstance(source, Path) or path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
+        raise ValueError(f"source: {source} is neither a directory nor a Hub id of the form user/name")
+    return None
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """Reads `meta/info.json` of a dataset that can be upgraded.
+
+    Raises:
+        ValueError: It is missing or unreadable, or names another format than v2.0 and v2.1.
+    """
+    path = root / INFO_PATH
+    if not path.is_file():
+        raise ValueError(
+            f"source: {root} has no {INFO_PATH}, so it is no LeRobot dataset; give the directory with meta/"
+        )
+    try:
+        info = json.loads(path.read_text())
+        version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a JSON object ({error}); fetch the dataset anew") from error
+    if str(version).startswith("v3."):
+        raise ValueError(
+            f"source: {root} has format {version} already: use it as it is. (For an older state of a dataset on "
+            "the Hub, give the revision.)"
+        )
+    if version not in UPGRADABLE:
+        raise ValueError(
+            f"source: {root} has format {version}; only {' and '.join(UPGRADABLE)} can be upgraded. LeRobot's older "
+            "releases convert v1 datasets to v2.0 (convert_dataset_v1_to_v2.py): do that first"
+        )
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; fetch the dataset anew")
+    return info
+
+
+def info_digest(root: Path) -> str:
+    """Returns a digest of `meta/info.json`, by which a changed source is noticed."""
+    return hashlib.sha256((root / INFO_PATH).read_bytes()).hexdigest()
+
+
+def decode_frames(path: Path, timestamps: Sequence[float], fps: float) -> Iterator[np.ndarray]:
+    """Decodes the frames of a video at the given ascending times in seconds.
+
+    Yields:
+        (3, H, W) uint8 RGB
+
+    Raises:
+        ValueError: The video has no frame at one of the times.
+    """
+    for _, group in itertools.groupby(
+        timestamps, key=lambda time: int((time - timestamps[0]) * fps) // _MAX_SPAN
+    ):
+        yield from decode_video_frames(path, list(group), TOLERANCE_S, return_uint8=True).numpy()
+
+
+def decode_image(cell: dict[str, Any]) -> np.ndarray:
+    """Decodes an image from a column of a data file.
+
+    Args:
+        cell: `bytes` and `path`, as the library `datasets` stores images.
+
+    Returns:
+        (3, H, W) uint8 RGB
+
+    Raises:
+        ValueError: The image itself is not in the file.
+    """
+    if cell is None or cell.get("bytes") is None:
+        raise ValueError(f"the image {(cell or {}).get('path')!r} is not embedded in the data file")
+    image = Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    where: dict[str, Any] = {"repo_id": repo_id, "repo_type": "dataset", "revision": revision}
+    try:
+        # The format is looked at first: a whole dataset can be hundreds of gigabytes.
+        read_info(Path(hf_hub_download(filename=INFO_PATH, **where)).parents[1])
+        return Path(snapshot_download(allow_patterns=["meta/*", "data/*", "videos/*"], **where))
+    except OSError as error:  # offline, no such repository or revision, no access: all are OSErrors
+        at = f" at revision {revision}" if revision else ""
+        raise ValueError(
+            f"source: there is no directory {repo_id}, and the dataset {repo_id}{at} could not be fetched from the "
+            f"Hub ({type(error).__name__}: {str(error).strip().splitlines()[0]}). Check the name, the connection and "
+            "HF_HUB_OFFLINE, or download it elsewhere and give the directory"
+        ) from error
+
+
+def _read_numbered(path: Path, number: str) -> list[dict[str, Any]]:
+    """Reads a JSON-lines file whose entries are numbered 0, 1, ... in any order."""
+    if not path.is_file():
+        raise ValueError(f"source: {path} is missing; fetch the dataset anew")
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        lines.sort(key=lambda line: line[number])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); fetch the dataset anew") from error
+    for expected, line in enumerate(lines):
+        if line[number] != expected:
+            raise ValueError(f"{path}: {number} {expected} is missing or there twice; fetch the dataset anew")
+    return lines
+
+
+def _check_files(dataset: LegacyDataset) -> None:
+    info, total = dataset.info, len(dataset.episodes)
+    if total == 0:
+        raise ValueError(f"source: {dataset.root} has no episodes")
+    if info.get("total_episodes", total) != total:
+        raise ValueError(
+            f"source: {dataset.root / INFO_PATH} counts {info['total_episodes']} episodes, "
+            f"{LEGACY_EPISODES_PATH} has {total}; fetch the dataset anew"
+        )
+    paths = (
+        path
+        for episode in range(total)
+        for path in (
+            dataset.data_path(episode),
+            *(dataset.video_path(episode, key) for key in dataset.video_keys),
+        )
+    )
+    missing = [str(path.relative_to(dataset.root)) for path in paths if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ValueError(
+            f"source: files of episodes are missing in {dataset.root}: {', '.join(missing[:5])}{more}. "
+            "Fetch them (an interrupted download leaves such gaps)"
+        )
+    columns = set(pq.read_schema(dataset.data_path(0)).names)
+    expected = set(dataset.features) - set(dataset.video_keys)
+    if columns != expected:
+        raise ValueError(
+            f"source: {dataset.data_path(0)} has the columns {sorted(columns)}, {INFO_PATH} describes "
+            f"{sorted(expected)}; correct the `features` there"
+        )

@@ -1,0 +1,195 @@
+"""The Open X-Embodiment datasets that Octo and OpenVLA train on, and mixture files made of them."""
+
+import functools
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEFAULT_FRAME_GAP_S = 1.0
+IMAGE_SIZE = (224, 224)
+CAMERA_PREFIX = "observation.images."
+_TARGET = "bridge_orig"  # the robot that policies of these mixtures are usually evaluated on
+_STATE_GRIPPER = 7
+_ACTION_GRIPPER = 6
+
+
+@dataclass(frozen=True)
+class OXEDataset:
+    """A dataset of the table; None is unknown.
+
+    Args:
+        name: Name of the RLDS dataset, shortened as on the Hub.
+        fps: Frames, states and actions per second.
+        robot: Robot, in lower case.
+        state: Meaning of the state's 8 numbers: "eef_euler", "eef_axis_angle", "eef_quaternion", "joints" or "none".
+        state_gripper: What a large value of the state's last number means: "open", "closed" or "none".
+        action_gripper: The same for the last of the action's 7 numbers.
+        primary: Name of the camera that looks at the scene; None if there is none.
+        wrist: Name of the camera at the wrist; None if there is none.
+        revision: Commit on the Hub that was seen in use.
+    """
+
+    name: str
+    fps: float
+    robot: str
+    state: str | None
+    state_gripper: str | None
+    action_gripper: str | None
+    primary: str | None
+    wrist: str | None
+    revision: str | None
+
+    @property
+    def repo_id(self) -> str:
+        return f"IPEC-COMMUNITY/{self.name}_lerobot"
+
+    @property
+    def embodiment(self) -> str:
+        """The robot, with the meaning of its state where the table has that robot with several.
+
+        Datasets of one embodiment share the policy's projections, which joint angles and poses cannot.
+        """
+        encodings = {dataset.state for dataset in oxe_datasets().values() if dataset.robot == self.robot}
+        return self.robot if len(encodings) == 1 else f"{self.robot}_{self.state or 'unknown'}"
+
+
+@dataclass(frozen=True)
+class OXEMixture:
+    """Weights by dataset name, which multiply the datasets' numbers of frames, and the cameras they are used with."""
+
+    source: str
+    cameras: list[str]
+    weights: dict[str, float]
+
+
+def oxe_datasets() -> dict[str, OXEDataset]:
+    """Returns the table's datasets by name."""
+    return {name: OXEDataset(name=name, **values) for name, values in _table()["datasets"].items()}
+
+
+def oxe_mixtures() -> dict[str, OXEMixture]:
+    """Returns the weight sets by name."""
+    return {name: OXEMixture(**values) for name, values in _table()["mixtures"].items()}
+
+
+def make_oxe_mixture(
+    name: str,
+    *,
+    only: Sequence[str] | None = None,
+    frame_gap_s: float = DEFAULT_FRAME_GAP_S,
+    root: str | None = None,
+) -> dict[str, Any]:
+    """Returns the content of a mixture file.
+
+    Grippers that are known to count the other way round are mirrored, so that a large value means open.
+
+    Args:
+        name: Weight set, see `oxe_mixtures`.
+        only: Names of the datasets to keep; None keeps all.
+        frame_gap_s: Seconds between the two frames of a latent action. 1 s is a whole number of frames in all
+            datasets but dobbe (3.75 Hz).
+        root: Directory with the upgraded datasets, each in a directory of its name.
+
+    Raises:
+        ValueError: unknown name, or a frame gap that is not positive.
+    """
+    mixtures = oxe_mixtures()
+    if name not in mixtures:
+        raise ValueError(f"name: there is no mixture {name!r}; choose one of {', '.join(mixtures)}")
+    if not 0 < frame_gap_s < float("inf"):
+        raise ValueError(f"frame_gap_s is {frame_gap_s}; give seconds above 0")
+    mixture = mixtures[name]
+    names = list(mixture.weights) if only is None else list(dict.fromkeys(only))
+    unknown = [dataset for dataset in names if dataset not in mixture.weights]
+    if unknown or not names:
+        listed = ", ".join(mixture.weights)
+        raise ValueError(f"only: {', '.join(unknown) or 'nothing'} is not in {name}, which has {listed}")
+    ordered = [dataset for dataset in mixture.weights if dataset in names]
+    return {
+        "weights": "per_frame",
+        "frame_gap_s": frame_gap_s,
+        "target": _TARGET if _TARGET in ordered else ordered[0],
+        "image_size": list(IMAGE_SIZE),
+        "cameras": [CAMERA_PREFIX + camera for camera in mixture.cameras],
+        "entries": [
+            _entry(oxe_datasets()[dataset], mixture.weights[dataset], mixture.cameras, root)
+            for dataset in ordered
+        ],
+    }
+
+
+def write_oxe_mixture(
+    name: str,
+    path: str | Path,
+    *,
+    only: Sequence[str] | None = None,
+    frame_gap_s: float = DEFAULT_FRAME_GAP_S,
+    root: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a mixture file, with a header that says how it was made and what to do before training.
+
+    Args:
+        path: File to write.
+        overwrite: Replace a file that says something else.
+        name, only, frame_gap_s, root: see `make_oxe_mixture`; a relative `root` starts at the mixture file.
+
+    Raises:
+        ValueError: see `make_oxe_mixture`; the file exists and differs.
+    """
+    content = make_oxe_mixture(name, only=only, frame_gap_s=frame_gap_s, root=root)
+    options = [
+        *([f"--only={','.join(only)}"] if only is not None else []),
+        *([f"--frame-gap-s={frame_gap_s:g}"] if frame_gap_s != DEFAULT_FRAME_GAP_S else []),
+        *([f"--root={root}"] if root is not None else []),
+    ]
+    command = " ".join(["lara oxe-mixture", name, str(path), *options])
+    header = (
+        f"# Open X-Embodiment: the mixture {name}, weights of {oxe_mixtures()[name].source}. Written by\n"
+        f"#   {command}\n"
+        "# The datasets on the Hub have LeRobot's format v2.0: upgrade each before training, for example with\n"
+        "#   lara upgrade-dataset IPEC-COMMUNITY/bridge_orig_lerobot oxe/bridge_orig\n"
+        "# and give the command above --root=<directory that holds oxe/bridge_orig and the others>.\n"
+    )
+    # One line per map or list of plain values.
+    text = header + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
+    path = Path(path).expanduser()
+    if path.exists() and not overwrite and path.read_text() != text:
+        raise ValueError(f"path: {path} exists and says something else; give another one, or overwrite it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def _entry(dataset: OXEDataset, weight: float, cameras: Sequence[str], root: str | None) -> dict[str, Any]:
+    available = {"primary": dataset.primary, "wrist": dataset.wrist}
+    return {
+        "name": dataset.name,
+        "repo_id": dataset.repo_id,
+        "root": None if root is None else str(Path(root) / dataset.name),
+        "revision": dataset.revision,
+        "weight": weight,
+        "cameras": {
+            f"{CAMERA_PREFIX}{available[camera]}": f"{CAMERA_PREFIX}{camera}"
+            for camera in cameras
+            if available[camera] is not None
+        },
+        "state": _vector(
+            None if dataset.state == "none" else "observation.state", dataset.state_gripper, _STATE_GRIPPER
+        ),
+        "action": _vector("action", dataset.action_gripper, _ACTION_GRIPPER),
+        "embodiment": dataset.embodiment,
+    }
+
+
+def _vector(key: str | None, gripper: str | None, dimension: int) -> dict[str, Any]:
+    return {"key": key, "dims": None, "invert": [dimension] if gripper == "closed" else None}
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    return yaml.safe_load(importlib.resources.files(__package__).joinpath("oxe.yaml").read_text())
