@@ -14,21 +14,32 @@ class DatasetMeans:
 
     Args:
         names: Datasets, by their index in the batch.
+        labelled: Whether each of them has actions.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], labelled: Sequence[bool]) -> None:
         self.names = list(names)
+        self.labelled = list(labelled)
         self._last: dict[str, float] = {}
 
     @torch.no_grad()
     def __call__(
-        self, label: str, values: Tensor, valid: Tensor | None, dataset_index: Tensor | None
+        self,
+        label: str,
+        values: Tensor,
+        valid: Tensor | None,
+        dataset_index: Tensor | None,
+        *,
+        of_actions: bool = False,
+        remember: bool = True,
     ) -> dict[str, float]:
         """Args:
             label: Name of the number.
             values: (B,).
             valid: (B,) bool, samples that count; None is all.
             dataset_index: (B,) int64; None, without a mixture, gives no means.
+            of_actions: The number exists for datasets with actions only.
+            remember: Repeat these means later; False for held-out batches.
 
         Returns:
             `<label>/<dataset>` for every dataset.
@@ -43,9 +54,11 @@ class DatasetMeans:
         totals, counts = sums.tolist()
         everything = sum(totals) / max(sum(counts), 1.0)
         means = {}
-        for name, total, count in zip(self.names, totals, counts, strict=True):
+        for name, labelled, total, count in zip(self.names, self.labelled, totals, counts, strict=True):
+            if of_actions and not labelled:
+                continue
             key = f"{label}/{name}"
-            if count > 0:
-                self._last[key] = total / count
-            means[key] = self._last.get(key, everything)
+            means[key] = total / count if count > 0 else self._last.get(key, everything)
+            if remember and count > 0:
+                self._last[key] = means[key]
         return means

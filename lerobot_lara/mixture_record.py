@@ -25,7 +25,9 @@ class MixtureRecord(BasePolicy):
         super().__init__(config, **kwargs)
         self.mixture: dict[str, Any] | None = getattr(dataset_meta, "mixture", None)
         entries = [] if self.mixture is None else self.mixture["entries"]
-        self.dataset_means = DatasetMeans([entry["name"] for entry in entries])
+        self.dataset_means = DatasetMeans(
+            [entry["name"] for entry in entries], [entry["labelled"] for entry in entries]
+        )
 
     def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
         super()._save_pretrained(save_directory, **kwargs)

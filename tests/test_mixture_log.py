@@ -8,14 +8,47 @@ from lerobot_lara.dataset_log import DatasetMeans
 
 
 def test_means_per_dataset_over_valid_samples():
-    means = DatasetMeans(["a", "b", "c"])
+    means = DatasetMeans(["a", "b", "c"], [True, True, False])
     values, index = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0, 0, 1, 1])
     first = means("loss", values, torch.tensor([True, True, True, False]), index)
     assert first == {"loss/a": 1.5, "loss/b": 3.0, "loss/c": 2.0}  # c: that of the batch, until seen
     second = means("loss", values, None, torch.tensor([2, 2, 2, 0]))
     assert second == {"loss/a": 4.0, "loss/b": 3.0, "loss/c": 2.0}  # b: as before
     assert means("loss", values, None, None) == {}
-    assert DatasetMeans([])("loss", values, None, index) == {}
+    assert DatasetMeans([], [])("loss", values, None, index) == {}
+    assert means("loss", values, None, index, of_actions=True).keys() == {"loss/a", "loss/b"}
+    means("loss", values + 9, None, index, remember=False)  # held-out batches leave no trace
+    assert means("loss", values, None, torch.tensor([1, 1, 1, 1]))["loss/a"] == 1.5
+
+
+def test_the_policy_logs_each_datasets_own_loss():
+    torch.manual_seed(0)
+    policy, batch = make_policy().train(), fake_batch(4)
+    policy.dataset_means = DatasetMeans(["a", "b"], [True, True])
+
+    def log_of(index):
+        torch.manual_seed(1)
+        return policy(batch | {"observation.dataset_index": torch.tensor(index)})[1]
+
+    first = log_of([0, 0, 1, 1])
+    assert (first["flow_loss/a"] + first["flow_loss/b"]) / 2 == pytest.approx(first["flow_loss"])
+    assert first["flow_loss/a"] != pytest.approx(first["flow_loss/b"])
+    swapped = log_of([1, 1, 0, 0])
+    assert (swapped["flow_loss/a"], swapped["flow_loss/b"]) == (first["flow_loss/b"], first["flow_loss/a"])
+
+
+def test_a_sample_without_state_gets_the_null_state():
+    torch.manual_seed(0)
+    policy, batch = make_policy().train(), fake_batch(2)
+
+    def loss_of(state, is_pad):
+        torch.manual_seed(1)
+        flags = {"observation.state": state, "observation.state_is_pad": torch.tensor(is_pad)}
+        return policy(batch | flags)[0]
+
+    state, other = torch.zeros(2, 3), torch.tensor([[0.0] * 3, [5.0] * 3])
+    assert torch.equal(loss_of(state, [[False], [True]]), loss_of(other, [[False], [True]]))
+    assert not torch.equal(loss_of(state, [[False], [False]]), loss_of(other, [[False], [False]]))
 
 
 def test_action_free_samples_do_not_rescale_the_flow_loss():

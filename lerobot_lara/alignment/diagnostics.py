@@ -17,7 +17,8 @@ def alignment_diagnostics(predicted: Tensor, target: Tensor, group: Tensor | Non
     Args:
         predicted: (V, Z) projected hidden states.
         target: (V, Z) latent actions, row i belonging to row i.
-        group: (V,) int64 dataset of each row, centred by its own mean; None is one group.
+        group: (V,) int64 dataset of each row, centred by its own mean; a row alone in its group has nothing to be
+            compared with and is left out. None is one group.
 
     Returns:
         `alignment_cosine`: mean plain cosine, in [-1, 1]; near 1 also for a constant, hence the others.
@@ -28,6 +29,9 @@ def alignment_diagnostics(predicted: Tensor, target: Tensor, group: Tensor | Non
             constant.
         All 0 with fewer than two rows, where none is defined: processes that log together need the same keys.
     """
+    if group is not None:
+        _, comparable = centre(target, group)
+        predicted, target, group = predicted[comparable], target[comparable], group[comparable]
     if len(predicted) < 2:
         return dict.fromkeys(NAMES, 0.0)
     centred_predicted = F.normalize(_centre(predicted, group), dim=-1)

@@ -177,7 +177,9 @@ class LatentAlignmentMixin(BasePolicy):
         output = self.lam(frames, valid=pair_valid)
         terms = {name: loss.item() for name, loss in output.losses.items()} | output.metrics
         log = {"lam_loss": output.loss.item()} | {f"lam_{name}": value for name, value in terms.items()}
-        log |= self.dataset_means("lam_prediction_error", output.pair_error, pair_valid, group)
+        log |= self.dataset_means(
+            "lam_prediction_error", output.pair_error, pair_valid, group, remember=self.training
+        )
         latent_action = output.latent_action
         if self.lam_target is not None:
             slow_lam = cast(LatentActionModel, self.lam_target.module)

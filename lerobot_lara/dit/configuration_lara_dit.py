@@ -47,8 +47,8 @@ class LaraDiTConfig(TrainingConfig):
         rtc_config: Real-time chunking; `lerobot-rollout --inference.type=rtc` sets it.
     """
 
-    # Samples without actions may be mixed in; they add nothing to the flow-matching loss.
-    supports_action_free: ClassVar[bool] = True
+    # The policy reads what a mixture adds to a batch (`lerobot_lara.batch_keys`), such as masks of missing actions.
+    supports_mixtures: ClassVar[bool] = True
 
     chunk_size: int = 16
     n_action_steps: int = 8

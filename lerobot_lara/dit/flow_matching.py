@@ -7,7 +7,7 @@ Legend: B batch, T action chunk, A action dim.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 def sample_timestep(
@@ -63,10 +63,17 @@ def velocity_target(noise: Tensor, actions: Tensor) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask` (broadcastable, bool) holds; 0, still in the graph, where nothing does.
 
-    Normalising by the valid elements keeps a loss from shrinking with the share of padding.
+    Normalising by the valid elements keeps a loss from shrinking with the share of padding. With several processes,
+    whose gradients are averaged, each divides by the mean count of all, so that the average is the mean over all
+    their valid elements.
     """
     weights = mask.expand_as(values).to(values.dtype)
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    count = weights.sum()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(count)
+        count = count / distributed.get_world_size()
+    # A process may hold less than one of the few valid elements; nothing divides by 0 all the same.
+    return (values * weights).sum() / count.clamp(min=1e-6)
 
 
 def flow_matching_loss(velocity: Tensor, target: Tensor, valid: Tensor) -> Tensor:

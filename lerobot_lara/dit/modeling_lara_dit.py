@@ -114,7 +114,7 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         velocity = self.action_head(
             interpolate(noise, actions, timestep),
             timestep,
-            state_valid=labelled,
+            state_valid=labelled & self._state_known(batch, labelled),
             **self._encode_observation(batch),
         )
         valid = step_valid[..., None] & dim_valid  # (B, T, A)
@@ -124,7 +124,9 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         if DATASET_INDEX in batch:
             log["labelled_share"] = labelled.float().mean().item()
             errors = sample_errors(velocity.detach(), target, valid)  # (B,)
-            log |= self.dataset_means("flow_loss", errors, labelled, batch[DATASET_INDEX])
+            log |= self.dataset_means(
+                "flow_loss", errors, labelled, batch[DATASET_INDEX], of_actions=True, remember=self.training
+            )
         return loss, log
 
     @torch.no_grad()
@@ -246,6 +248,11 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             "state": None if state is None else self._with_rest(state, batch, STATE_REST, "state"),
             "embodiment_id": self._embodiment_id(batch, context),
         }
+
+    def _state_known(self, batch: dict[str, Tensor], like: Tensor) -> Tensor:
+        """(B,) bool, False where a sample's dataset has no state."""
+        is_pad = batch.get(f"{OBS_STATE}_is_pad")
+        return torch.ones_like(like) if is_pad is None else ~is_pad.bool().reshape(len(like), -1)[:, 0]
 
     def _image_valid(self, batch: dict[str, Tensor]) -> Tensor | None:
         """(B, V) bool, False where a camera is missing; None if none is anywhere."""

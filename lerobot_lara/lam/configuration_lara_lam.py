@@ -22,7 +22,7 @@ class LaraLAMConfig(LatentActionSettings, TrainingConfig):
         random_shift: Largest random shift of training frames in pixels, the same for both frames of a pair.
     """
 
-    supports_action_free: ClassVar[bool] = True
+    supports_mixtures: ClassVar[bool] = True
 
     camera: str | None = None
     random_shift: int = 0

@@ -62,7 +62,9 @@ class LaraLAMPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         assert output.loss is not None
         log = {name: term.item() for name, term in output.losses.items()} | output.metrics
         assert output.pair_error is not None
-        means = self.dataset_means("prediction_error", output.pair_error, valid, batch.get(DATASET_INDEX))
+        means = self.dataset_means(
+            "prediction_error", output.pair_error, valid, batch.get(DATASET_INDEX), remember=self.training
+        )
         return output.loss, log | means
 
     def get_optim_params(self) -> list:

@@ -45,6 +45,15 @@ def test_samples_alone_in_their_dataset_add_nothing():
     assert alone == 0 and alone.requires_grad
 
 
+def test_diagnostics_leave_out_what_is_alone():
+    """Perfect alignment stays perfect, however many samples are the only ones of their dataset."""
+    torch.manual_seed(0)
+    target, group = torch.randn(8, 4), torch.tensor([0, 0, 0, 1, 2, 3, 4, 5])
+    found = alignment_diagnostics(target, target, group)
+    assert abs(found["alignment_centred_cosine"] - 1) < 1e-6
+    assert found["alignment_retrieval"] == 1
+
+
 def test_invalid_pairs_leave_their_group():
     torch.manual_seed(0)
     alignment = LatentAlignment(hidden_width=4, latent_width=4)

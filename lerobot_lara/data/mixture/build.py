@@ -1,7 +1,10 @@
 """Builds the training set of a mixture for a policy."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ def build_mixture(
         tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
         image_transforms: LeRobot's augmentation, for training samples only.
         eval_split: Share of the episodes of every entry that is held out; see `split_episodes`.
-        max_eval_samples: Upper bound of held-out samples, spread evenly; 0 is all of them.
+        max_eval_samples: Upper bound of held-out samples; 0 is all of them.
 
     Returns:
         The training set, and the held-out set if `eval_split` is above 0.
@@ -62,13 +65,24 @@ def build_mixture(
     _log(dataset.meta.mixture)
     if eval_split == 0:
         return dataset, None
-    entries = builder.entries([split[1] for split in splits], None)
-    # Held-out frames count once each, whatever the weights.
-    held_out = builder.dataset(entries, sample_shares([len(entry) for entry in entries], [], "share"))
-    if 0 < max_eval_samples < len(held_out):
-        chosen = np.linspace(0, len(held_out) - 1, max_eval_samples).round().astype(int)
-        return dataset, Subset(held_out, chosen.tolist())
-    return dataset, held_out
+    return dataset, _held_out(builder, [split[1] for split in splits], max_eval_samples)
+
+
+def _held_out(
+    builder: "MixtureBuilder", episodes: Sequence[list[int]], max_samples: int
+) -> Subset[dict[str, Any]]:
+    """Every held-out frame once, whatever the weights.
+
+    In a fixed mixed order: LeRobot averages the loss over batches, which must be alike.
+    """
+    entries = [entry for entry in builder.entries(episodes, None, held_out=True) if len(entry)]
+    if not entries:
+        raise ValueError(
+            "No held-out episode is longer than its frame gap: raise --dataset.eval_split, or set it to 0."
+        )
+    dataset = builder.dataset(entries, sample_shares([len(entry) for entry in entries], [], "share"))
+    order = np.random.default_rng(0).permutation(len(dataset))
+    return Subset(dataset, order[: max_samples or len(dataset)].tolist())
 
 
 class MixtureBuilder:
@@ -89,7 +103,6 @@ class MixtureBuilder:
         self._video_backend = video_backend
         self._tolerance_s = tolerance_s
         use_actions = policy.action_delta_indices is not None
-        self._check_action_free(use_actions)
         self.sources = open_sources(config, use_actions=use_actions)
         self.target = next(source for source in self.sources if source.config is config.target_entry)
         if use_actions and self.target.action is None:
@@ -98,14 +111,19 @@ class MixtureBuilder:
                 "acts for."
             )
         self.layout = self._layout()
+        self._check_policy()
         self._check_room()
 
     def entries(
-        self, episodes: Sequence[list[int]], image_transforms: Callable[[Tensor], Tensor] | None
+        self,
+        episodes: Sequence[list[int]],
+        image_transforms: Callable[[Tensor], Tensor] | None,
+        *,
+        held_out: bool = False,
     ) -> list[EntrySamples]:
         """The samples of the given episodes of every source; sources without any are left out."""
         return [
-            self._entry(index, source, chosen, image_transforms)
+            self._entry(index, source, chosen, image_transforms, held_out=held_out)
             for index, (source, chosen) in enumerate(zip(self.sources, episodes, strict=True))
             if chosen
         ]
@@ -139,6 +157,12 @@ class MixtureBuilder:
             name: [source.dim(getattr(source, name)) for source in (self.target, *self.sources)]
             for name in ("state", "action")
         }
+        if self.target.state is None and max(dims["state"]) > 0:
+            logger.warning(
+                "The target %r has no state: those of the other entries are left out.", self.target.name
+            )
+            dims["state"] = [0]
+        labelled = [source for source in self.sources if source.action is not None]
         return SampleLayout(
             cameras=cameras,
             image_size=(size[0], size[1]),
@@ -150,6 +174,7 @@ class MixtureBuilder:
             state_fill=self._fill("state"),
             action_fill=self._fill("action"),
             flag_cameras=any(set(source.cameras) != set(cameras) for source in self.sources),
+            flag_state=any(source.state is None for source in labelled),
         )
 
     def _entry(
@@ -158,6 +183,8 @@ class MixtureBuilder:
         source: Source,
         episodes: list[int],
         image_transforms: Callable[[Tensor], Tensor] | None,
+        *,
+        held_out: bool,
     ) -> EntrySamples:
         reader = source.open_reader(
             episodes, video_backend=self._video_backend, tolerance_s=self._tolerance_s
@@ -168,7 +195,9 @@ class MixtureBuilder:
         if policy_gap is not None and deltas is not None:
             in_pairs = True
             gap = self._frame_gap(source, policy_gap)
-            _check_pairs(source, reader.lengths.tolist(), gap)
+            if not held_out:
+                _check_pairs(source, reader.lengths.tolist(), gap)
+                self._check_camera(source)
             deltas = [gap if delta == policy_gap else delta for delta in deltas]
         return EntrySamples(
             source=source,
@@ -202,12 +231,9 @@ class MixtureBuilder:
         return same[0] if same else self.layout.action_dim
 
     def _units(self, source: Source, name: str) -> UnitConversion | None:
-        if getattr(source, name) is None:
+        if getattr(source, name) is None or getattr(self.target, name) is None:
             return None
-        own = self._stats(source, name)
-        # Without one in the target, all dimensions are beyond the target's.
-        none = {statistic: np.zeros(0) for statistic in own}
-        target = none if getattr(self.target, name) is None else self._stats(self.target, name)
+        own, target = self._stats(source, name), self._stats(self.target, name)
         return unit_conversion(own, target, self._mode(name), f"`{name}` of entry {source.name!r}")
 
     def _fill(self, name: str) -> np.ndarray:
@@ -247,17 +273,31 @@ class MixtureBuilder:
         return features, stats
 
     def _describe(self, entries: Sequence[EntrySamples], schedule: DrawSchedule) -> dict[str, Any]:
-        """JSON-ready record of everything that decides which sample a draw is."""
+        """JSON-ready record of everything that decides what a draw is."""
+        _, stats = self._features_and_stats()
+        vectors = {
+            key: {name: np.asarray(value).tolist() for name, value in stats[key].items()}
+            for key in (OBS_STATE, ACTION)
+            if key in stats
+        }
         return {
             "target": self.target.name,
+            "cameras": list(self.layout.cameras),
+            "image_size": list(self.layout.image_size),
+            "statistics": self.config.statistics,
+            "target_statistics": _digest(vectors),
             "embodiments": self.config.resolve_embodiments(),
             "draws_per_epoch": len(schedule),
             "entries": [
                 {
-                    "name": entry.source.name,
-                    "repo_id": entry.source.config.repo_id,
-                    "revision": entry.source.config.revision,
+                    **{
+                        name: value
+                        for name, value in asdict(entry.source.config).items()
+                        # Where it lies and how the shares came about; the episodes are below.
+                        if name not in ("root", "weight", "episodes", "embodiment")
+                    },
                     "draws": draws,
+                    "frames_of_episodes": _digest([entry.reader.episodes, entry.reader.lengths.tolist()]),
                     "episodes": len(entry.reader.episodes),
                     "frames": int(entry.reader.lengths.sum()),
                     "usable_frames": len(entry),
@@ -270,21 +310,43 @@ class MixtureBuilder:
             ],
         }
 
-    def _check_action_free(self, use_actions: bool) -> None:
-        free = [entry.name for entry in self.config.used_entries if entry.action_free]
-        if not use_actions or not free:
+    def _check_policy(self) -> None:
+        """Whether the policy learns from the entries, and knows what a mixture adds to its batches."""
+        free = [source.name for source in self.sources if source.action is None]
+        if self.policy.action_delta_indices is None:
             return
-        if not getattr(self.policy, "supports_action_free", False):
-            raise ValueError(
-                f"--policy.type={self.policy.type} cannot learn from samples without actions, but the entries {free} "
-                "are action-free. Use --policy.type=lara, or give them weight 0."
-            )
-        if not hasattr(self.policy, "frame_gap"):
+        if not getattr(self.policy, "supports_mixtures", False):
+            self._check_plain_policy(free)
+        elif free and not hasattr(self.policy, "frame_gap"):
             logger.warning(
                 "%s learns nothing from the action-free entries %s; their samples only take up room in its batches.",
                 self.policy.type,
                 free,
             )
+
+    def _check_plain_policy(self, free: list[str]) -> None:
+        """Other policy types ignore masks and embodiments, so their entries must all be of one form."""
+        reasons = {
+            f"cannot learn from samples without actions, but the entries {free} are action-free": free,
+            f"has one set of projections, but the entries are of several embodiments "
+            f"{sorted({source.embodiment for source in self.sources})}": len(
+                {source.embodiment for source in self.sources}
+            )
+            > 1,
+            "takes the target's dimensions only, but an entry has more": (
+                self.layout.max_action_dim > self.layout.action_dim
+                or self.layout.max_state_dim > self.layout.state_dim
+            ),
+            "would take a missing camera for a black image, but not all entries have all cameras": (
+                self.layout.flag_cameras
+            ),
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise ValueError(
+                    f"--policy.type={self.policy.type} {reason}. Use --policy.type=lara or lara_dit, or entries that "
+                    "are alike."
+                )
 
     def _check_room(self) -> None:
         """Whether the policy has room for the largest robot and for all embodiments."""
@@ -309,6 +371,26 @@ class MixtureBuilder:
                 f"{self.target.embodiment_id}, with which the policy is to act. Pass "
                 f"--policy.embodiment_id={self.target.embodiment_id}."
             )
+
+    def _check_camera(self, source: Source) -> None:
+        """Whether the latent action model sees anything of an entry; it looks at one camera."""
+        camera = (
+            getattr(self.policy, "lam_camera", None)
+            or getattr(self.policy, "camera", None)
+            or self.layout.cameras[0]
+        )
+        if camera in source.cameras:
+            return
+        found = f"Entry {source.name!r} lacks the camera {camera!r} of the latent action model; it has "
+        if source.action is None:
+            raise ValueError(
+                f"{found}{sorted(source.cameras)}. Nothing could be learned from it: map a camera to {camera!r}."
+            )
+        logger.warning("%s%s, so that it teaches the policy only.", found, sorted(source.cameras))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_pairs(source: Source, lengths: list[int], gap: int) -> None:

@@ -95,7 +95,8 @@ class MixtureConfig:
     Args:
         entries: The datasets.
         weights: "share": an entry's weight is its share of the samples, relative to the other weights. "per_frame":
-            the weight is multiplied by the entry's number of frames first, as in Octo and OpenVLA.
+            the weight is multiplied by the entry's number of frames (of which samples are made) first, as in Octo
+            and OpenVLA.
         target: Entry in whose units and dimensions the policy acts: that of the robot it is for. None is the first
             entry with actions, or the first of all.
         cameras: The policy's camera keys; None takes the target's.
@@ -220,7 +221,10 @@ def _own_error(error: BaseException | None) -> BaseException | None:
 def _reject_unknown_keys(content: dict[str, Any]) -> None:
     # draccus names a key but not the entry it is in, nor the keys that exist.
     _require_known("the mixture", content, MixtureConfig)
-    for number, entry in enumerate(content.get("entries") or []):
+    entries = content.get("entries")
+    if not isinstance(entries, list):
+        raise ValueError(f"`entries` is {entries!r}; it must be a list of datasets.")
+    for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise ValueError(f"`entries` holds {entry!r}; every entry has keys such as name and repo_id.")
         label = f"entry {entry.get('name', number)!r}"

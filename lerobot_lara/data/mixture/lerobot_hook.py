@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from lerobot import datasets
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets import factory
@@ -55,7 +57,10 @@ def problems() -> list[str]:
     if parameters != ["cfg"]:
         found.append(f"`{FUNCTION}` takes {parameters}, not ['cfg']")
     for train in _train_modules():
-        source = inspect.getsource(train)
+        try:
+            source = inspect.getsource(train)
+        except OSError:
+            source = ""
         found += [f"{TRAIN_MODULE} no longer has `{call}`" for call in EXPECTED_CALLS if call not in source]
     return found
 
@@ -84,7 +89,7 @@ def make_mixture_datasets(cfg: TrainPipelineConfig) -> tuple[Any, Any]:
         ValueError: For flags that a mixture has no use for, a bad mixture file, datasets that do not fit, or a resumed
             run whose mixture has changed.
     """
-    # Imported here, as reading any configuration would otherwise load the data libraries.
+    # Imported here, as they take long and most runs train on a single dataset.
     from lerobot_lara.data.mixture.build import build_mixture
     from lerobot_lara.data.mixture.config import load_mixture
 
@@ -141,6 +146,10 @@ def _check_flags(cfg: TrainPipelineConfig) -> None:
         raise ValueError(
             "--sample_weighting works on one dataset; set the `weight` of the mixture's entries instead."
         )
+    if cfg.rename_map:
+        raise ValueError(
+            "--rename_map would leave the masks of a mixture behind; map the `cameras` of its entries."
+        )
     if cfg.policy is None:
         raise ValueError("A mixture trains policies, no reward models; pass --policy.type=...")
 
@@ -149,24 +158,43 @@ def _check_checkpoint(cfg: TrainPipelineConfig, mixture: dict[str, Any]) -> None
     """Compares with the mixture recorded in the checkpoint that training starts from."""
     assert cfg.policy is not None
     path = cfg.policy.pretrained_path
-    file = None if path is None else Path(path) / MIXTURE_FILE
-    if file is None or not file.is_file():
+    if path is None:
         return
-    recorded = json.loads(file.read_text())
-    if cfg.resume and recorded != mixture:
+    recorded = _recorded_mixture(str(path), cfg.policy.pretrained_revision)
+    if recorded is None:
+        if cfg.resume:
+            logger.warning("%s has no %s: whether the mixture is unchanged is not known.", path, MIXTURE_FILE)
+        return
+    if cfg.resume and recorded != json.loads(json.dumps(mixture)):
         raise ValueError(
-            f"{cfg.dataset.repo_id} or its datasets changed since {file} was written: "
+            f"{cfg.dataset.repo_id} or its datasets changed since {path} was written: "
             f"{_difference(recorded, mixture)}. The order of the data could not be resumed. Restore it, or start "
             "a new run from the checkpoint with --policy.path."
         )
-    rows = recorded["embodiments"]
-    for name, row in mixture["embodiments"].items():
-        holder = next((other for other, other_row in rows.items() if other_row == row), name)
-        if rows.get(name, row) != row or holder != name:
+    if hasattr(cfg.policy, "num_embodiments"):
+        _check_embodiments(str(path), recorded["embodiments"], mixture["embodiments"])
+
+
+def _check_embodiments(path: str, recorded: dict[str, int], rows: dict[str, int]) -> None:
+    for name, row in rows.items():
+        holder = next((other for other, other_row in recorded.items() if other_row == row), name)
+        if recorded.get(name, row) != row or holder != name:
             raise ValueError(
-                f"The checkpoint {path} has the embodiments {rows}, the mixture {mixture['embodiments']}: {name!r} "
-                "would take over another's weights. Set the mixture's `embodiments` to extend those of the checkpoint."
+                f"The checkpoint {path} has the embodiments {recorded}, the mixture {rows}: {name!r} would take over "
+                "another's weights. Set the mixture's `embodiments` to those of the checkpoint, and new ones to rows "
+                "that it has left over (its num_embodiments)."
             )
+
+
+def _recorded_mixture(path: str, revision: str | None) -> dict[str, Any] | None:
+    """The `mixture.json` of a checkpoint; None if it was trained on a single dataset, or has none."""
+    if Path(path).is_dir():
+        file = Path(path) / MIXTURE_FILE
+        return json.loads(file.read_text()) if file.is_file() else None
+    try:
+        return json.loads(Path(hf_hub_download(path, MIXTURE_FILE, revision=revision)).read_text())
+    except EntryNotFoundError:
+        return None
 
 
 def _difference(recorded: dict[str, Any], mixture: dict[str, Any]) -> str:

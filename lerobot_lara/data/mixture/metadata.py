@@ -23,7 +23,7 @@ class MixtureMetadata:
             mixture does so by itself, for each dataset's own frame gap, so the one episode is longer by this.
         total_episodes: Of all datasets.
         total_frames: Of all datasets.
-        description: JSON-ready record of what is mixed; see `describe`.
+        description: JSON-ready record of what is mixed.
     """
 
     has_language_columns = False

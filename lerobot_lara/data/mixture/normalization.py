@@ -5,12 +5,15 @@ its own statistics and written in the target's units, so that LeRobot's normalis
 only, undoes the second half; for the target itself nothing changes.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from lerobot.configs import NormalizationMode
+
+logger = logging.getLogger(__name__)
 
 Stats = dict[str, np.ndarray]
 
@@ -91,6 +94,11 @@ def unit_conversion(own: Stats, target: Stats, mode: NormalizationMode, label: s
     # A dimension that never moves carries nothing: the middle of the target's range.
     scale = np.divide(1.0, own_width, out=np.zeros_like(own_width), where=own_width > 0)
     offset = -own_middle * scale
+    lost = [dim for dim in range(common) if target_width[dim] == 0 and own_width[dim] > 0]
+    if lost:
+        logger.warning(
+            "%s: dimensions %s never move in the target, and are held still here too.", label, lost
+        )
     scale[:common] *= target_width[:common]
     offset[:common] = offset[:common] * target_width[:common] + target_middle[:common]
     if same:  # without this, rounding would move the target's own values

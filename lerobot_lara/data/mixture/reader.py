@@ -34,7 +34,7 @@ class ColumnReader:
         self._tolerance_s = tolerance_s
         self._tasks = [str(task) for task in dataset.meta.tasks.index]
         self._image_feature = datasets.Image()
-        self._videos: dict[str, list[tuple[Path, float]]] = {}
+        self._videos: dict[str, np.ndarray] = {}
         column = self._table.data.column("episode_index").to_numpy()
         starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1)) if len(column) else np.zeros(0, int)
         self.episodes: list[int] = column[starts].tolist()
@@ -110,15 +110,10 @@ class ColumnReader:
             rows = self._meta.episodes.select_columns(
                 [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
             ).to_pandas()
-            self._videos[key] = [
-                (
-                    self._root
-                    / self._meta.video_path.format(video_key=key, chunk_index=chunk, file_index=file),
-                    start,
-                )
-                for chunk, file, start in rows.itertuples(index=False)
-            ]
-        return self._videos[key][episode]
+            self._videos[key] = rows.to_numpy(dtype=np.float64)
+        chunk, file, start = self._videos[key][episode]
+        name = self._meta.video_path.format(video_key=key, chunk_index=int(chunk), file_index=int(file))
+        return self._root / name, float(start)
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:

@@ -42,6 +42,7 @@ class SampleLayout:
         state_fill: (S,) state of a sample without one, in the target's units.
         action_fill: (A,) action of an action-free sample.
         flag_cameras: Mark missing cameras also where observations have no time axis.
+        flag_state: Mark missing states also there.
     """
 
     cameras: tuple[str, ...]
@@ -54,6 +55,7 @@ class SampleLayout:
     state_fill: np.ndarray
     action_fill: np.ndarray
     flag_cameras: bool
+    flag_state: bool
 
 
 class EntrySamples:
@@ -186,8 +188,8 @@ class EntrySamples:
         if layout.state_dim:
             timed = self.observation_deltas is not None
             sample[OBS_STATE] = torch.from_numpy(state if timed else state[0])
-            if timed:
-                sample[f"{OBS_STATE}_is_pad"] = is_pad
+            if timed or layout.flag_state:
+                sample[f"{OBS_STATE}_is_pad"] = is_pad | (self.state_units is None)
         if rest.shape[-1]:
             sample[STATE_REST] = torch.from_numpy(rest[0])
         return sample

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# LeRobot shuffles an epoch as one permutation of 8-byte numbers.
+# LeRobot shuffles an epoch as one permutation of 8-byte numbers, in every process: at most 4 GB.
 MAX_DRAWS = 500_000_000
 
 

@@ -2,12 +2,14 @@
 
 import json
 
+import httpx
 import numpy as np
 import pytest
 from helpers import make_tiny_dataset
 from lerobot.policies.act.configuration_act import ACTConfig
 
 from lerobot_lara import LaraDiTConfig, LaraLAMConfig
+from lerobot_lara.batch_keys import DATASET_INDEX
 from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import load_mixture
 
@@ -54,8 +56,13 @@ def test_held_out_episodes(write_mixture):
     )
     # One of two episodes of each robot task, and one of three videos, each with a task of its own.
     assert [entry.reader.episodes for entry in train.entries] == [[0, 1], [0, 1]]
-    assert [entry.reader.episodes for entry in held_out.entries] == [[2, 3], [2]]
-    assert len(held_out) == sum(len(entry) for entry in held_out.entries)
+    entries = held_out.dataset.entries
+    assert [entry.reader.episodes for entry in entries] == [[2, 3], [2]]
+    assert sorted(held_out.indices) == list(range(sum(len(entry) for entry in entries)))
+    # LeRobot averages over batches, which must therefore be alike.
+    halves = [held_out.indices[: len(held_out) // 2], held_out.indices[len(held_out) // 2 :]]
+    shares = [np.mean([held_out.dataset[draw][DATASET_INDEX].item() for draw in half]) for half in halves]
+    assert abs(shares[0] - shares[1]) < 0.35
     _, few = build_mixture(
         config,
         lara_config(num_embodiments=1),
@@ -156,6 +163,7 @@ def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
             r"`language_key` of entry 'robot' is 'caption', which is absent",
         ),
         ([ROBOT | {"language_key": "action"}], {}, {}, r"'action', which is float32"),
+        ([ROBOT | {"action": {"key": "observation.image"}}], {}, {}, r"image of shape \(32, 32, 3\)"),
         ([ROBOT | {"root": "nowhere"}], {}, {}, r"`root` of entry 'robot' does not exist"),
         (
             [{"name": "far", "repo_id": "org/far"}],
@@ -198,13 +206,78 @@ def test_missing_statistics_are_named(tmp_path, build):
 
 def test_policies_that_need_actions_refuse_action_free_entries(build):
     policy = ACTConfig(device="cpu", push_to_hub=False)
-    with pytest.raises(
-        ValueError, match=r"--policy.type=act cannot learn from samples without actions.*\['video'\]"
-    ):
-        build(ROBOT, VIDEO, policy=policy)
+    message = r"--policy.type=act cannot learn from samples without actions.*\['video'\]"
+    with pytest.raises(ValueError, match=message):
+        build(ROBOT, VIDEO, policy=policy, cameras=["observation.image"])
     assert len(build(ROBOT, policy=policy, cameras=None)) == 48
 
 
 def test_a_policy_that_learns_nothing_from_video_is_warned_about(build, caplog):
     build(ROBOT, VIDEO, policy=LaraDiTConfig())
     assert "lara_dit learns nothing from the action-free entries ['video']" in caplog.text
+
+
+def test_policies_that_know_no_masks_take_entries_of_one_form_only(build):
+    policy = ACTConfig(device="cpu", push_to_hub=False)
+    with pytest.raises(
+        ValueError, match=r"--policy.type=act has one set of projections.*\['arm', 'default'\]"
+    ):
+        build(ROBOT, ARM, policy=policy)
+    narrow = {"action": {"key": "action", "dims": [0, 1]}, "embodiment": "arm"}
+    with pytest.raises(ValueError, match=r"are both of embodiment 'arm'"):
+        build(ROBOT | narrow, ARM, policy=policy)
+    same = ARM | {"state": {"key": None}, "action": {"key": "action", "dims": [0, 1, 2, 3]}}
+    with pytest.raises(ValueError, match=r"would take a missing camera for a black image"):
+        build(ROBOT | {"embodiment": "arm"}, same, policy=policy)
+
+
+def test_video_without_the_latent_action_models_camera_is_refused(build, caplog):
+    wrist = VIDEO | {"cameras": {"observation.images.cam": "observation.images.wrist"}}
+    for policy in (lara_config(), LaraLAMConfig(frame_gap=4)):
+        with pytest.raises(ValueError, match=r"Entry 'video' lacks the camera 'observation.image'"):
+            build(ROBOT, ARM, wrist, policy=policy)
+    build(ROBOT, ARM, wrist, policy=lara_config(lam_camera="observation.images.wrist"))
+    assert "Entry 'robot' lacks the camera 'observation.images.wrist'" in caplog.text
+
+
+def test_a_camera_of_no_entry_is_named(build, caplog):
+    build(ROBOT, cameras=["observation.image", "wrsit"])
+    assert "No entry maps a camera to ['wrsit']" in caplog.text
+
+
+def test_a_target_without_state_leaves_out_the_states_of_others(build, caplog):
+    mixed = build(ROBOT | {"state": {"key": None}}, ARM)
+    assert "observation.state" not in mixed.meta.features
+    assert not any("state" in key for key in mixed[0])
+    assert "The target 'robot' has no state" in caplog.text
+
+
+def test_a_labelled_entry_without_state_is_masked(build):
+    policy = LaraDiTConfig(max_action_dim=7, num_embodiments=2)
+    robot, arm = (entry[0] for entry in build(ROBOT, ARM | {"state": {"key": None}}, policy=policy).entries)
+    assert robot["observation.state_is_pad"].tolist() == [False]
+    assert arm["observation.state_is_pad"].tolist() == [True]
+
+
+def test_dimensions_that_the_target_never_moves_are_named(build, caplog):
+    build(ROBOT, ARM)
+    assert "never move" not in caplog.text  # the further dimensions of both robots are constant
+    build(ROBOT | {"action": {"key": "action", "dims": [2, 3, 0, 1]}}, ARM)
+    assert "`action` of entry 'arm': dimensions [0, 1] never move in the target" in caplog.text
+
+
+def test_without_a_network_the_entry_is_named(build, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise httpx.ConnectError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr("lerobot_lara.data.mixture.sources.LeRobotDatasetMetadata", refuse)
+    with pytest.raises(ValueError, match=r"Entry 'far': .*cannot be downloaded \(ConnectError"):
+        build({"name": "far", "repo_id": "org/far"})
+
+
+def test_held_out_episodes_may_be_too_short_for_a_pair(write_mixture):
+    """The last of the arm's episodes has 3 frames, at a gap of 4."""
+    path = write_mixture(ROBOT, ARM | {"frame_gap_s": 0.8})
+    config = load_mixture(path)
+    _, held_out = build_mixture(config, lara_config(), path=path, video_backend="pyav", eval_split=0.3)
+    assert len(held_out) > 0

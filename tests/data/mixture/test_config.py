@@ -81,6 +81,7 @@ def test_entries_of_weight_0_are_left_out(tmp_path):
         ({"entries": [{"name": "a"}]}, r"repo_id"),
         ({"entries": [ENTRY | {"weight": "much"}]}, r"weight"),
         ({"entries": ["org/a"]}, r"`entries` holds 'org/a'"),
+        ({"entries": 5}, r"`entries` is 5; it must be a list"),
         ([ENTRY], r"holds list; it needs `entries"),
         ("entries: [", r"is no YAML"),
     ],

@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from helpers import REPO_ID, run_train
@@ -11,10 +12,12 @@ from lerobot.policies.factory import make_pre_post_processors
 from lerobot.scripts import lerobot_train
 
 from lerobot_lara.data.mixture import lerobot_hook
+from lerobot_lara.data.mixture.build import build_mixture
+from lerobot_lara.data.mixture.config import load_mixture
 from lerobot_lara.data.mixture.dataset import MixtureDataset
 from lerobot_lara.modeling_lara import LaraPolicy
 
-from .conftest import ARM, ROBOT, VIDEO
+from .conftest import ARM, ROBOT, VIDEO, lara_config
 
 TINY_LAM = {
     "policy__type": "lara_lam",
@@ -68,10 +71,14 @@ def test_the_three_types_train_act_and_resume(write_mixture, lam, tmp_path, draw
         **TINY_LARA, **flags, policy__lam_path=lam, output_dir=tmp_path / "whole", steps=4, save_freq=2
     )
     uninterrupted = draws.copy()
-    for window in whole.metrics:
-        assert 0 < window["labelled_share"] < 1
-        assert window["flow_loss/robot"] > 0 and window["flow_loss/arm"] > 0
-        assert window["lam_prediction_error/video"] > 0
+    for step, window in enumerate(whole.metrics):
+        drawn = datasets_of(mixture, uninterrupted[8 * step : 8 * step + 8])
+        assert window["labelled_share"] == pytest.approx(
+            np.mean([name != "video" for name in drawn]), abs=1e-3
+        )
+        assert "flow_loss/video" not in window
+        assert window["flow_loss/robot"] != window["flow_loss/arm"]
+        assert window["lam_prediction_error/video"] != window["lam_prediction_error/robot"]
 
     # The second half again, from the checkpoint in its middle.
     draws.clear()
@@ -94,10 +101,38 @@ def test_the_three_types_train_act_and_resume(write_mixture, lam, tmp_path, draw
     assert dit.metrics[-1]["flow_loss/arm"] > 0
 
 
+def datasets_of(mixture, draws):
+    dataset, _ = build_mixture(load_mixture(mixture), lara_config(), path=mixture, video_backend="pyav")
+    return [dataset.entries[dataset.schedule[draw][0]].source.name for draw in draws]
+
+
+def test_a_latent_action_model_may_go_on_with_other_robots(write_mixture, lam, tmp_path):
+    other = write_mixture(ROBOT | {"embodiment": "so100"}, ARM, VIDEO)
+    flags = {"policy__path": lam, "dataset__repo_id": other, "steps": 1, "policy__push_to_hub": False}
+    assert run_train(**flags, output_dir=tmp_path / "on").metrics
+
+
+def test_renaming_is_refused(write_mixture, lam, tmp_path):
+    with pytest.raises(ValueError, match=r"--rename_map would leave the masks"):
+        run_train(
+            policy__path=lam,
+            policy__push_to_hub=False,
+            dataset__repo_id=write_mixture(),
+            rename_map='{"observation.image": "observation.images.front"}',
+            output_dir=tmp_path / "out",
+        )
+
+
 def test_a_changed_mixture_is_not_resumed(write_mixture, tmp_path):
     run = run_train(**TINY_LAM, dataset__repo_id=write_mixture(), output_dir=tmp_path / "lam", steps=2)
     write_mixture(ROBOT | {"weight": 3}, ARM, VIDEO)
     with pytest.raises(ValueError, match=r"changed since .*`draws` of entry 'robot' was .*--policy.path"):
+        run_train(config_path=run.checkpoint / "train_config.json", resume=True, steps=4, output_dir=None)
+    write_mixture(ROBOT | {"episodes": [0, 1, 3]}, ARM, VIDEO)
+    with pytest.raises(ValueError, match=r"of entry 'robot'"):
+        run_train(config_path=run.checkpoint / "train_config.json", resume=True, steps=4, output_dir=None)
+    write_mixture(ROBOT, ARM, VIDEO | {"instruction": "something else"})
+    with pytest.raises(ValueError, match=r"`instruction` of entry 'video' was None, is something else"):
         run_train(config_path=run.checkpoint / "train_config.json", resume=True, steps=4, output_dir=None)
     write_mixture(ROBOT, VIDEO)
     with pytest.raises(ValueError, match=r"entries \['robot', 'arm', 'video'\] are now \['robot', 'video'\]"):
