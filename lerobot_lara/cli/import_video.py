@@ -1,10 +1,12 @@
-"""`lara import-video`: a folder of video clips becomes an action-free LeRobotDataset."""
+"""`lara import-video`: a folder of videos becomes an action-free LeRobotDataset."""
 
 import argparse
 import os
 import sys
 
 from lerobot_lara.data.import_video import DEFAULT_CAMERA_KEY, DEFAULT_CAPTION, ImportResult, import_video
+from lerobot_lara.data.video_dataset import ERRORS_PATH
+from lerobot_lara.data.video_segments import MIN_WINDOW_S, SEGMENT_COLUMNS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fps",
         type=int,
-        help="rate at which the frames were recorded; all frames are kept (default: the clips' common rate)",
+        help="resample to this rate, by the times at which frames are shown (default: keep every frame, at the "
+        "clips' common rate)",
+    )
+    parser.add_argument(
+        "--recorded-fps",
+        type=int,
+        help="keep every frame, and take them as recorded at this rate, where clips do not play in real time",
     )
     parser.add_argument(
         "--size", help="HEIGHTxWIDTH in pixels, or one number for both (default: the clips' common size)"
@@ -26,7 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="crop",
         help="how a clip of another shape fits: cut off at the sides, or with black bars (default: crop)",
     )
-    parser.add_argument("--captions", help='JSON file {"clip.mp4": "text"}; the ending may be left out')
+    parser.add_argument(
+        "--segments",
+        help=f"CSV or JSON file of the parts to import, with {', '.join(SEGMENT_COLUMNS)}; times in seconds",
+    )
+    parser.add_argument(
+        "--window-s",
+        type=float,
+        help="cut every video into windows of this many seconds; a last one shorter than "
+        f"{MIN_WINDOW_S:g} s is left out",
+    )
+    parser.add_argument(
+        "--captions",
+        help='JSON file {"clip.mp4": "text"} or [{"id": "clip", "label": "text"}]; the ending may be left out',
+    )
     parser.add_argument(
         "--default-caption",
         default=DEFAULT_CAPTION,
@@ -44,31 +65,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"observation.image or observation.images.<name> (default: {DEFAULT_CAMERA_KEY})",
     )
     parser.add_argument("--robot-type", help="noted in the dataset's metadata")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="clips to decode at once, ahead of the writing (default: 0)"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with an error if anything could not be imported"
+    )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace the dataset that is at --root")
     existing.add_argument("--resume", action="store_true", help="add the clips that it does not hold yet")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Imports the clips and reports; returns 1 when a clip had to be left out."""
+    """Imports the clips and reports; returns 1 when, with `--strict`, something could not be imported."""
     _quiet_libraries()
     result = import_video(
         args.folder,
         args.repo_id,
         root=args.root,
         fps=args.fps,
+        recorded_fps=args.recorded_fps,
         size=None if args.size is None else parse_size(args.size),
         fit=args.fit,
+        segments=args.segments,
+        window_s=args.window_s,
         captions=args.captions,
         default_caption=args.default_caption,
         storage=args.storage,
         camera_key=args.camera_key,
         robot_type=args.robot_type,
+        num_workers=args.workers,
         overwrite=args.overwrite,
         resume=args.resume,
     )
     _report(result)
-    return 1 if result.failures else 0
+    return 1 if args.strict and result.failures else 0
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -103,8 +134,11 @@ def _report(result: ImportResult) -> None:
         _listing("clips have no caption", result.without_caption),
         _listing("captions name no clip", result.unused_captions),
         _listing("files are not video by their ending", result.ignored),
-        f"{len(result.failures)} clips were not imported:" if result.failures else "",
-        *(f"  {name}: {reason}" for name, reason in result.failures.items()),
+        _listing("clips have no segment", result.without_segment),
+        _listing("last windows were too short and left out", list(result.skipped)),
+        f"{len(result.failures)} could not be imported; the reasons are above and in {result.root / ERRORS_PATH}."
+        if result.failures
+        else "",
     ]
     sys.stdout.write("".join(f"{line}\n" for line in lines if line))
 

@@ -1,24 +1,30 @@
-"""Reading one video file: what it holds, and its frames upright, in RGB and in order."""
+"""Reading one video file: what it holds, and the frames of a time span, upright, in RGB and in order."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace
-from av.video.stream import VideoStream
 from PIL import Image
+
+from lerobot_lara.data.video_decode import (
+    TIMESTAMP_ROUNDING_S,
+    TimedFrame,
+    UnreadableClipError,
+    decode_frames,
+    measure_duration,
+    open_video,
+    upright_image,
+)
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 )
 """File name endings, in lower case, that mark a file as a video clip."""
-
-
-class UnreadableClipError(ValueError):
-    """A file that is not a whole video; the message is the reason, without the file's name."""
+MAX_INTERVAL_RATIO = 1.5
+"""Longest over shortest time between frames in a video of constant frame rate. A phone's clock and a format
+that rounds stay below it; one frame that was dropped is 2."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,14 @@ class VideoClip:
         height: of an upright frame, in pixels.
         width: of an upright frame, in pixels.
         fps: average frames per second, None when the container does not tell.
+        duration: seconds from the first frame to the end of the last, None when the frames carry no times.
     """
 
     path: Path
     height: int
     width: int
     fps: float | None
+    duration: float | None
 
 
 def probe_clip(path: Path) -> VideoClip:
@@ -44,73 +52,104 @@ def probe_clip(path: Path) -> VideoClip:
     Raises:
         UnreadableClipError: if the file is empty, is no video or has no picture.
     """
-    with _open(path) as container:
-        stream = _video_stream(container)
+    with open_video(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
+        duration = measure_duration(container, stream)
     # Size and rotation are what the decoder says: headers are allowed to be wrong about both.
-    width, height = next(read_frames(path)).size
-    return VideoClip(path=path, height=height, width=width, fps=float(rate) if rate else None)
+    with closing(read_frames(path)) as frames:
+        width, height = next(frames).size
+    return VideoClip(
+        path=path, height=height, width=width, fps=float(rate) if rate else None, duration=duration
+    )
 
 
-def read_frames(path: Path) -> Iterator[Image.Image]:
-    """Yields every frame of a video file, upright, as an RGB image; each is decoded when asked for.
+def read_frames(
+    path: Path,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    fps: int | None = None,
+    constant_rate: bool = False,
+    num_threads: int = 0,
+) -> Generator[Image.Image, None, None]:
+    """Yields frames of a video file, upright, as RGB images; each is decoded when asked for.
+
+    Args:
+        path: the file.
+        start: seconds from the first frame.
+        end: seconds from the first frame; the frame shown from `end` on is not part of it. By default the
+            end of the file.
+        fps: yield for every time `start + k / fps` the frame that is shown then, which repeats or leaves out
+            frames where the file has fewer or more. By default every frame, once.
+        constant_rate: raise where frames are not evenly spaced in time.
+        num_threads: of the decoder; 0 leaves the number to it.
 
     Raises:
-        UnreadableClipError: if the file is no video, or, after its last good frame, if it does not decode
-            further or ends before the length that its header states.
+        UnreadableClipError: if the file is no video, or, after its last good frame, if it is damaged, does not
+            decode further, stops before `end` or before the length that its header states, or breaks
+            `constant_rate`.
     """
-    end = None
-    with _open(path) as container:
-        stream = _video_stream(container)
-        stream.thread_type = "AUTO"
-        try:
-            for frame in container.decode(stream):
-                if frame.time is not None and frame.time_base:
-                    end = max(end or 0.0, frame.time + float(frame.duration * frame.time_base))
-                yield _upright(frame)
-        except av.FFmpegError as error:
-            raise UnreadableClipError(f"does not decode beyond {end or 0:.2f} s: {error.strerror}") from error
-        if end is None:
-            raise UnreadableClipError("no frame could be decoded")
-        stated_end = _stated_end(stream)
-        # Two frames of slack: containers round the length, and many leave out the last frame's duration.
-        if stated_end and stream.average_rate and stated_end - end > 2 / float(stream.average_rate):
-            raise UnreadableClipError(f"cut off: only {end:.2f} s of {stated_end:.2f} s decode")
+    with closing(decode_frames(path, start=start, end=end, num_threads=num_threads)) as decoded:
+        if fps is not None:
+            frames = resample_frames(decoded, fps=fps, start=start, end=end)
+        else:
+            span = _frames_of_span(decoded, start, end)
+            frames = (timed.frame for timed in (_evenly_spaced(span) if constant_rate else span))
+        for frame in frames:
+            try:
+                yield upright_image(frame)
+            except ValueError as error:  # PyAV's word for pixels that it cannot convert
+                raise UnreadableClipError(f"no picture in RGB: {error}") from error
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    if path.stat().st_size == 0:
-        raise UnreadableClipError("empty file (0 bytes)")
-    try:
-        return av.open(str(path))
-    except av.FFmpegError as error:
-        raise UnreadableClipError(f"not a readable video: {error.strerror}") from error
+def resample_frames(
+    frames: Iterable[TimedFrame], *, fps: int, start: float, end: float | None
+) -> Iterator[VideoFrame]:
+    """Yields for every time `start + k / fps` before `end` the frame that is shown then.
+
+    Args:
+        frames: in the order of their times; before the first one, the first one counts as shown.
+        fps: in Hz.
+        start: in seconds.
+        end: in seconds, by default the end of the last frame.
+    """
+    shown: TimedFrame | None = None
+    count = 0
+    for following in frames:
+        until = following.start if end is None else min(following.start, end)
+        while shown is not None and start + count / fps < until - TIMESTAMP_ROUNDING_S:
+            yield shown.frame
+            count += 1
+        if end is not None and following.start >= end - TIMESTAMP_ROUNDING_S:
+            return
+        shown = following
+    if shown is not None:
+        until = shown.end if end is None else min(shown.end, end)
+        while start + count / fps < until - 2 * TIMESTAMP_ROUNDING_S:  # start and duration are rounded both
+            yield shown.frame
+            count += 1
 
 
-def _video_stream(container: av.container.InputContainer) -> VideoStream:
-    # The cover picture of a sound file is a video stream too.
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    raise UnreadableClipError("no video stream" + (" (sound only)" if container.streams.audio else ""))
+def _frames_of_span(frames: Iterable[TimedFrame], start: float, end: float | None) -> Iterator[TimedFrame]:
+    """Yields the frames whose times lie in [start, end): spans that touch share no frame and lose none."""
+    for timed in frames:
+        if end is not None and timed.start >= end - TIMESTAMP_ROUNDING_S:
+            return
+        if timed.start >= start - TIMESTAMP_ROUNDING_S:
+            yield timed
 
 
-def _stated_end(stream: VideoStream) -> float | None:
-    """Returns the time in seconds at which the last frame should end, None where the file does not say."""
-    if stream.duration is not None and stream.time_base:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    if "DURATION" in stream.metadata:  # Matroska and WebM: "00:00:02.000000000"
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    return None
-
-
-def _upright(frame: VideoFrame) -> Image.Image:
-    # Colour matrix and range are passed on: PyAV would take every video for BT.601 with limited range.
-    image = frame.to_image(
-        src_colorspace=int(frame.colorspace),
-        dst_colorspace=Colorspace.ITU601,
-        src_color_range=int(frame.color_range),
-    )
-    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as phones note it
-    return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
+def _evenly_spaced(frames: Iterable[TimedFrame]) -> Iterator[TimedFrame]:
+    before: TimedFrame | None = None
+    shortest, longest = float("inf"), 0.0
+    for timed in frames:
+        if before is not None:
+            interval = timed.start - before.start
+            shortest, longest = min(shortest, interval), max(longest, interval)
+            if longest > MAX_INTERVAL_RATIO * shortest + 2 * TIMESTAMP_ROUNDING_S:
+                raise UnreadableClipError(
+                    f"variable frame rate: frames are {1000 * shortest:.0f} to {1000 * longest:.0f} ms apart at "
+                    f"{timed.start:.2f} s. Give fps, and it is resampled by the times of its frames."
+                )
+        before = timed
+        yield timed

@@ -4,11 +4,16 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tqdm import tqdm
 
-from lerobot_lara.data.video_clip import VIDEO_SUFFIXES, UnreadableClipError, VideoClip, probe_clip
+from lerobot_lara.data.video_clip import VIDEO_SUFFIXES, VideoClip, probe_clip
+from lerobot_lara.data.video_decode import UnreadableClipError
+
+_CAPTIONS = '{"clip.mp4": "text"} or [{"id": "clip", "label": "text"}]'
 
 
 def find_clips(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -31,26 +36,35 @@ def find_clips(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return clips, others
 
 
-def probe_clips(paths: Mapping[str, Path]) -> tuple[dict[str, VideoClip], dict[str, str]]:
-    """Opens every clip.
+def probe_clips(
+    paths: Mapping[str, Path], *, num_workers: int = 0
+) -> tuple[dict[str, VideoClip], dict[str, str]]:
+    """Opens every clip, `num_workers` at once.
 
     Returns:
-        {name: clip} for those that open and {name: reason} for those that do not.
+        {name: clip} for those that open and {name: reason} for those that do not, in the order of `paths`.
     """
     clips, failures = {}, {}
-    for name, path in tqdm(paths.items(), desc="looking at clips", unit="clip"):
-        try:
-            clips[name] = probe_clip(path)
-        except UnreadableClipError as error:
-            failures[name] = str(error)
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        probed = tqdm(
+            pool.map(_try_probe, paths.values()), desc="looking at clips", unit="clip", total=len(paths)
+        )
+        for name, clip in zip(paths, probed, strict=True):
+            if isinstance(clip, VideoClip):
+                clips[name] = clip
+            else:
+                failures[name] = clip
     return clips, failures
 
 
 def load_captions(captions: str | Path | Mapping[str, str] | None) -> dict[str, str]:
     """Checks captions, {clip: text}, read from a JSON file unless they are a mapping already.
 
+    The file may also be a list of objects with `id` and `label`, as Something-Something v2 has it; other keys
+    of theirs are not used.
+
     Raises:
-        ValueError: if the file is missing, is not JSON, or is not one object of non-empty texts.
+        ValueError: if the file is missing, is not JSON, or gives a clip no text or two different ones.
     """
     if captions is None:
         return {}
@@ -63,9 +77,11 @@ def load_captions(captions: str | Path | Mapping[str, str] | None) -> dict[str, 
         except OSError as error:
             raise ValueError(f"{source} cannot be read: {error.strerror}. Give a JSON file.") from error
         except ValueError as error:
-            raise ValueError(f'{source} is not JSON ({error}). Expected {{"clip.mp4": "text"}}.') from error
+            raise ValueError(f"{source} is not JSON ({error}). Expected {_CAPTIONS}.") from error
+    if isinstance(content, list):
+        content = _captions_of_list(source, content)
     if not isinstance(content, dict):
-        raise ValueError(f'{source} holds a {type(content).__name__}. Expected {{"clip.mp4": "text"}}.')
+        raise ValueError(f"{source} holds a {type(content).__name__}. Expected {_CAPTIONS}.")
     for name, text in content.items():
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{source}: the caption of {name!r} is {text!r}. Give a text, or leave it out.")
@@ -96,15 +112,14 @@ def common_fps(clips: Iterable[VideoClip]) -> int:
         ValueError: if they differ, do not tell, or play at a rate that is not a whole number.
     """
     rates = Counter(_rate(clip.fps) for clip in clips)
+    way_out = "Give fps, the rate to resample them to, or recorded_fps, the rate at which their frames were recorded."
     if len(rates) > 1:
-        raise ValueError(
-            f"fps is not given and the clips differ: {_listing(rates)}. Say at which rate they were recorded."
-        )
+        raise ValueError(f"fps is not given and the clips differ: {_listing(rates)}. {way_out}")
     (rate,) = rates
     if not rate.isdigit() or rate == "0":
         raise ValueError(
-            f"fps is not given and the clips play at {rate} frames per second. LeRobot stores a whole number: "
-            "say which one."
+            f"fps is not given and the clips play at {rate} frames per second. LeRobot stores a whole number. "
+            f"{way_out}"
         )
     return int(rate)
 
@@ -122,6 +137,26 @@ def common_size(clips: Iterable[VideoClip]) -> tuple[int, int]:
         )
     height, width = next(iter(sizes)).split("x")
     return int(height), int(width)
+
+
+def _try_probe(path: Path) -> VideoClip | str:
+    try:
+        return probe_clip(path)
+    except UnreadableClipError as error:
+        return str(error)
+
+
+def _captions_of_list(source: str, entries: list[Any]) -> dict[str, Any]:
+    captions: dict[str, Any] = {}
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or not entry.keys() >= {"id", "label"}:
+            raise ValueError(f"{source}: entry {number} is {entry!r}. Expected {_CAPTIONS}.")
+        name = str(entry["id"])
+        if captions.setdefault(name, entry["label"]) != entry["label"]:
+            raise ValueError(
+                f"{source}: {name!r} has two labels, {captions[name]!r} and {entry['label']!r}. Keep one."
+            )
+    return captions
 
 
 def _rate(fps: float | None) -> str:

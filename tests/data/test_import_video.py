@@ -1,107 +1,41 @@
 import json
+import re
 import shutil
-import struct
+from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-from av.stream import Disposition
 from PIL import Image
+from video_helpers import (
+    BLUE,
+    CAMERA,
+    GREEN,
+    GREY,
+    RED,
+    assert_colors,
+    corners,
+    cut_off,
+    damage,
+    load,
+    psnr,
+    to_uint8,
+    write_clip,
+    write_no_frames,
+    write_noise,
+    write_numbered_clip,
+    write_sound,
+)
 
 from lerobot_lara.cli import main
 from lerobot_lara.data import import_video as module
 from lerobot_lara.data.import_video import DEFAULT_CAPTION, import_video, resize_frame
-from lerobot_lara.data.video_clip import UnreadableClipError, probe_clip, read_frames
+from lerobot_lara.data.video_clip import read_frames
+from lerobot_lara.data.video_dataset import ERRORS_PATH, MANIFEST_PATH
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "fractal_clips"
 CLIPS = sorted(path.name for path in FIXTURES.glob("*.mp4"))
 CAPTIONS = FIXTURES / "lang_annotations.json"
-CAMERA = "observation.images.front"
-RED, GREEN, BLUE, GREY = (200, 40, 40), (40, 200, 40), (40, 40, 200), (120, 120, 120)
-
-
-def write_clip(
-    path,
-    *,
-    num_frames=6,
-    height=48,
-    width=64,
-    fps=10,
-    codec="mpeg4",
-    pix_fmt="yuv420p",
-    color=None,
-    **options,
-):
-    """Four colours, clockwise from the top left: red, green, grey, blue."""
-    picture = np.empty((height, width, 3), np.uint8)
-    picture[: height // 2, : width // 2], picture[: height // 2, width // 2 :] = RED, GREEN
-    picture[height // 2 :, : width // 2], picture[height // 2 :, width // 2 :] = BLUE, GREY
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
-        if color is not None:
-            stream.codec_context.colorspace, stream.codec_context.color_range = color
-        for _ in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(picture)
-            if color is not None:
-                frame = frame.reformat(
-                    format=pix_fmt, src_colorspace=5, dst_colorspace=color[0], dst_color_range=color[1]
-                )
-                frame.colorspace, frame.color_range = color
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def write_sound(path, *, cover=False):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        if cover:
-            picture = container.add_stream("mjpeg", rate=1)
-            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuvj420p"
-            picture.disposition = Disposition.attached_pic.value
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        if cover:
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
-            container.mux(picture.encode())
-        container.mux(stream.encode())
-    return path
-
-
-def rotate_by_metadata(path):
-    """Marks an mp4 as filmed with the phone turned: players show it a quarter turn clockwise."""
-    content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 44
-    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
-    path.write_bytes(content)
-    return path
-
-
-def corners(image):
-    pixels = np.asarray(image).astype(int)
-    return pixels[4, 4], pixels[4, -5], pixels[-5, -5], pixels[-5, 4]
-
-
-def assert_colors(found, *expected):
-    np.testing.assert_allclose(np.stack(found), np.stack(expected), atol=12)
-
-
-def load(root):
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    return LeRobotDataset("local/clips", root=root)
-
-
-def to_uint8(frame):
-    return (frame.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)  # (H, W, 3)
-
-
-def psnr(first, second):
-    return 10 * np.log10(255**2 / np.square(first.astype(float) - second.astype(float)).mean())
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +43,7 @@ def real(tmp_path_factory):
     """The fixture clips, imported as LeRobot's default video."""
     root = tmp_path_factory.mktemp("real") / "dataset"
     return import_video(
-        FIXTURES, "local/clips", root=root, fps=3, captions=CAPTIONS, robot_type="google_robot"
+        FIXTURES, "local/clips", root=root, recorded_fps=3, captions=CAPTIONS, robot_type="google_robot"
     )
 
 
@@ -181,53 +115,6 @@ class TestRealClips:
         assert not list(real.root.rglob("*.png"))
 
 
-class TestClips:
-    @pytest.mark.parametrize(
-        ("name", "options"),
-        [
-            ("clip.mp4", {"codec": "libx264"}),
-            ("clip.avi", {}),
-            ("clip.mov", {}),
-            ("clip.mkv", {"codec": "libx264"}),
-            ("clip.webm", {"codec": "libvpx-vp9"}),
-            ("clip.gif", {"codec": "gif", "pix_fmt": "rgb8"}),
-        ],
-    )
-    def test_every_container_gives_its_frames(self, tmp_path, name, options):
-        path = write_clip(tmp_path / name, **options)
-        clip = probe_clip(path)
-        assert (clip.height, clip.width, clip.fps) == (48, 64, 10)
-        images = list(read_frames(path))
-        assert len(images) == 6
-        if name != "clip.gif":  # 256 colours
-            assert_colors(corners(images[-1]), RED, GREEN, GREY, BLUE)
-
-    @pytest.mark.parametrize("color", [(1, 1), (5, 1), (5, 2)], ids=["BT.709", "BT.601", "BT.601 full range"])
-    def test_colors_are_right_in_every_color_space(self, tmp_path, color):
-        (image, *_) = read_frames(write_clip(tmp_path / "clip.webm", codec="libvpx-vp9", color=color))
-        np.testing.assert_allclose(np.stack(corners(image)), [RED, GREEN, GREY, BLUE], atol=5)
-
-    def test_rotated_phone_videos_are_turned_upright(self, tmp_path):
-        path = rotate_by_metadata(write_clip(tmp_path / "clip.mp4"))
-        clip = probe_clip(path)
-        assert (clip.height, clip.width) == (64, 48)
-        assert_colors(corners(next(read_frames(path))), BLUE, RED, GREEN, GREY)
-
-    def test_a_file_that_ends_early_yields_its_frames_and_then_raises(self, tmp_path):
-        path = write_clip(tmp_path / "clip.mkv", num_frames=30)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
-        frames = read_frames(path)
-        next(frames)
-        with pytest.raises(UnreadableClipError, match=r"cut off: only \d\.\d\d s of 3\.00 s decode"):
-            list(frames)
-
-    def test_damage_in_the_middle_raises(self, tmp_path):
-        path = write_clip(tmp_path / "clip.mp4", num_frames=30, codec="libx264", movflags="faststart")
-        path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
-        with pytest.raises(UnreadableClipError, match=r"does not decode beyond|cut off"):
-            list(read_frames(path))
-
-
 class TestResizing:
     def test_crop_keeps_the_aspect_ratio_and_cuts_both_sides(self):
         picture = np.zeros((20, 60, 3), np.uint8)
@@ -258,7 +145,7 @@ class TestOptions:
 
     def test_different_clips_are_brought_to_one_rate_and_size(self, folder):
         write_clip(folder / "c.mkv", height=80, width=40, fps=25, num_frames=3)
-        result = run_import(folder, fps=5, size=(32, 40), camera_key="observation.image")
+        result = run_import(folder, recorded_fps=5, size=(32, 40), camera_key="observation.image")
         dataset = load(result.root)
         assert dataset.fps == 5 and result.num_frames == 4 + 5 + 3
         assert {tuple(dataset[index]["observation.image"].shape) for index in (0, 11)} == {(3, 32, 40)}
@@ -282,15 +169,30 @@ class TestOptions:
         ]
         assert result.without_caption == ["a.avi"]
 
+    def test_captions_may_be_a_list_of_ids_and_labels(self, folder):
+        entries = [
+            {
+                "id": "b",
+                "label": "pushing a cup",
+                "template": "Pushing [something]",
+                "placeholders": ["a cup"],
+            },
+            {"id": "a", "label": "closing a book"},
+        ]
+        captions = folder.parent / "train.json"
+        captions.write_text(json.dumps(entries))
+        tasks = [
+            episode["tasks"] for episode in load(run_import(folder, captions=captions).root).meta.episodes
+        ]
+        assert tasks == [["closing a book"], ["pushing a cup"]]
+
     @pytest.mark.parametrize("rates", [(30000 / 1001, 30), (29.8, 30.3)])
     def test_rates_that_round_to_one_number_count_as_equal(self, rates, monkeypatch, folder):
         probe = module.probe_clips
 
-        def with_rates(paths):
-            clips, failures = probe(paths)
-            return {
-                n: type(c)(c.path, c.height, c.width, r) for (n, c), r in zip(clips.items(), rates)
-            }, failures
+        def with_rates(paths, **options):
+            clips, failures = probe(paths, **options)
+            return {n: replace(c, fps=rate) for (n, c), rate in zip(clips.items(), rates)}, failures
 
         monkeypatch.setattr(module, "probe_clips", with_rates)
         assert run_import(folder).settings.fps == 30
@@ -304,35 +206,59 @@ class TestBadFiles:
         write_sound(folder / "sound.mp4")
         write_sound(folder / "sound_with_cover.mp4", cover=True)
         write_clip(folder / "single.avi", num_frames=1)
-        cut = write_clip(folder / "cut.mkv", num_frames=30)
-        cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 4])
+        cut_off(write_clip(folder / "cut.mkv", num_frames=30))
+        write_no_frames(folder / "no_frames.mov")
+        damage(write_noise(folder / "damaged.avi"))
+        write_numbered_clip(folder / "uneven.mov", [0, 100, 150, 300], codec="mpeg4")
         return folder
 
     def test_they_are_left_out_with_their_reasons_and_the_rest_is_imported(self, bad_folder):
-        result = run_import(bad_folder)
+        result = run_import(bad_folder, size=(48, 64))
         assert result.imported == ["a.avi", "b.mp4"]
-        names = {"empty.mp4", "text.webm", "sound.mp4", "sound_with_cover.mp4", "single.avi", "cut.mkv"}
-        assert result.failures.keys() == names
-        assert result.failures["empty.mp4"] == "empty file (0 bytes)"
-        assert "not a readable video: Invalid data" in result.failures["text.webm"]
-        assert result.failures["sound.mp4"] == "no video stream (sound only)"
-        assert result.failures["sound_with_cover.mp4"] == "no video stream (sound only)"
-        assert result.failures["single.avi"] == "a single frame: nothing moves"
-        assert "cut off: only" in result.failures["cut.mkv"]
+        reasons = {
+            "empty.mp4": r"empty file \(0 bytes\)",
+            "text.webm": "not a readable video: Invalid data.*",
+            "sound.mp4": r"no video stream \(sound only\)",
+            "sound_with_cover.mp4": r"no video stream \(sound only\)",
+            "single.avi": "a single frame: nothing moves",
+            "cut.mkv": "cut off: only .* of 3.00 s decode",
+            "no_frames.mov": "no frame could be decoded|no video stream|not a readable video: .*",
+            "damaged.avi": r"damaged at \d\.\d\d s",
+            "uneven.mov": r"variable frame rate: frames are 50 to 100 ms apart at 0\.15 s\. Give fps.*",
+        }
+        assert result.failures.keys() == reasons.keys()
+        assert not [name for name in reasons if not re.fullmatch(reasons[name], result.failures[name])]
         dataset = load(result.root)
         assert [episode["length"] for episode in dataset.meta.episodes] == [4, 5]
         assert_colors(corners(to_uint8(dataset[8][CAMERA])), RED, GREEN, GREY, BLUE)
 
-    def test_the_command_lists_them_and_fails(self, bad_folder, capsys):
+    def test_the_command_reports_them_and_fails_only_when_strict(self, bad_folder, capsys):
         root = bad_folder.parent / "dataset"
-        assert (
-            main(["import-video", str(bad_folder), "local/clips", "--root", str(root), "--storage", "image"])
-            == 1
-        )
-        output = capsys.readouterr().out
+        (bad_folder / "uneven.mov").unlink()
+        command = f"import-video {bad_folder} local/clips --root {root} --storage image"
+        assert main(command.split()) == 0
+        output, log = capsys.readouterr()
         assert "2 clips imported" in output and "holds 2 episodes, 9 frames of 48x64" in output
-        assert "6 clips were not imported:" in output
-        assert "  empty.mp4: empty file (0 bytes)\n" in output and "  cut.mkv: cut off" in output
+        assert f"8 could not be imported; the reasons are above and in {root / ERRORS_PATH}" in output
+        assert "  empty.mp4: empty file (0 bytes)\n" in log and "  cut.mkv: cut off" in log
+        errors = json.loads((root / ERRORS_PATH).read_text())
+        assert len(errors) == 8 and errors["single.avi"] == "a single frame: nothing moves"
+        assert main([*command.split(), "--resume", "--strict"]) == 1
+
+    def test_the_report_goes_when_nothing_is_wrong_any_more(self, folder):
+        (folder / "empty.mp4").touch()
+        root = run_import(folder).root
+        assert json.loads((root / ERRORS_PATH).read_text()) == {"empty.mp4": "empty file (0 bytes)"}
+        (folder / "empty.mp4").unlink()
+        run_import(folder, resume=True)
+        assert not (root / ERRORS_PATH).exists()
+
+    def test_a_long_clip_that_breaks_leaves_no_frame_in_the_next_episode(self, folder):
+        cut_off(write_clip(folder / "a.avi", num_frames=200, height=240, width=320))
+        write_clip(folder / "b.mp4", num_frames=5, height=240, width=320)
+        result = run_import(folder, storage="video")
+        assert result.imported == ["b.mp4"]
+        assert [len(list(read_frames(path))) for path in result.root.rglob("*.mp4")] == [5]
 
     @pytest.mark.parametrize("names", [["empty.mp4"], ["cut.mkv"]], ids=["does not open", "does not decode"])
     def test_when_nothing_is_left_there_is_an_error_and_no_dataset(self, bad_folder, names):
@@ -385,7 +311,16 @@ class TestBadOptions:
             ({"storage": "png"}, "storage is 'png'. Use `video` or `image`"),
             ({"default_caption": " "}, "default_caption is empty.*give a text"),
             ({"fps": 0}, "fps is 0.*at least 1"),
+            ({"fps": -5}, "fps is -5.*at least 1"),
             ({"fps": 2.5}, r"fps is 2\.5.*whole number"),
+            ({"recorded_fps": 0}, "recorded_fps is 0.*at least 1"),
+            ({"fps": 5, "recorded_fps": 5}, "fps and recorded_fps are both set. Choose one"),
+            ({"num_workers": -1}, "num_workers is -1. Give a whole number, 0"),
+            ({"num_workers": 1.5}, "num_workers is 1.5. Give a whole number"),
+            ({"window_s": 0}, "window_s is 0. Give .* more than 0"),
+            ({"window_s": -1.0}, "window_s is -1.0. Give .* more than 0"),
+            ({"window_s": float("nan")}, "window_s is nan. Give"),
+            ({"window_s": 1, "segments": [{"file": "a"}]}, "segments and window_s are both set. Choose one"),
             ({"size": 0}, "size is 0x0.*at least one pixel"),
             ({"size": 16, "storage": "video"}, "size is 16x16.*too small.*storage=image"),
             ({"overwrite": True, "resume": True}, "overwrite and resume are both set. Choose one"),
@@ -404,12 +339,22 @@ class TestBadOptions:
 
     @pytest.mark.parametrize(
         ("text", "message"),
-        [("{", "is not JSON"), ('["a"]', r"holds a list\. Expected"), ("3", "holds a int")],
+        [
+            ("{", "is not JSON"),
+            ("3", "holds a int"),
+            ('["a"]', r"entry 1 is 'a'\. Expected"),
+            ('[{"id": "a", "label": "x"}, {"id": "b"}]', r"entry 2 is {'id': 'b'}\. Expected"),
+            ('[{"id": "a", "label": ""}]', "the caption of 'a' is ''"),
+            (
+                '[{"id": 1, "label": "x"}, {"id": 1, "label": "y"}]',
+                "'1' has two labels, 'x' and 'y'. Keep one",
+            ),
+        ],
     )
     def test_caption_files_that_are_no_captions(self, folder, text, message):
         captions = folder.parent / "captions.json"
         captions.write_text(text)
-        with pytest.raises(ValueError, match=f"captions file .*captions.json {message}"):
+        with pytest.raises(ValueError, match=f"captions file .*captions.json:? {message}"):
             run_import(folder, captions=captions)
 
     def test_a_repo_id_that_is_none(self, folder):
@@ -451,8 +396,7 @@ class TestExistingDataset:
         root = run_import(folder).root
         before = self.contents(root)
         shutil.rmtree(folder)
-        cut = write_clip(folder / "cut.mkv", num_frames=30)
-        cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 4])
+        cut_off(write_clip(folder / "cut.mkv", num_frames=30))
         with pytest.raises(ValueError, match="none of 1 clip"):
             run_import(folder, overwrite=True)
         assert self.contents(root) == before
@@ -501,11 +445,11 @@ class TestExistingDataset:
         with pytest.raises(
             ValueError, match=r"resume would change the dataset: fps 10 -> 3, .*fit 'crop' -> 'pad'.*Repeat"
         ):
-            run_import(folder, fps=3, fit="pad", resume=True)
+            run_import(folder, recorded_fps=3, fit="pad", resume=True)
 
     def test_resume_refuses_what_is_no_finished_import(self, folder):
         root = run_import(folder).root
-        (root / module.MANIFEST_PATH).unlink()
+        (root / MANIFEST_PATH).unlink()
         with pytest.raises(
             ValueError, match=r"cannot be resumed: it has no meta/import_video\.json.*overwrite"
         ):
@@ -514,7 +458,7 @@ class TestExistingDataset:
     def test_resume_refuses_what_a_killed_resume_left(self, folder, monkeypatch):
         run_import(folder)
         write_clip(folder / "c.mp4")
-        monkeypatch.setattr(module, "_close_dataset", lambda *_: None)
+        monkeypatch.setattr(module, "close_dataset", lambda *_: None)
         run_import(folder, resume=True)
         monkeypatch.undo()
         with pytest.raises(ValueError, match=r"cannot be resumed: .*killed before it could close its files"):
@@ -523,8 +467,8 @@ class TestExistingDataset:
     def test_an_interrupted_import_is_complete_so_far_and_can_be_resumed(self, folder, monkeypatch):
         read = module.read_frames
 
-        def interrupted(path):
-            frames = read(path)
+        def interrupted(path, **options):
+            frames = read(path, **options)
             yield next(frames)
             if path.name == "b.mp4":
                 raise KeyboardInterrupt
@@ -546,8 +490,8 @@ def test_the_command_takes_every_option(folder, tmp_path, capsys):
     captions.write_text(json.dumps({"a": "push", "x": "nothing"}))
     root = tmp_path / "dataset"
     command = (
-        f"import-video {folder} local/clips --root {root} --fps 4 --size 40x32 --fit pad --captions {captions} "
-        "--default-caption none --storage image --camera-key observation.images.wrist --robot-type so100"
+        f"import-video {folder} local/clips --root {root} --recorded-fps 4 --size 40x32 --fit pad --captions "
+        f"{captions} --default-caption none --storage image --camera-key observation.images.wrist --robot-type so100"
     )
     assert main(command.split()) == 0
     output = capsys.readouterr().out

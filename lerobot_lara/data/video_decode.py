@@ -1,0 +1,197 @@
+"""Decoding one video file: its frames in order, each with the time at which it is shown."""
+
+import math
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace
+from av.video.stream import VideoStream
+from PIL import Image
+
+TIMESTAMP_ROUNDING_S = 0.000501
+"""Matroska and WebM round presentation timestamps to a millisecond, so they are off by half of one."""
+
+_TAIL_S = 10.0
+
+
+class UnreadableClipError(ValueError):
+    """A file that is not a whole video; the message is the reason, without the file's name."""
+
+
+class TimedFrame(NamedTuple):
+    """A decoded frame and when it is shown, in seconds from the first frame of its file."""
+
+    start: float
+    end: float
+    frame: VideoFrame
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Opens a video file at its picture; the cover of a sound file is none.
+
+    Raises:
+        UnreadableClipError: if the file cannot be opened or has no picture.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableClipError("empty file (0 bytes)")
+        # Titles and the like are not ours to check: they may be in any encoding.
+        container = av.open(str(path), metadata_errors="replace")
+    except (OSError, av.FFmpegError) as error:
+        raise UnreadableClipError(f"not a readable video: {error.strerror}") from error
+    with container:
+        for stream in container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                yield container, stream
+                return
+        raise UnreadableClipError("no video stream" + (" (sound only)" if container.streams.audio else ""))
+
+
+def decode_frames(
+    path: Path, *, start: float = 0.0, end: float | None = None, num_threads: int = 0
+) -> Generator[TimedFrame, None, None]:
+    """Yields the frames of a video file, from the one shown at `start` or an earlier one on.
+
+    The caller stops at the end that it wants; `end` is only how far the file must reach.
+
+    Args:
+        path: the file.
+        start: seconds from the first frame.
+        end: seconds from the first frame, by default the end that the file states.
+        num_threads: of the decoder; 0 leaves the number to it.
+
+    Raises:
+        UnreadableClipError: if the file is no video, or, after its last good frame, if it is damaged, does not
+            decode further or stops before `end`.
+    """
+    if start > 0:
+        frames = _decode(path, seek=start, end=end, num_threads=num_threads)
+        try:
+            first = next(frames, None)
+        except UnreadableClipError:  # decoding from the beginning tells why, or works
+            first = None
+        # Indexes are allowed to be wrong or absent: what was jumped over would be missing.
+        if first is not None and first.start <= start + TIMESTAMP_ROUNDING_S:
+            yield first
+            yield from frames
+            return
+        frames.close()
+    yield from _decode(path, seek=None, end=end, num_threads=num_threads)
+
+
+def measure_duration(container: InputContainer, stream: VideoStream) -> float | None:
+    """Returns the seconds from the first frame to the end of the last, None where the file has no times.
+
+    Headers of files with reordered frames may state too little, so the last packets are read (not decoded), or
+    all where the header states nothing. A file that is cut off counts as long as it states.
+    """
+    end = _stated_end(stream)
+    interval = _interval(stream)
+    try:
+        if end is not None and stream.time_base:
+            container.seek(int(max(0.0, end - _TAIL_S) / stream.time_base), stream=stream)
+        for packet in container.demux(stream):
+            if packet.pts is not None:
+                start = float(packet.pts * packet.time_base)
+                length = float(packet.duration * packet.time_base) if packet.duration else interval
+                end = max(end or 0.0, start + length)
+    except av.FFmpegError:
+        pass  # decoding will tell what is wrong with the file, if its frames are wanted
+    return None if end is None else end - _origin(stream)
+
+
+def upright_image(frame: VideoFrame) -> Image.Image:
+    """Returns a frame as an RGB image, turned as the display matrix of its file says."""
+    # Colour matrix and range are passed on: PyAV would take every video for BT.601 with limited range.
+    image = frame.to_image(
+        src_colorspace=int(frame.colorspace),
+        dst_colorspace=Colorspace.ITU601,
+        src_color_range=int(frame.color_range),
+    )
+    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as phones note it
+    return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
+
+
+def _decode(
+    path: Path, *, seek: float | None, end: float | None, num_threads: int
+) -> Generator[TimedFrame, None, None]:
+    """Yields the frames from a key frame before `seek` on, or all of them.
+
+    A frame without a time follows the one before it, which is unknown (infinity) directly after a seek.
+    """
+    with open_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = num_threads
+        origin, interval, stated_end = _origin(stream), _interval(stream), _stated_end(stream)
+        if end is None and stated_end is not None:
+            end = stated_end - origin
+        last: TimedFrame | None = None
+        try:
+            if seek is not None and stream.time_base:
+                container.seek(int((seek + origin) / stream.time_base), stream=stream)
+            for frame in container.decode(stream):
+                if frame.time is not None:
+                    time = frame.time - origin
+                elif last is not None:
+                    time = last.end
+                else:
+                    time = 0.0 if seek is None else math.inf
+                if last is not None:
+                    yield last._replace(end=time)
+                # Decoders fill in what they miss; directly after a seek that is no damage.
+                if frame.is_corrupt and (seek is None or time >= seek):
+                    raise UnreadableClipError(f"damaged at {time:.2f} s")
+                duration = float(frame.duration * frame.time_base) if frame.time_base else 0.0
+                last = TimedFrame(time, time + (duration or interval), frame)
+        except av.FFmpegError as error:
+            if last is not None:
+                yield last
+            reached = last.end if last is not None else 0.0
+            raise UnreadableClipError(f"does not decode beyond {reached:.2f} s: {error.strerror}") from error
+        if last is None:
+            raise UnreadableClipError("no frame could be decoded")
+        # Two frames of slack: containers round the length, and many leave out the last frame's duration.
+        if end is not None and end - last.end > 2 * interval > 0 and not _all_packets_there(path):
+            yield last
+            raise UnreadableClipError(f"cut off: only {last.end:.2f} s of {end:.2f} s decode")
+        yield last if end is None else last._replace(end=max(last.end, end))
+
+
+def _all_packets_there(path: Path) -> bool:
+    """Whether the file holds as many packets as its header counts: then its last frame is shown for long."""
+    with open_video(path) as (container, stream):
+        try:
+            count = sum(packet.size > 0 for packet in container.demux(stream))
+        except av.FFmpegError:
+            return False
+        return 0 < stream.frames <= count
+
+
+def _interval(stream: VideoStream) -> float:
+    """Returns the average seconds between frames, 0 where the file does not tell."""
+    rate = stream.average_rate or stream.guessed_rate
+    return float(1 / rate) if rate else 0.0
+
+
+def _origin(stream: VideoStream) -> float:
+    """Returns the time of the first frame in seconds; files need not start at zero."""
+    return float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+
+
+def _stated_end(stream: VideoStream) -> float | None:
+    """Returns the time in seconds at which the last frame should end, None where the header does not say."""
+    if stream.duration is not None and stream.time_base:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    for key, value in stream.metadata.items():  # Matroska and WebM: "00:00:02.000000000", by language
+        if key.startswith("DURATION") and re.fullmatch(r"\d+:\d\d:\d\d(\.\d+)?", value):
+            hours, minutes, seconds = value.split(":")
+            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    return None
