@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lerobot_lara.dit import flow_matching
 from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
     interpolate,
@@ -51,3 +52,21 @@ def test_loss_of_nothing_valid_is_zero_with_a_graph():
     loss = flow_matching_loss(velocity, torch.randn(2, 3, 4), torch.zeros(2, 3, 1, dtype=torch.bool))
     loss.backward()
     assert loss == 0 and torch.equal(velocity.grad, torch.zeros_like(velocity))
+
+
+def test_processes_share_the_count_of_valid_elements(monkeypatch):
+    """The average over two processes is the mean over all valid elements, also if one of them has none."""
+    values = [torch.tensor([[2.0], [4.0], [9.0]]), torch.tensor([[6.0], [9.0], [9.0]]), torch.ones(3, 1)]
+    masks = [
+        torch.tensor([[1], [1], [0]]).bool(),
+        torch.tensor([[1], [0], [0]]).bool(),
+        torch.zeros(3, 1).bool(),
+    ]
+    total = [0.0]
+    monkeypatch.setattr(flow_matching.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(flow_matching.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(flow_matching.distributed, "all_reduce", lambda count: count.fill_(total[0]))
+    for first, second, expected in ((0, 1, 4.0), (0, 2, 3.0), (2, 2, 0.0)):
+        total[0] = float(masks[first].sum() + masks[second].sum())
+        mean = (masked_mean(values[first], masks[first]) + masked_mean(values[second], masks[second])) / 2
+        assert mean.item() == pytest.approx(expected)
