@@ -1,17 +1,16 @@
 """The demo's report: one self-contained HTML page that states what came out, whichever way it went."""
 
-import base64
 import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from lerobot_lara.evaluation import figures
 from lerobot_lara.evaluation.intervals import difference_p_value, wilson_interval
+from lerobot_lara.evaluation.page import data_uri, render_template
 from lerobot_lara.evaluation.training_log import parse_training_log
 
 logger = logging.getLogger(__name__)
@@ -19,7 +18,9 @@ logger = logging.getLogger(__name__)
 # The demo counts as having learned its tasks if the better arm solves this share of all episodes.
 LEARNED_RATE = 0.6
 STRIP_FRAMES = 8
-STRIP_ARMS = ("lara_dit", "lara")
+TRAINED_ARMS = ("lara_dit", "lara", "lara_mixture")
+# What is compared with what, the one expected to be better first.
+COMPARISONS = (("lara", "lara_dit"), ("lara_mixture", "lara_dit"), ("lara_mixture", "lara"))
 
 
 def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
@@ -49,15 +50,8 @@ def render_page(context: Mapping[str, Any], drawn: Mapping[str, Path]) -> str:
         context: What `describe_results` returns.
         drawn: PNG of each figure, by name; a figure that is missing is left out with its section saying so.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lerobot_lara.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in drawn.items()}
-    return environment.get_template("report.html.j2").render(context, images=images)
+    images = {name: data_uri(path.read_bytes()) for name, path in drawn.items()}
+    return render_template("report.html.j2", **context, images=images)
 
 
 def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +62,7 @@ def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The page's variables: `rows` and `tasks` of the table of success, `checks` with `name`, `passed` and
-        `finding`, `comparison` of the two arms in one sentence, `unsolved` arms and tasks, `results` themselves.
+        `finding`, `comparisons` of the arms in one sentence each, `unsolved` arms and tasks, `results` themselves.
     """
     arms = results["arms"]
     tasks = list(next(iter(arms.values())))
@@ -98,7 +92,7 @@ def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
             _check_zero(arms["zero"]),
             _check_latents(results["latent_action_model"]),
         ],
-        "comparison": _compare(totals),
+        "comparisons": [_compare(totals, *pair) for pair in COMPARISONS],
         "unsolved": unsolved,
         "minutes": results["wall_times"]["total"] / 60,
     }
@@ -113,7 +107,7 @@ def draw_figures(results: Mapping[str, Any], output_dir: Path) -> dict[str, Path
     directory = output_dir / "figures"
     runs = {
         run: parse_training_log(output_dir / "jobs" / f"train_{run}.log")
-        for run in ("lara_lam", "lara_dit", "lara")
+        for run in ("lara_lam", *TRAINED_ARMS)
     }
     arrays = np.load(output_dir / "eval" / "lara_lam" / "arrays.npz")
     drawn = {
@@ -125,7 +119,7 @@ def draw_figures(results: Mapping[str, Any], output_dir: Path) -> dict[str, Path
             arrays["latents"], directory / "latents.png", code_counts=arrays.get("code_counts")
         ),
     }
-    for name, chosen in {"lam_curves": ["lara_lam"], "policy_curves": ["lara_dit", "lara"]}.items():
+    for name, chosen in {"lam_curves": ["lara_lam"], "policy_curves": TRAINED_ARMS}.items():
         if curves := {run: runs[run] for run in chosen if runs[run]}:
             drawn[name] = figures.training_curves(curves, directory / f"{name}.png")
     if strips := list(_film_strips(results, output_dir)):
@@ -150,7 +144,7 @@ def read_frames(video: Path, num_frames: int) -> np.ndarray:
 def _film_strips(results: Mapping[str, Any], output_dir: Path) -> Iterable[figures.FilmStrip]:
     """Yields, for each task and trained arm, the first filmed success, or the first episode if there is none."""
     for task in next(iter(results["arms"].values())):
-        for arm in STRIP_ARMS:
+        for arm in TRAINED_ARMS:
             info = json.loads((output_dir / "eval" / arm / "eval_info.json").read_text())
             entry = next(entry for entry in info["per_task"] if entry["task_group"] == task)
             directory = output_dir / "eval" / arm / "videos" / f"{task}_{entry['task_id']}"
@@ -189,7 +183,7 @@ def _check_learned(totals: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     return {
         "name": "The tasks are learned",
         "passed": best >= LEARNED_RATE,
-        "finding": f"the better of the two policies solves {best:.0%} of all episodes (asked for: {LEARNED_RATE:.0%})",
+        "finding": f"the best policy solves {best:.0%} of all episodes (asked for: {LEARNED_RATE:.0%})",
     }
 
 
@@ -223,18 +217,19 @@ def _check_latents(quality: Mapping[str, float]) -> dict[str, Any]:
     return {"name": "The latent actions carry the motion", "passed": not lost_to, "finding": finding}
 
 
-def _compare(totals: Mapping[str, Mapping[str, int]]) -> str:
-    lara, dit = totals["lara"], totals["lara_dit"]
-    rates = [total["successes"] / total["episodes"] for total in (lara, dit)]
-    counts = [(total["successes"], total["episodes"]) for total in (lara, dit)]
+def _compare(totals: Mapping[str, Mapping[str, int]], first: str, second: str) -> str:
+    counts = [(totals[arm]["successes"], totals[arm]["episodes"]) for arm in (first, second)]
+    rates = [successes / episodes for successes, episodes in counts]
+    labels = [figures.ARM_LABELS[arm] for arm in (first, second)]
     p_value = difference_p_value(*counts)
-    numbers = "LARA {}/{} ({:.0%}), DiT only {}/{} ({:.0%})".format(
-        *counts[0], rates[0], *counts[1], rates[1]
+    numbers = ", ".join(
+        f"{label} {count[0]}/{count[1]} ({rate:.0%})"
+        for label, count, rate in zip(labels, counts, rates, strict=True)
     )
     if rates[0] == rates[1]:
-        verdict = "The two are equal"
+        verdict = f"{labels[0]} and {labels[1]} are equal"
     else:
-        better, worse = ("LARA", "DiT only") if rates[0] > rates[1] else ("DiT only", "LARA")
+        better, worse = labels if rates[0] > rates[1] else reversed(labels)
         certainty = "more often than" if p_value < 0.05 else "more often than, but not separably from,"
         verdict = f"{better} solves the tasks {certainty} {worse}"
     return f"{verdict}: {numbers}; Fisher's exact test p = {p_value:.2g}."

@@ -18,10 +18,10 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 from PIL import Image
 
 from lerobot_lara.cli import main
-from lerobot_lara.data import legacy_conversion, legacy_dataset, legacy_statistics, verify_upgrade
-from lerobot_lara.data import upgrade_dataset as module
-from lerobot_lara.data.upgrade_dataset import upgrade_dataset
-from lerobot_lara.data.verify_upgrade import UpgradeMismatchError
+from lerobot_lara.data.upgrade import legacy_conversion, legacy_dataset, legacy_statistics, verify
+from lerobot_lara.data.upgrade import upgrade_dataset as module
+from lerobot_lara.data.upgrade.upgrade_dataset import upgrade_dataset
+from lerobot_lara.data.upgrade.verify import UpgradeMismatchError
 
 HEIGHT, WIDTH, FPS = 32, 48, 10
 LENGTHS = (5, 8, 6)
@@ -543,10 +543,10 @@ def test_a_video_that_is_too_short_is_found(legacy, tmp_path):
 
 def test_how_much_is_verified(prepared, tmp_path, monkeypatch, caplog):
     source = legacy_dataset.open_legacy_dataset(prepared["v2.0"])
-    assert verify_upgrade.resolve_mode(None, source) == "all"
-    assert verify_upgrade.resolve_mode("none", source) == "none"
-    monkeypatch.setattr(verify_upgrade, "SMALL_DATASET", sum(LENGTHS) - 1)
-    assert verify_upgrade.resolve_mode(None, source) == "sample"
+    assert verify.resolve_mode(None, source) == "all"
+    assert verify.resolve_mode("none", source) == "none"
+    monkeypatch.setattr(verify, "SMALL_DATASET", sum(LENGTHS) - 1)
+    assert verify.resolve_mode(None, source) == "sample"
     root = upgrade_dataset(prepared["images"], tmp_path / "upgraded", verify="none")
     assert "was not compared" in caplog.text
     assert json.loads((root / "meta/upgrade.json").read_text())["verified"] == "none"

@@ -85,8 +85,10 @@ def test_film_strip_shows_the_first_filmed_success(study, results):
     assert [strip.label for strip in strips] == [
         "door-close-v3, DiT only, episode 0: not solved",
         "door-close-v3, LARA, episode 0: solved",
+        "door-close-v3, LARA on the mixture, episode 19: solved",
         "drawer-open-v3, DiT only, episode 19: solved",
         "drawer-open-v3, LARA, episode 0: not solved",
+        "drawer-open-v3, LARA on the mixture, episode 19: solved",
     ]
     assert strips[0].frames.shape == (8, 64, 64, 3)
     assert abs(int(strips[0].frames[0].mean()) - int(strips[0].frames[-1].mean())) < 60

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from lerobot_lara.data.video_clip import VideoClip
-from lerobot_lara.data.video_segments import Segment, fit_segments, load_segments, window_segments
+from lerobot_lara.data.video.clip import VideoClip
+from lerobot_lara.data.video.segments import Segment, fit_segments, load_segments, window_segments
 
 FILES = ["a.mp4", "day/b.mp4", "day/c.webm", "night/b.mp4"]
 

@@ -12,7 +12,7 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from tqdm import tqdm
 
-from lerobot_lara.data.legacy_dataset import LegacyDataset, decode_frames, decode_image
+from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, decode_frames, decode_image
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from lerobot_lara.data import video_workers
-from lerobot_lara.data.video_workers import decode_in_order
+from lerobot_lara.data.video import workers as video_workers
+from lerobot_lara.data.video.workers import decode_in_order
 
 
 def read(clip):

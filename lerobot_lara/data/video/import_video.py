@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from lerobot_lara.data.video_clip import VideoClip, read_frames
-from lerobot_lara.data.video_dataset import (
+from lerobot_lara.data.video.clip import VideoClip, read_frames
+from lerobot_lara.data.video.dataset import (
     ERRORS_PATH,
     ImportSettings,
     add_episode,
@@ -23,8 +23,8 @@ from lerobot_lara.data.video_dataset import (
     open_existing,
     replaced,
 )
-from lerobot_lara.data.video_decode import UnreadableClipError
-from lerobot_lara.data.video_folder import (
+from lerobot_lara.data.video.decode import UnreadableClipError
+from lerobot_lara.data.video.folder import (
     common_fps,
     common_size,
     find_clips,
@@ -32,9 +32,9 @@ from lerobot_lara.data.video_folder import (
     match_captions,
     probe_clips,
 )
-from lerobot_lara.data.video_options import check_alternatives, check_options, check_places, check_size
-from lerobot_lara.data.video_segments import Segment, fit_segments, load_segments, window_segments
-from lerobot_lara.data.video_workers import decode_in_order
+from lerobot_lara.data.video.options import check_alternatives, check_options, check_places, check_size
+from lerobot_lara.data.video.segments import Segment, fit_segments, load_segments, window_segments
+from lerobot_lara.data.video.workers import decode_in_order
 
 DEFAULT_CAMERA_KEY = "observation.images.front"
 DEFAULT_CAPTION = "video without caption"

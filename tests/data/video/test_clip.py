@@ -18,9 +18,9 @@ from video_helpers import (
     write_numbered_clip,
 )
 
-from lerobot_lara.data import video_decode
-from lerobot_lara.data.video_clip import probe_clip, read_frames
-from lerobot_lara.data.video_decode import UnreadableClipError
+from lerobot_lara.data.video import decode as video_decode
+from lerobot_lara.data.video.clip import probe_clip, read_frames
+from lerobot_lara.data.video.decode import UnreadableClipError
 
 
 class TestClips:

@@ -8,7 +8,7 @@ from pathlib import Path
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from lerobot_lara.data.video_decode import (
+from lerobot_lara.data.video.decode import (
     TIMESTAMP_ROUNDING_S,
     TimedFrame,
     UnreadableClipError,

@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lerobot_lara.data.video_clip import VIDEO_SUFFIXES, VideoClip, probe_clip
-from lerobot_lara.data.video_decode import UnreadableClipError
+from lerobot_lara.data.video.clip import VIDEO_SUFFIXES, VideoClip, probe_clip
+from lerobot_lara.data.video.decode import UnreadableClipError
 
 _CAPTIONS = '{"clip.mp4": "text"} or [{"id": "clip", "label": "text"}]'
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lerobot_lara.data.video_clip import VideoClip
+from lerobot_lara.data.video.clip import VideoClip
 
 SEGMENT_COLUMNS = ("file", "start", "end", "caption")
 MIN_WINDOW_S = 0.5

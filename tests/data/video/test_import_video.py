@@ -28,12 +28,12 @@ from video_helpers import (
 )
 
 from lerobot_lara.cli import main
-from lerobot_lara.data import import_video as module
-from lerobot_lara.data.import_video import DEFAULT_CAPTION, import_video, resize_frame
-from lerobot_lara.data.video_clip import read_frames
-from lerobot_lara.data.video_dataset import ERRORS_PATH, MANIFEST_PATH
+from lerobot_lara.data.video import import_video as module
+from lerobot_lara.data.video.clip import read_frames
+from lerobot_lara.data.video.dataset import ERRORS_PATH, MANIFEST_PATH
+from lerobot_lara.data.video.import_video import DEFAULT_CAPTION, import_video, resize_frame
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "fractal_clips"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "fractal_clips"
 CLIPS = sorted(path.name for path in FIXTURES.glob("*.mp4"))
 CAPTIONS = FIXTURES / "lang_annotations.json"
 

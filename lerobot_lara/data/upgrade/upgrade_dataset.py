@@ -8,9 +8,9 @@ from typing import Any
 
 from lerobot.datasets.utils import DEFAULT_VIDEO_FILE_SIZE_IN_MB
 
-from lerobot_lara.data.legacy_conversion import convert_legacy_dataset, write_json
-from lerobot_lara.data.legacy_dataset import info_digest, local_directory, open_legacy_dataset
-from lerobot_lara.data.verify_upgrade import MODES, UpgradeMismatchError, resolve_mode, verify_upgrade
+from lerobot_lara.data.upgrade.legacy_conversion import convert_legacy_dataset, write_json
+from lerobot_lara.data.upgrade.legacy_dataset import info_digest, local_directory, open_legacy_dataset
+from lerobot_lara.data.upgrade.verify import MODES, UpgradeMismatchError, resolve_mode, verify_upgrade
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lerobot_lara.data.video_decode import UnreadableClipError
+from lerobot_lara.data.video.decode import UnreadableClipError
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset

@@ -6,8 +6,8 @@ import pytest
 from video_helpers import CAMERA, cut_off, load, numbers, rotate_by_metadata, to_uint8, write_numbered_clip
 
 from lerobot_lara.cli import main
-from lerobot_lara.data.import_video import DEFAULT_CAPTION, import_video
-from lerobot_lara.data.video_dataset import ERRORS_PATH
+from lerobot_lara.data.video.dataset import ERRORS_PATH
+from lerobot_lara.data.video.import_video import DEFAULT_CAPTION, import_video
 
 EVEN = list(range(0, 2400, 100))
 UNEVEN = [0, 50, 100, 350, 400, 900, 1000, 1050]
@@ -193,7 +193,7 @@ class TestWorkers:
         assert files[0] == files[1] == files[2]
 
     def test_an_interrupted_import_can_be_resumed(self, folder, monkeypatch):
-        from lerobot_lara.data import import_video as module
+        from lerobot_lara.data.video import import_video as module
 
         read = module.read_frames
 

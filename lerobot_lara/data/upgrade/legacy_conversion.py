@@ -45,8 +45,8 @@ from lerobot.scripts.convert_dataset_v21_to_v30 import (
 )
 from tqdm import tqdm
 
-from lerobot_lara.data.legacy_dataset import LegacyDataset
-from lerobot_lara.data.legacy_statistics import episode_statistics
+from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset
+from lerobot_lara.data.upgrade.legacy_statistics import episode_statistics
 
 logger = logging.getLogger(__name__)
 

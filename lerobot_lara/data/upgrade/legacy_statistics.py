@@ -8,7 +8,7 @@ from lerobot.datasets.compute_stats import (
     sample_indices,
 )
 
-from lerobot_lara.data.legacy_dataset import LegacyDataset, decode_frames, decode_image
+from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, decode_frames, decode_image
 
 
 def episode_statistics(dataset: LegacyDataset, episode: int) -> dict[str, dict[str, np.ndarray]]:
