@@ -4,9 +4,14 @@ import argparse
 import os
 import sys
 
-from lerobot_lara.data.import_video import DEFAULT_CAMERA_KEY, DEFAULT_CAPTION, ImportResult, import_video
-from lerobot_lara.data.video_dataset import ERRORS_PATH
-from lerobot_lara.data.video_segments import MIN_WINDOW_S, SEGMENT_COLUMNS
+from lerobot_lara.data.video.dataset import ERRORS_PATH
+from lerobot_lara.data.video.import_video import (
+    DEFAULT_CAMERA_KEY,
+    DEFAULT_CAPTION,
+    ImportResult,
+    import_video,
+)
+from lerobot_lara.data.video.segments import MIN_WINDOW_S, SEGMENT_COLUMNS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

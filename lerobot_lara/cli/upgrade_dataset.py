@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Upgrades the dataset and says how to use it."""
-    from lerobot_lara.data.upgrade_dataset import upgrade_dataset
+    from lerobot_lara.data.upgrade.upgrade_dataset import upgrade_dataset
 
     root = upgrade_dataset(
         args.source,

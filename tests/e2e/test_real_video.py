@@ -7,7 +7,7 @@ import torch
 from helpers import run_train
 
 from lerobot_lara.cli import main
-from lerobot_lara.data.video_clip import read_frames
+from lerobot_lara.data.video.clip import read_frames
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "fractal_clips"
