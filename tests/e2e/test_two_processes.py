@@ -83,4 +83,6 @@ def test_a_mixture_is_shared_out(tmp_path):
     flat = [draw for rank in draws for step in rank for draw in step]
     assert len(flat) == len(set(flat)) == steps * 2 * 8
     logs = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
-    assert all({"prediction_error/slow", "prediction_error/fast"} <= log.keys() for rank in logs for log in rank)
+    assert all(
+        {"prediction_error/slow", "prediction_error/fast"} <= log.keys() for rank in logs for log in rank
+    )

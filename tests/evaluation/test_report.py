@@ -45,7 +45,9 @@ def test_report_does_not_claim_a_difference_that_may_be_chance(results):
 def test_report_warns_of_what_failed(tmp_path, results, caplog, monkeypatch):
     monkeypatch.setattr(report, "draw_figures", lambda results, output_dir: {})
     text = text_of(
-        report.write_report(results(dit=(2, 0), lara=(3, 1), mixture=(0, 0), zero=4, psnr=22.0), tmp_path).read_text()
+        report.write_report(
+            results(dit=(2, 0), lara=(3, 1), mixture=(0, 0), zero=4, psnr=22.0), tmp_path
+        ).read_text()
     )
     assert text.count("FAILED") == 3
     assert "a robot that does nothing is counted as successful on door-close-v3 (4/20)" in text

@@ -20,6 +20,7 @@ from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap
 from lerobot_lara.data.mixture.dataset import MixtureDataset
 from lerobot_lara.data.mixture.metadata import MixtureMetadata
 from lerobot_lara.data.mixture.normalization import Stats, UnitConversion, unit_conversion
+from lerobot_lara.data.mixture.policy_checks import check_camera, check_policy, check_room
 from lerobot_lara.data.mixture.samples import EntrySamples, SampleLayout
 from lerobot_lara.data.mixture.schedule import DrawSchedule, sample_shares
 from lerobot_lara.data.mixture.sources import Source, open_sources, split_episodes
@@ -111,8 +112,8 @@ class MixtureBuilder:
                 "acts for."
             )
         self.layout = self._layout()
-        self._check_policy()
-        self._check_room()
+        check_policy(policy, self.sources, self.layout)
+        check_room(policy, self.sources, self.target, self.layout)
 
     def entries(
         self,
@@ -197,7 +198,7 @@ class MixtureBuilder:
             gap = self._frame_gap(source, policy_gap)
             if not held_out:
                 _check_pairs(source, reader.lengths.tolist(), gap)
-                self._check_camera(source)
+                check_camera(self.policy, source, self.layout)
             deltas = [gap if delta == policy_gap else delta for delta in deltas]
         return EntrySamples(
             source=source,
@@ -309,84 +310,6 @@ class MixtureBuilder:
                 for entry, draws in zip(entries, schedule.draws, strict=True)
             ],
         }
-
-    def _check_policy(self) -> None:
-        """Whether the policy learns from the entries, and knows what a mixture adds to its batches."""
-        free = [source.name for source in self.sources if source.action is None]
-        if self.policy.action_delta_indices is None:
-            return
-        if not getattr(self.policy, "supports_mixtures", False):
-            self._check_plain_policy(free)
-        elif free and not hasattr(self.policy, "frame_gap"):
-            logger.warning(
-                "%s learns nothing from the action-free entries %s; their samples only take up room in its batches.",
-                self.policy.type,
-                free,
-            )
-
-    def _check_plain_policy(self, free: list[str]) -> None:
-        """Other policy types ignore masks and embodiments, so their entries must all be of one form."""
-        reasons = {
-            f"cannot learn from samples without actions, but the entries {free} are action-free": free,
-            f"has one set of projections, but the entries are of several embodiments "
-            f"{sorted({source.embodiment for source in self.sources})}": len(
-                {source.embodiment for source in self.sources}
-            )
-            > 1,
-            "takes the target's dimensions only, but an entry has more": (
-                self.layout.max_action_dim > self.layout.action_dim
-                or self.layout.max_state_dim > self.layout.state_dim
-            ),
-            "would take a missing camera for a black image, but not all entries have all cameras": (
-                self.layout.flag_cameras
-            ),
-        }
-        for reason, holds in reasons.items():
-            if holds:
-                raise ValueError(
-                    f"--policy.type={self.policy.type} {reason}. Use --policy.type=lara or lara_dit, or entries that "
-                    "are alike."
-                )
-
-    def _check_room(self) -> None:
-        """Whether the policy has room for the largest robot and for all embodiments."""
-        for name in ("state", "action"):
-            own, largest = getattr(self.layout, f"{name}_dim"), getattr(self.layout, f"max_{name}_dim")
-            room = getattr(self.policy, f"max_{name}_dim", None)
-            if largest > own and (room is None or room < largest):
-                raise ValueError(
-                    f"An entry has {largest} {name} dimensions, the target {self.target.name!r} {own}, but "
-                    f"--policy.max_{name}_dim is {room}. Pass --policy.max_{name}_dim={largest}, or pick `{name}.dims`."
-                )
-        rows = {source.embodiment: source.embodiment_id for source in self.sources}
-        num_embodiments = getattr(self.policy, "num_embodiments", None)
-        if num_embodiments is not None and max(rows.values()) >= num_embodiments:
-            raise ValueError(
-                f"The mixture has the embodiments {rows}, but --policy.num_embodiments is {num_embodiments}. Pass "
-                f"--policy.num_embodiments={max(rows.values()) + 1}."
-            )
-        if getattr(self.policy, "embodiment_id", self.target.embodiment_id) != self.target.embodiment_id:
-            raise ValueError(
-                f"The target {self.target.name!r} is embodiment {self.target.embodiment!r} with row "
-                f"{self.target.embodiment_id}, with which the policy is to act. Pass "
-                f"--policy.embodiment_id={self.target.embodiment_id}."
-            )
-
-    def _check_camera(self, source: Source) -> None:
-        """Whether the latent action model sees anything of an entry; it looks at one camera."""
-        camera = (
-            getattr(self.policy, "lam_camera", None)
-            or getattr(self.policy, "camera", None)
-            or self.layout.cameras[0]
-        )
-        if camera in source.cameras:
-            return
-        found = f"Entry {source.name!r} lacks the camera {camera!r} of the latent action model; it has "
-        if source.action is None:
-            raise ValueError(
-                f"{found}{sorted(source.cameras)}. Nothing could be learned from it: map a camera to {camera!r}."
-            )
-        logger.warning("%s%s, so that it teaches the policy only.", found, sorted(source.cameras))
 
 
 def _digest(content: Any) -> str:

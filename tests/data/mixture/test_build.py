@@ -226,9 +226,12 @@ def test_policies_that_know_no_masks_take_entries_of_one_form_only(build):
     narrow = {"action": {"key": "action", "dims": [0, 1]}, "embodiment": "arm"}
     with pytest.raises(ValueError, match=r"are both of embodiment 'arm'"):
         build(ROBOT | narrow, ARM, policy=policy)
-    same = ARM | {"state": {"key": None}, "action": {"key": "action", "dims": [0, 1, 2, 3]}}
+    robot, four = ROBOT | {"embodiment": "arm"}, {"key": "action", "dims": [0, 1, 2, 3]}
     with pytest.raises(ValueError, match=r"would take a missing camera for a black image"):
-        build(ROBOT | {"embodiment": "arm"}, same, policy=policy)
+        build(robot, ARM | {"state": {"key": None}, "action": four}, policy=policy)
+    one = {"cameras": {"observation.images.top": "observation.image"}, "state": {"key": None}, "action": four}
+    with pytest.raises(ValueError, match=r"would take a missing state for a real one"):
+        build(robot, ARM | one, policy=policy, cameras=None)
 
 
 def test_video_without_the_latent_action_models_camera_is_refused(build, caplog):
