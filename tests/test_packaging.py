@@ -294,6 +294,7 @@ def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
         "export-dit",
         "demo",
         "oxe-mixture",
+        "probe",
         "show-data",
         "upgrade-dataset",
     } == set(cli.SUBCOMMANDS)

@@ -12,6 +12,7 @@ SUBCOMMANDS = {
     "upgrade-dataset": "turn a LeRobot dataset of format v2.0 or v2.1 into one of format v3.0",
     "oxe-mixture": "write a mixture file of Open X-Embodiment datasets",
     "show-data": "write a page that shows a dataset or mixture as a policy meets it",
+    "probe": "measure whether the latent actions of checkpoints are meaningful, with a report",
     "export-lam": "write the aligned latent action model of a `lara` checkpoint as a `lara_lam` artifact",
     "export-dit": "write a `lara` checkpoint as a plain `lara_dit` one",
     "demo": "collect, train, evaluate and report on a small Meta-World study",

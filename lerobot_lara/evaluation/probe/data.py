@@ -1,0 +1,226 @@
+"""Frame pairs of a LeRobotDataset, with the actions between the two frames where there are any.
+
+Shapes: N pairs, K frame gap, A action dimensions, S side of the images.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lerobot.utils.constants import ACTION
+from lerobot.utils.import_utils import get_safe_default_video_backend
+from torch import Tensor
+from tqdm import tqdm
+
+from lerobot_lara.backbones import resize
+from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig
+from lerobot_lara.data.mixture.reader import ColumnReader
+from lerobot_lara.data.mixture.sources import Source, open_sources
+
+MIN_EPISODES = 4
+# How far a decoded frame may be from its timestamp, in seconds; LeRobot's own default.
+TOLERANCE_S = 1e-4
+# A dimension that varies less than this, relative to its size, is constant up to rounding.
+CONSTANT = 1e-6
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Frame pairs, none of which crosses the end of an episode.
+
+    Attributes:
+        frames: (N, 2, 3, S, S) uint8 RGB: o_t and o_{t+K}, squashed to a square as the models do.
+        episodes: (N,) episode of each, as numbered in the dataset.
+        starts: (N,) frame t within its episode.
+        actions: (N, K, A) a_t ... a_{t+K-1} in the dataset's own units, without constant dimensions; None if there are
+            none.
+        action_names: Names of the A dimensions.
+        constant_actions: Names of the dimensions that are left out as they never change.
+        fps: Frames per second of the dataset.
+        camera: Its camera.
+    """
+
+    frames: Tensor
+    episodes: np.ndarray
+    starts: np.ndarray
+    actions: np.ndarray | None
+    action_names: list[str]
+    constant_actions: list[str]
+    fps: float
+    camera: str
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def images(self, chosen: slice | np.ndarray) -> Tensor:
+        """Some of the pairs as float32 in [0, 1]."""
+        return self.frames[chosen].float() / 255
+
+
+def read_pairs(
+    dataset: str, *, camera: str | None, frame_gap: int, image_size: int, max_pairs: int, seed: int
+) -> Pairs:
+    """Reads pairs that are spread evenly over the episodes.
+
+    Args:
+        dataset: Folder of a LeRobotDataset, or Hub id.
+        camera: Its camera; None is its first.
+        frame_gap: K, in frames.
+        image_size: S.
+        max_pairs: Upper bound of N.
+        seed: Of where in the episodes they lie.
+
+    Raises:
+        ValueError: There is no such dataset or camera, fewer than `MIN_EPISODES` episodes hold a pair, or an action
+            is not finite.
+    """
+    if max_pairs < MIN_EPISODES:
+        raise ValueError(f"--max-pairs is {max_pairs}; give at least {MIN_EPISODES}.")
+    source = _open_source(dataset, camera)
+    camera = source.cameras[next(iter(source.cameras))]
+    reader = source.open_reader(
+        source.episodes(), video_backend=get_safe_default_video_backend(), tolerance_s=TOLERANCE_S
+    )
+    positions, starts = choose_starts(reader.lengths, frame_gap=frame_gap, max_pairs=max_pairs, seed=seed)
+    frames = torch.empty(len(positions), 2, 3, image_size, image_size, dtype=torch.uint8)
+    for number, (position, start) in enumerate(
+        zip(tqdm(positions, desc="Reading pairs", unit="pair"), starts, strict=True)
+    ):
+        row = int(reader.starts[position]) + int(start)
+        images = reader.images(camera, reader.episodes[position], [row, row + frame_gap])
+        frames[number] = (resize(images.float(), image_size)).round().clamp(0, 255).byte()
+    actions, names, constant = _read_actions(source, reader, positions, starts, frame_gap)
+    return Pairs(
+        frames=frames,
+        episodes=np.asarray(reader.episodes)[positions],
+        starts=starts,
+        actions=actions,
+        action_names=names,
+        constant_actions=constant,
+        fps=source.fps,
+        camera=camera,
+    )
+
+
+def choose_starts(
+    lengths: np.ndarray, *, frame_gap: int, max_pairs: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses pairs: about equally many in each episode, evenly spaced from a random first one.
+
+    Args:
+        lengths: (episodes,) frames of each.
+        frame_gap: K.
+        max_pairs: Upper bound of the number of pairs.
+        seed: Of the random first ones, and of the episodes if there are more of them than pairs.
+
+    Returns:
+        Position of the episode and frame t within it of every pair, (N,) each, in the dataset's order.
+
+    Raises:
+        ValueError: Too few episodes hold a pair.
+    """
+    available = np.maximum(np.asarray(lengths) - frame_gap, 0)
+    usable = np.flatnonzero(available)
+    if len(usable) < MIN_EPISODES:
+        raise ValueError(
+            f"{len(usable)} of {len(lengths)} episodes are longer than the frame gap of {frame_gap} frames (the "
+            f"longest has {max(lengths, default=0)}); probing needs at least {MIN_EPISODES}, as it holds episodes out."
+        )
+    generator = np.random.default_rng(seed)
+    if len(usable) > max_pairs:
+        usable = np.sort(generator.choice(usable, max_pairs, replace=False))
+    quotas = _share_out(available[usable], max_pairs)
+    positions, starts = [], []
+    for position, quota in zip(usable, quotas, strict=True):
+        edges = np.arange(quota) * available[position] / quota
+        offset = generator.random() * available[position] / quota
+        starts.append(np.floor(edges + offset).astype(np.int64))
+        positions.append(np.full(quota, position))
+    return np.concatenate(positions), np.concatenate(starts)
+
+
+def partners(episodes: np.ndarray, *, seed: int) -> np.ndarray:
+    """For each pair one of another episode.
+
+    Args:
+        episodes: (N,) episode of each pair; at least two different ones.
+        seed: Of the choice.
+
+    Returns:
+        (N,) indices.
+    """
+    order = np.argsort(episodes, kind="stable")
+    _, first, counts = np.unique(episodes[order], return_index=True, return_counts=True)
+    group = np.repeat(np.arange(len(first)), counts)
+    # A random place among those that follow the end of the own episode, around the end of the list.
+    steps = np.random.default_rng(seed).integers(0, len(order) - counts[group])
+    result = np.empty(len(order), dtype=np.int64)
+    result[order] = order[(first[group] + counts[group] + steps) % len(order)]
+    return result
+
+
+def _share_out(available: np.ndarray, total: int) -> np.ndarray:
+    """Equal quotas, where what short episodes lack goes to the others."""
+    quotas = np.zeros(len(available), dtype=np.int64)
+    # From the shortest episode on, each takes its part of what is left for those that follow.
+    left, order = total, np.argsort(available, kind="stable")
+    for done, episode in enumerate(order):
+        quotas[episode] = min(int(available[episode]), left // (len(order) - done))
+        left -= int(quotas[episode])
+    return quotas
+
+
+def _open_source(dataset: str, camera: str | None) -> Source:
+    folder = Path(dataset).expanduser()
+    root = str(folder) if folder.is_dir() else None
+    # LeRobot would fill a folder without metadata from the Hub.
+    if root is not None and not (folder / "meta" / "info.json").is_file():
+        raise ValueError(
+            f"--dataset {dataset} is no LeRobotDataset: it has no meta/info.json. Give a dataset's folder or a Hub id."
+        )
+    if dataset.endswith((".yaml", ".yml")):
+        raise ValueError(f"--dataset {dataset} is a mixture file; probe its datasets one by one.")
+    name = folder.resolve().name
+    entry = EntryConfig(
+        name=name if root else dataset,
+        repo_id=f"local/{name}" if root else dataset,
+        root=root,
+        cameras=None if camera is None else {camera: camera},
+        action_free=True,
+    )
+    return open_sources(MixtureConfig([entry]), use_actions=False)[0]
+
+
+def _read_actions(
+    source: Source, reader: ColumnReader, positions: np.ndarray, starts: np.ndarray, frame_gap: int
+) -> tuple[np.ndarray | None, list[str], list[str]]:
+    if ACTION not in source.meta.features:
+        return None, [], []
+    first = reader.starts[positions] + starts
+    chunks = [reader.numbers(ACTION, range(row, row + frame_gap)) for row in first.tolist()]
+    actions = np.stack(chunks).astype(np.float64)  # (N, K, A)
+    names = _dimension_names(source.meta.features[ACTION].get("names"), actions.shape[-1])
+    if not np.isfinite(actions).all():
+        bad = [
+            name
+            for name, values in zip(names, np.moveaxis(actions, -1, 0), strict=True)
+            if not np.isfinite(values).all()
+        ]
+        raise ValueError(
+            f"The actions of {source.name} have values that are not finite, in {', '.join(bad)}."
+        )
+    scale = np.abs(actions).max(axis=(0, 1))
+    varies = actions.std(axis=(0, 1)) > CONSTANT * np.maximum(scale, CONSTANT)
+    kept = [name for name, varying in zip(names, varies, strict=True) if varying]
+    constant = [name for name, varying in zip(names, varies, strict=True) if not varying]
+    return (actions[..., varies] if kept else None), kept, constant
+
+
+def _dimension_names(names: object, count: int) -> list[str]:
+    """LeRobot's names of a vector's dimensions, a list or a dict of lists, or numbers."""
+    if isinstance(names, dict):
+        names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
+    if isinstance(names, (list, tuple)) and len(names) == count:
+        return [str(name) for name in names]
+    return [f"dimension {number}" for number in range(count)]

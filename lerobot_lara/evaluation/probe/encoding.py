@@ -1,0 +1,90 @@
+"""A model's latent actions and features of all pairs, computed once for all measurements.
+
+Shapes: N pairs, D latent width, L latent-action tokens, F feature width, S side of the frames.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lerobot_lara.backbones import resize
+from lerobot_lara.evaluation.probe.data import Pairs
+from lerobot_lara.evaluation.probe.model import Latents, ProbedModel
+
+BATCH_SIZE = 64
+# Side of the small picture of o_t that probes from o_t get beside the encoder's pooled features, which do not say
+# where things are.
+THUMBNAIL_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a model makes of the pairs.
+
+    Attributes:
+        latents: Of the pairs.
+        features: (N, 2, F) float32 of o_t and o_{t+K}.
+        observation: (N, ...) float32, o_t alone: its features and a thumbnail.
+        still: (N, D) float32 latent of the pair (o_t, o_t): what the latent says of o_t rather than of the motion.
+    """
+
+    latents: Latents
+    features: np.ndarray
+    observation: np.ndarray
+    still: np.ndarray
+
+
+def encode_pairs(model: ProbedModel, pairs: Pairs) -> Encoded:
+    """Encodes all pairs."""
+    features, still, thumbnails = [], [], []
+    for rows in batches(len(pairs), "Encoding frames"):
+        frames = pairs.images(rows)
+        current = frames[:, 0]
+        features.append(model.features(frames.flatten(0, 1)).unflatten(0, (-1, 2)))
+        still.append(model.encode(torch.stack([current, current], dim=1)).continuous)
+        thumbnails.append(resize(current, THUMBNAIL_SIZE).flatten(1))
+    both = torch.cat(features)
+    observation = torch.cat([both[:, 0], torch.cat(thumbnails)], dim=1)
+    return Encoded(
+        latents=encode_frames(model, pairs),
+        features=both.numpy(),
+        observation=observation.numpy(),
+        still=torch.cat(still).numpy(),
+    )
+
+
+def encode_frames(
+    model: ProbedModel,
+    pairs: Pairs,
+    change: Callable[[Tensor, slice], Tensor] | None = None,
+    *,
+    title: str = "Encoding pairs",
+) -> Latents:
+    """Latents of all pairs.
+
+    Args:
+        model: The model.
+        pairs: The pairs.
+        change: Changes a batch of frames (n, 2, 3, S, S), given the slice of pairs that it is.
+        title: Of the progress bar.
+    """
+    parts = []
+    for rows in batches(len(pairs), title):
+        frames = pairs.images(rows)
+        parts.append(model.encode(frames if change is None else change(frames, rows)))
+    codes = [part.codes for part in parts if part.codes is not None]
+    return Latents(
+        torch.cat([part.continuous for part in parts]),
+        torch.cat([part.quantized for part in parts]),
+        torch.cat(codes) if codes else None,
+    )
+
+
+def batches(count: int, title: str) -> Iterator[slice]:
+    """Slices of 0 ... count - 1, with a progress bar."""
+    for start in tqdm(range(0, count, BATCH_SIZE), desc=title, unit="batch"):
+        yield slice(start, min(start + BATCH_SIZE, count))

@@ -1,0 +1,194 @@
+"""All measurements of one latent action model on one set of pairs."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from lerobot_lara.evaluation.probe.action_probe import LATENT, ActionProbe, ProbeInputs, probe_actions
+from lerobot_lara.evaluation.probe.bootstrap import EpisodeBootstrap, Estimate
+from lerobot_lara.evaluation.probe.data import Pairs, partners
+from lerobot_lara.evaluation.probe.distractors import distractors
+from lerobot_lara.evaluation.probe.encoding import encode_frames, encode_pairs
+from lerobot_lara.evaluation.probe.latent_statistics import LatentStatistics, measure_latents
+from lerobot_lara.evaluation.probe.model import Latents, ProbedModel
+from lerobot_lara.evaluation.probe.prediction import (
+    COPY,
+    OWN,
+    SHUFFLED,
+    Prediction,
+    measure_prediction,
+    squared_errors,
+)
+from lerobot_lara.evaluation.probe.transfer import (
+    Transfer,
+    apply_and_encode,
+    centred_cosine,
+    measure_transfer,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The measurements with the latent of the distracted pair in place of the clean one; all else stays clean.
+
+    Attributes:
+        displacement: Root mean square change of the latent, divided by the latents' own spread; infinite if they have
+            none.
+        r2: Of actions from the latent (ridge), fitted to clean latents; None without actions.
+        psnr_gain: PSNR of the prediction minus that of copying o_t, in dB; None if the model predicts no frames.
+        cycle_cosine: Cycle consistency with the clean latent; None if the model predicts no frames.
+    """
+
+    displacement: Estimate
+    r2: Estimate | None
+    psnr_gain: Estimate | None
+    cycle_cosine: Estimate | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything measured of one model.
+
+    Attributes:
+        latents: Of the pairs.
+        partners: (N,) pair of another episode for each.
+        statistics: Spread of the latents, and code usage.
+        action: None without actions.
+        prediction: None if the model predicts no frames.
+        transfer: None if the model predicts no frames.
+        robustness: By distractor.
+    """
+
+    latents: Latents
+    partners: np.ndarray
+    statistics: LatentStatistics
+    action: ActionProbe | None
+    prediction: Prediction | None
+    transfer: Transfer | None
+    robustness: dict[str, Robustness]
+
+    @property
+    def gain_over_copy(self) -> Estimate | None:
+        """PSNR with the own latent minus PSNR of o_t itself, in dB."""
+        return self._gain(COPY)
+
+    @property
+    def gain_over_shuffled(self) -> Estimate | None:
+        """PSNR with the own latent minus PSNR with another pair's, in dB."""
+        return self._gain(SHUFFLED)
+
+    @property
+    def cycle_gain(self) -> Estimate | None:
+        """Cosine of the recovered latent with the applied one minus that with another."""
+        return None if self.transfer is None else self.transfer.cosine - self.transfer.shuffled_cosine
+
+    @property
+    def latent_r2(self) -> Estimate | None:
+        """R2 of actions from the latent, linearly."""
+        return None if self.action is None else self.action.r2["ridge"][LATENT]
+
+    @property
+    def increment(self) -> Estimate | None:
+        """R2 of actions from o_t and latent minus that from o_t."""
+        return None if self.action is None else self.action.increment
+
+    def _gain(self, over: str) -> Estimate | None:
+        psnr = None if self.prediction is None else self.prediction.psnr
+        return None if psnr is None else psnr[OWN] - psnr[over]
+
+
+def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "cpu") -> Measurement:
+    """Measures a latent action model.
+
+    Args:
+        model: The model; may be any object with the methods of `ProbedModel`.
+        pairs: Of at least `MIN_EPISODES` episodes, with the model's frame gap.
+        seed: Of everything random. Equal seeds and pairs give paired intervals.
+        device: Where LPIPS is computed.
+
+    Raises:
+        ValueError: The latents are not finite.
+    """
+    bootstrap = EpisodeBootstrap(pairs.episodes, seed=seed)
+    others = partners(pairs.episodes, seed=seed)
+    encoded = encode_pairs(model, pairs)
+    latents = encoded.latents
+    if not latents.continuous.isfinite().all():
+        raise ValueError(
+            "The latent actions are not finite: the checkpoint is damaged, or its training diverged."
+        )
+    distracted = {
+        name: encode_frames(model, pairs, change, title=f"Encoding with a {name}")
+        for name, change in distractors(seed, len(pairs)).items()
+    }
+    action = None
+    if pairs.actions is not None:
+        inputs = ProbeInputs(
+            observation=encoded.observation,
+            still=encoded.still,
+            latents=latents.continuous.numpy(),
+            shuffled=latents.continuous[others].numpy(),
+            feature_difference=encoded.features[:, 1] - encoded.features[:, 0],
+            quantized=None if latents.codes is None else latents.quantized.numpy(),
+            distracted={name: each.continuous.numpy() for name, each in distracted.items()},
+        )
+        action = probe_actions(
+            inputs, pairs.actions, pairs.action_names, pairs.episodes, bootstrap=bootstrap, seed=seed
+        )
+    prediction = transfer = None
+    if model.decodes:
+        prediction = measure_prediction(model, pairs, latents, others, bootstrap=bootstrap, device=device)
+        transfer = measure_transfer(model, pairs, latents, others, bootstrap=bootstrap, seed=seed)
+    measurement = Measurement(
+        latents=latents,
+        partners=others,
+        statistics=measure_latents(latents, model.codebook_size),
+        action=action,
+        prediction=prediction,
+        transfer=transfer,
+        robustness={},
+    )
+    for name, changed in distracted.items():
+        measurement.robustness[name] = _robustness(
+            model,
+            pairs,
+            measurement,
+            changed,
+            None if action is None else action.distracted_r2[name],
+            bootstrap,
+        )
+    return measurement
+
+
+def _robustness(
+    model: ProbedModel,
+    pairs: Pairs,
+    clean: Measurement,
+    distracted: Latents,
+    r2: Estimate | None,
+    bootstrap: EpisodeBootstrap,
+) -> Robustness:
+    latents = clean.latents.continuous
+    centre = latents.mean(0)
+    displacement = bootstrap(
+        _root_ratio,
+        (distracted.continuous - latents).square().sum(1).numpy(),
+        (latents - centre).square().sum(1).numpy(),
+    )
+    if clean.prediction is None:
+        return Robustness(displacement, r2, None, None)
+    errors = squared_errors(model, pairs, distracted.quantized)
+    recovered = apply_and_encode(model, pairs, distracted.quantized, clean.partners)
+    return Robustness(
+        displacement=displacement,
+        r2=r2,
+        psnr_gain=bootstrap.psnr(errors) - clean.prediction.psnr[COPY],
+        cycle_cosine=bootstrap.mean(centred_cosine(recovered.continuous, latents, centre)),
+    )
+
+
+def _root_ratio(change: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    return np.where(spread > 1e-12, np.sqrt(change / np.maximum(spread, 1e-12)), np.inf)

@@ -1,0 +1,187 @@
+"""What `lara probe` needs of a latent action model, and checkpoints as such.
+
+Shapes: N pairs, L latent-action tokens, C latent width, D = L * C, F feature width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from draccus.utils import DecodingError
+from lerobot.configs import PreTrainedConfig
+from torch import Tensor
+
+import lerobot_lara  # noqa: F401  registers the policy types
+from lerobot_lara.alignment.config import LatentAlignmentConfig
+from lerobot_lara.alignment.mixin import LAM_FOLDER
+from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
+from lerobot_lara.lam.latent_action_model import LatentActionModel
+
+# Of paths such as <run>/checkpoints/last/pretrained_model, these parts tell no runs apart.
+GENERIC_PARTS = {"checkpoints", "last", "pretrained_model"}
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latent actions of frame pairs.
+
+    Attributes:
+        continuous: (N, D) float32 before quantisation: what policies align to.
+        quantized: (N, D) float32 what `decode` takes; `continuous` itself without a quantiser.
+        codes: (N, L) int64, or None without a quantiser.
+    """
+
+    continuous: Tensor
+    quantized: Tensor
+    codes: Tensor | None = None
+
+
+class ProbedModel(Protocol):
+    """Anything that says what happened between two frames. Frames are RGB in [0, 1], on the CPU, as are results.
+
+    Attributes:
+        frame_gap: K, frames between the two.
+        image_size: Side in pixels of the frames that it looks at; larger ones are not needed.
+        codebook_size: Number of codes, or None without a quantiser.
+        decodes: Whether `decode` predicts frames.
+    """
+
+    frame_gap: int
+    image_size: int
+    codebook_size: int | None
+    decodes: bool
+
+    def encode(self, frames: Tensor) -> Latents:
+        """Latent actions of pairs (N, 2, 3, H, W)."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """The frame encoder's features (N, F) of single images (N, 3, H, W)."""
+
+    def decode(self, images: Tensor, quantized: Tensor) -> Tensor:
+        """Predicted frames (N, 3, h, h) from images (N, 3, H, W) and `Latents.quantized` (N, D)."""
+
+
+class CheckpointModel:
+    """A trained `LatentActionModel` as a `ProbedModel`.
+
+    Args:
+        lam: The model; moved to the device and put into eval mode.
+        device: Where it computes.
+    """
+
+    def __init__(self, lam: LatentActionModel, *, device: str) -> None:
+        self.lam = lam.to(device).eval()
+        self.device = device
+        self.frame_gap = lam.frame_gap
+        self.image_size = lam.settings.image_size
+        self.codebook_size = lam.quantizer.codebook_size
+        self.decodes = lam.forward_dynamics.pixel_head is not None
+        self._latent_shape = (lam.num_latent_tokens, lam.latent_dim)
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Latents:
+        """See `ProbedModel`."""
+        output = self.lam.encode(frames.to(self.device))
+        codes = None if output.code_indices is None else output.code_indices.cpu()
+        return Latents(
+            output.latent_action.flatten(1).float().cpu(),
+            output.quantized_latent_action.flatten(1).float().cpu(),
+            codes,
+        )
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Mean over the frame encoder's tokens; see `ProbedModel`."""
+        return self.lam.frame_encoder(images.to(self.device)).float().mean(1).cpu()  # (N, P, F) -> (N, F)
+
+    @torch.no_grad()
+    def decode(self, images: Tensor, quantized: Tensor) -> Tensor:
+        """See `ProbedModel`."""
+        latent = quantized.to(self.device).unflatten(1, self._latent_shape)  # (N, D) -> (N, L, C)
+        return self.lam.decode(images.to(self.device), latent).float().cpu()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        path: Folder or Hub id, as given.
+        label: Short name, unique in a report.
+        type: Policy type.
+        camera: Dataset key of the camera that it was trained on; None if the checkpoint does not say.
+        model: Its latent action model.
+    """
+
+    path: str
+    label: str
+    type: str
+    camera: str | None
+    model: ProbedModel
+
+
+def open_checkpoints(paths: list[str], *, device: str) -> list[Checkpoint]:
+    """Opens `lara_lam` checkpoints, and the `lam/` of `lara` checkpoints.
+
+    Args:
+        paths: Folders or Hub ids.
+        device: Where the models compute.
+
+    Raises:
+        ValueError: One is missing, damaged, given twice, or of a type without a latent action model; or their
+            frame gaps differ, so that their latent actions are of different things.
+    """
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"A checkpoint is given twice: {', '.join(paths)}.")
+    checkpoints = [_open(path, label, device) for path, label in zip(paths, short_labels(paths), strict=True)]
+    gaps = {checkpoint.label: checkpoint.model.frame_gap for checkpoint in checkpoints}
+    if len(set(gaps.values())) > 1:
+        raise ValueError(
+            f"The latent action models have different frame gaps, {gaps}: they describe different stretches of time "
+            "and cannot be compared. Probe them one by one."
+        )
+    return checkpoints
+
+
+def short_labels(paths: list[str]) -> list[str]:
+    """The last telling part of each path, or the whole paths where those are alike."""
+    labels = [
+        next(
+            (
+                part
+                for part in reversed(Path(path).parts)
+                if part not in GENERIC_PARTS and not part.isdigit() and part not in ("/", "..")
+            ),
+            path,
+        )
+        for path in paths
+    ]
+    return labels if len(set(labels)) == len(labels) else list(paths)
+
+
+def _open(path: str, label: str, device: str) -> Checkpoint:
+    if (Path(path) / "checkpoints" / "last" / "pretrained_model").is_dir():
+        raise ValueError(
+            f"{path} is the folder of a training run. Did you mean {path}/checkpoints/last/pretrained_model?"
+        )
+    try:
+        config = PreTrainedConfig.from_pretrained(path)
+    except (OSError, ValueError, DecodingError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"No checkpoint at {path}: it is no folder with a policy's config.json, and no Hub repository that can be "
+            f"read ({reason})"
+        ) from error
+    cameras = list(config.image_features or {})
+    if isinstance(config, LaraLAMConfig):
+        lam, camera = LatentActionModel.from_pretrained(path), config.camera
+    elif isinstance(config, LatentAlignmentConfig):
+        lam, camera = LatentActionModel.from_pretrained(path, subfolder=LAM_FOLDER), config.lam_camera
+    else:
+        raise ValueError(
+            f"{path} is of type {config.type!r}, which holds no latent action model. Give a checkpoint of type "
+            "'lara_lam' or 'lara'."
+        )
+    camera = camera or next(iter(cameras), None)
+    return Checkpoint(path, label, config.type, camera, CheckpointModel(lam, device=device))

@@ -1,0 +1,150 @@
+"""Probes from features to action chunks, fitted and tuned on other episodes than those that they predict.
+
+Shapes: N pairs, X input width, Y target width.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+# Every episode is held out once.
+NUM_FOLDS = 5
+# Folds of the training episodes that choose the ridge's strength.
+NUM_INNER_FOLDS = 3
+RIDGE_ALPHAS = 10.0 ** np.arange(-1, 6)
+# Share of the training episodes that stops the MLP.
+STOPPING_SHARE = 0.2
+
+
+class Regressor(Protocol):
+    """A probe that is fitted already."""
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """(N, X) -> (N, Y)."""
+
+
+def held_out_predictions(
+    kind: str,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    episodes: np.ndarray,
+    *,
+    seed: int,
+    variants: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Predicts each pair with a probe that has seen none of its episode.
+
+    Args:
+        kind: "ridge" or "mlp".
+        inputs: (N, X).
+        targets: (N, Y), about of unit scale.
+        episodes: (N,) episode of each pair, at least three different ones.
+        seed: Of the folds and of the MLP.
+        variants: Other inputs (N, X) of the same pairs, for the very same probes.
+
+    Returns:
+        Predictions (N, Y): "" for `inputs`, and one for each of `variants`.
+    """
+    fit = {"ridge": fit_ridge, "mlp": fit_mlp}[kind]
+    everything = {"": inputs, **(variants or {})}
+    predictions = {name: np.empty_like(targets) for name in everything}
+    folds = GroupKFold(min(NUM_FOLDS, len(np.unique(episodes))), shuffle=True, random_state=seed)
+    for training, held_out in folds.split(inputs, groups=episodes):
+        probe = fit(inputs[training], targets[training], episodes[training], seed=seed)
+        for name, values in everything.items():
+            predictions[name][held_out] = probe.predict(values[held_out]).reshape(len(held_out), -1)
+    return predictions
+
+
+def fit_ridge(inputs: np.ndarray, targets: np.ndarray, episodes: np.ndarray, *, seed: int) -> Regressor:
+    """Linear probe; its strength is the best of `RIDGE_ALPHAS` on held-out training episodes.
+
+    Args:
+        inputs: (N, X).
+        targets: (N, Y).
+        episodes: (N,), at least two different ones.
+        seed: Of the folds.
+    """
+    folds = GroupKFold(min(NUM_INNER_FOLDS, len(np.unique(episodes))), shuffle=True, random_state=seed)
+    splits = list(folds.split(inputs, groups=episodes))
+    ridge = RidgeCV(alphas=RIDGE_ALPHAS, cv=splits, scoring="neg_mean_squared_error")
+    return make_pipeline(StandardScaler(), ridge).fit(inputs, targets)
+
+
+def fit_mlp(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    episodes: np.ndarray,
+    *,
+    seed: int,
+    hidden: int = 128,
+    max_epochs: int = 60,
+    patience: int = 6,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 1e-2,
+) -> Regressor:
+    """Probe with one hidden layer; training stops where held-out training episodes are predicted best.
+
+    Args:
+        inputs: (N, X).
+        targets: (N, Y).
+        episodes: (N,), at least two different ones.
+        seed: Of weights, batches and the stopping episodes.
+        hidden: Width of the hidden layer.
+        max_epochs: Upper bound.
+        patience: Epochs without improvement after which training ends.
+        batch_size: Pairs per step.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+    """
+    # scikit-learn's MLPRegressor stops by random rows, which are of the episodes that it trains on.
+    split = GroupShuffleSplit(1, test_size=STOPPING_SHARE, random_state=seed)
+    training, stopping = next(split.split(inputs, groups=episodes))
+    scaler = StandardScaler().fit(inputs[training])
+    x, y = torch.from_numpy(scaler.transform(inputs)).float(), torch.from_numpy(targets).float()
+    rows = torch.from_numpy(training)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        readout = nn.Linear(hidden, y.shape[1])
+        net = nn.Sequential(nn.Linear(x.shape[1], hidden), nn.GELU(), readout)
+        # Starts at the mean, so that inputs that tell nothing end there.
+        nn.init.zeros_(readout.weight)
+        readout.bias.data.copy_(y[rows].mean(0))
+        optimizer = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        best, best_error, waited = copy.deepcopy(net.state_dict()), _error(net, x[stopping], y[stopping]), 0
+        for _ in range(max_epochs):
+            for batch in rows[torch.randperm(len(rows))].split(batch_size):
+                optimizer.zero_grad()
+                (net(x[batch]) - y[batch]).square().mean().backward()
+                optimizer.step()
+            error = _error(net, x[stopping], y[stopping])
+            waited = 0 if error < best_error else waited + 1
+            if error < best_error:
+                best, best_error = copy.deepcopy(net.state_dict()), error
+            if waited == patience:
+                break
+    net.load_state_dict(best)
+    return _Scaled(scaler, net)
+
+
+class _Scaled:
+    def __init__(self, scaler: StandardScaler, net: nn.Module) -> None:
+        self._scaler, self._net = scaler, net
+
+    @torch.no_grad()
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        return self._net(torch.from_numpy(self._scaler.transform(inputs)).float()).numpy()
+
+
+@torch.no_grad()
+def _error(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    return (net(x) - y).square().mean().item()

@@ -1,0 +1,216 @@
+"""The report of `lara probe`: a page, its figures as PNGs, and all numbers as JSON."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lerobot_lara.evaluation.figures import latent_usage
+from lerobot_lara.evaluation.page import data_uri, render_template
+from lerobot_lara.evaluation.probe import figures
+from lerobot_lara.evaluation.probe.bootstrap import NUM_RESAMPLES, Estimate
+from lerobot_lara.evaluation.probe.data import Pairs
+from lerobot_lara.evaluation.probe.gallery import choose_groups
+from lerobot_lara.evaluation.probe.latent_statistics import count_codes
+from lerobot_lara.evaluation.probe.measure import Measurement
+from lerobot_lara.evaluation.probe.model import Checkpoint
+from lerobot_lara.evaluation.probe.verdicts import Verdict, judge
+
+logger = logging.getLogger(__name__)
+
+# Says that a page is one of these, and may be replaced.
+GENERATOR = '<meta name="generator" content="lara probe">'
+PAGE, RESULTS, FIGURES = "report.html", "metrics.json", "figures"
+
+Probed = list[tuple[Checkpoint, Measurement]]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number by which models are compared.
+
+    Attributes:
+        title: What it is.
+        better: "higher" or "lower".
+        form: Format of the number.
+        estimates: Of each model; None where it was not measured.
+        differences: Of each model after the first: its number minus that of the first, in paired resamples.
+    """
+
+    title: str
+    better: str
+    form: str
+    estimates: list[Estimate | None]
+    differences: list[Estimate | None]
+
+
+def write_report(folder: Path, probed: Probed, pairs: Pairs, *, dataset: str, seed: int) -> Path:
+    """Writes page, figures and numbers; those of an earlier report there are replaced.
+
+    Args:
+        folder: Created if need be.
+        probed: Checkpoints and their measurements on `pairs`.
+        pairs: The pairs.
+        dataset: As it was given.
+        seed: Of the measurements.
+
+    Returns:
+        Path of the page.
+    """
+    verdicts = [judge(measurement) for _, measurement in probed]
+    folder.mkdir(parents=True, exist_ok=True)
+    # Marks the folder as ours, should writing be cut off.
+    (folder / PAGE).write_text(
+        f"<!doctype html>{GENERATOR}<p>This report is not complete.</p>", encoding="utf-8"
+    )
+    for old in (folder / FIGURES).glob("*.png"):
+        old.unlink()
+    drawn = draw_figures(folder / FIGURES, probed, pairs, seed=seed)
+    headlines = compare([measurement for _, measurement in probed])
+    results = results_json(probed, verdicts, headlines, pairs, dataset=dataset, seed=seed)
+    (folder / RESULTS).write_text(json.dumps(results, indent=2), encoding="utf-8")
+    page = render_template(
+        "probe.html.j2",
+        generator=GENERATOR,
+        dataset=dataset,
+        pairs=pairs,
+        num_episodes=len(set(pairs.episodes.tolist())),
+        seed=seed,
+        probed=probed,
+        verdicts=verdicts,
+        headlines=headlines,
+        images={name: data_uri(path.read_bytes()) for name, path in drawn.items()},
+        resamples=NUM_RESAMPLES,
+        colours=figures.COLOURS,
+    )
+    path = folder / PAGE
+    path.write_text(page, encoding="utf-8")
+    for (checkpoint, _), model_verdicts in zip(probed, verdicts, strict=True):
+        for verdict in model_verdicts:
+            logger.info("%s: %s, %s.", checkpoint.label, verdict.outcome.upper(), verdict.name)
+    return path
+
+
+def draw_figures(folder: Path, probed: Probed, pairs: Pairs, *, seed: int) -> dict[str, Path]:
+    """Draws what was measured; per-model figures have the model's number, from 1, in their name."""
+    drawn = {"distractors": figures.distractor_examples(pairs, folder / "distractors.png", seed=seed)}
+    actions = {checkpoint.label: each.action for checkpoint, each in probed if each.action is not None}
+    if actions:
+        drawn["action_probe"] = figures.action_probe_bars(actions, folder / "action_probe.png")
+    predictions = {
+        checkpoint.label: each.prediction for checkpoint, each in probed if each.prediction is not None
+    }
+    if predictions:
+        drawn["prediction"] = figures.prediction_bars(predictions, folder / "prediction.png")
+    for number, (checkpoint, each) in enumerate(probed, start=1):
+        model = checkpoint.model
+        counts = None if model.codebook_size is None else count_codes(each.latents, model.codebook_size)
+        paths = {
+            name: folder / f"{name}_{number}.png"
+            for name in ("predictions", "transfer", "gallery", "latents")
+        }
+        latent_usage(each.latents.continuous.numpy(), paths["latents"], code_counts=counts)
+        if each.prediction is not None:
+            figures.example_predictions(model, pairs, each, paths["predictions"])
+            figures.transfer_strip(model, pairs, each, paths["transfer"])
+        groups = choose_groups(each.latents, pairs.episodes, model.codebook_size)
+        if groups:
+            figures.pair_gallery(pairs, groups, paths["gallery"])
+        drawn |= {path.stem: path for path in paths.values() if path.is_file()}
+    return drawn
+
+
+def compare(measurements: list[Measurement]) -> list[Headline]:
+    """The numbers that count, of all models and against the first one."""
+    rows: list[tuple[str, str, str, list[Estimate | None]]] = [
+        ("PSNR gain over copying o_t (dB)", "higher", ".2f", [m.gain_over_copy for m in measurements]),
+        (
+            "PSNR gain over shuffled latents (dB)",
+            "higher",
+            ".2f",
+            [m.gain_over_shuffled for m in measurements],
+        ),
+        ("R² of actions from the latent, linear", "higher", ".3f", [m.latent_r2 for m in measurements]),
+        (
+            "R² increment of the latent over o_t",
+            "higher",
+            ".3f",
+            [m.increment for m in measurements],
+        ),
+        (
+            "action retrieval among 32",
+            "higher",
+            ".1%",
+            [None if m.action is None else m.action.retrieval for m in measurements],
+        ),
+        ("cycle cosine over shuffled", "higher", ".2f", [m.cycle_gain for m in measurements]),
+    ]
+    for name in measurements[0].robustness:
+        moved: list[Estimate | None] = [m.robustness[name].displacement for m in measurements]
+        rows.append((f"displacement by a {name}", "lower", ".3f", moved))
+    return [
+        Headline(title, better, form, estimates, [_difference(each, estimates[0]) for each in estimates[1:]])
+        for title, better, form, estimates in rows
+        if any(estimate is not None for estimate in estimates)
+    ]
+
+
+def results_json(
+    probed: Probed,
+    verdicts: list[list[Verdict]],
+    headlines: list[Headline],
+    pairs: Pairs,
+    *,
+    dataset: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything that was measured, with 95 % intervals, as JSON."""
+    return {
+        "dataset": dataset,
+        "camera": pairs.camera,
+        "fps": pairs.fps,
+        "frame_gap": probed[0][0].model.frame_gap,
+        "pairs": len(pairs),
+        "episodes": len(set(pairs.episodes.tolist())),
+        "action_dimensions": pairs.action_names,
+        "constant_action_dimensions": pairs.constant_actions,
+        "seed": seed,
+        "models": [
+            {
+                "checkpoint": checkpoint.path,
+                "label": checkpoint.label,
+                "type": checkpoint.type,
+                "verdicts": [asdict(verdict) for verdict in model_verdicts],
+                "latents": asdict(measurement.statistics),
+                "action": _plain(measurement.action),
+                "prediction": _plain(measurement.prediction),
+                "transfer": _plain(measurement.transfer),
+                "robustness": _plain(measurement.robustness),
+            }
+            for (checkpoint, measurement), model_verdicts in zip(probed, verdicts, strict=True)
+        ],
+        "differences_to_the_first": [
+            {"name": headline.title, "better": headline.better, "models": _plain(headline.differences)}
+            for headline in headlines
+            if headline.differences
+        ],
+    }
+
+
+def _difference(estimate: Estimate | None, first: Estimate | None) -> Estimate | None:
+    return None if estimate is None or first is None else estimate - first
+
+
+def _plain(value: Any) -> Any:
+    """Estimates and what contains them as JSON; arrays and pictures are left to the figures."""
+    if isinstance(value, Estimate):
+        return value.json()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    fields = {name: each for name, each in vars(value).items() if not hasattr(each, "shape")}
+    return {name: _plain(each) for name, each in fields.items()}
