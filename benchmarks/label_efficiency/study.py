@@ -1,0 +1,290 @@
+"""Runs the cells of the label-efficiency study; see README.md in this folder."""
+
+import argparse
+import csv
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from lerobot_lara.evaluation.jobs import Job, run_jobs
+
+logger = logging.getLogger("label_efficiency")
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
+TASKS = (
+    "button-press-topdown-v3",
+    "coffee-button-v3",
+    "faucet-open-v3",
+    "plate-slide-v3",
+    "window-close-v3",
+)
+VALIDATION_TASKS = ("drawer-close-v3", "window-open-v3", "handle-press-v3")
+LABELS = (2, 5, 10)
+SEEDS = (0, 1, 2)
+MORE_SEEDS = (3, 4)
+NUM_VIDEOS = 50
+NUM_SCENES = 50
+FIRST_SCENE = 1000
+EPISODE_LENGTH = 200
+LONGER = 1.5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a policy.
+
+    Args:
+        config: File in `configs/demo`.
+        lam: "videos" or "labels", what its latent action model is trained on; None without one.
+        mixed: Action-free samples are mixed into its batches.
+        flags: Added to its `lerobot-train` command.
+        from_lam_encoder: Its image encoder starts from the latent action model's.
+        more_seeds: Belongs to the main comparison.
+    """
+
+    config: str
+    lam: str | None = None
+    mixed: bool = False
+    flags: tuple[str, ...] = ()
+    from_lam_encoder: bool = False
+    more_seeds: bool = field(default=False, kw_only=True)
+
+
+REFERENCE_LOSS = (
+    "--policy.alignment_target=joint",
+    "--policy.alignment_centring=false",
+    "--policy.alignment_head=linear",
+    "--policy.alignment_pooling=last",
+)
+ARMS = {
+    "dit": Arm("dit", more_seeds=True),
+    "dit_longer": Arm("dit"),
+    "dit_lam_encoder": Arm("dit", "videos", from_lam_encoder=True),
+    "lara": Arm("lara", "videos", more_seeds=True),
+    "lara_frozen": Arm("lara", "videos", flags=("--policy.freeze_lam=true",)),
+    "lara_joint": Arm("lara", "videos", flags=("--policy.alignment_target=joint",)),
+    "lara_reference": Arm("lara", "videos", flags=REFERENCE_LOSS),
+    "lara_labelled": Arm("lara", "labels"),
+    "lara_mixture": Arm("lara_mixture", "videos", mixed=True),
+}
+
+
+class Study:
+    """Lists the jobs of the chosen cells.
+
+    Args:
+        output_dir: Folder of the study.
+        tasks: Meta-World tasks.
+        scenes: Evaluation scenes per task.
+        videos: Action-free videos per task.
+        flags: Added to all training commands.
+    """
+
+    def __init__(
+        self, output_dir: Path, *, tasks: Sequence[str], scenes: int, videos: int, flags: Sequence[str] = ()
+    ) -> None:
+        self.output_dir = output_dir
+        self.tasks = tuple(tasks)
+        self.scenes = scenes
+        self.videos = videos
+        self.flags = tuple(flags)
+
+    def jobs(self, arms: Iterable[str], labels: Iterable[int], seeds: Sequence[int] | None) -> list[Job]:
+        """All jobs of the cells, each after those that it needs.
+
+        Args:
+            arms: Names of `ARMS`.
+            labels: Labelled demonstrations per task.
+            seeds: Training seeds; None is those registered.
+        """
+        listed = {job.name: job for job in self._recordings(max(LABELS))}
+        for number in labels:
+            for name in arms:
+                arm = ARMS[name]
+                registered = SEEDS + (MORE_SEEDS if arm.more_seeds else ())
+                for seed in registered if seeds is None else seeds:
+                    for job in self._cell(name, number, seed):
+                        listed.setdefault(job.name, job)
+        listed["eval_zero"] = self._evaluation(
+            "zero", ("python", "-m", "lerobot_lara.evaluation.zero_policy")
+        )
+        return list(listed.values())
+
+    def write_mixtures(self, labels: Iterable[int]) -> None:
+        """Writes the mixture files that the training commands read."""
+        folder = self.output_dir / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        videos = {
+            "name": "videos",
+            "repo_id": "study/videos",
+            "root": "videos",
+            "weight": 1,
+            "action_free": True,
+        }
+        files: dict[str, list[dict]] = {"videos": [videos]}
+        for number in labels:
+            # Tasks take turns in the recording, so the first n of each are at its beginning.
+            episodes = list(range(number * len(self.tasks)))
+            demos = {
+                "name": "demos",
+                "repo_id": "study/demos",
+                "root": "demos",
+                "weight": 2,
+                "episodes": episodes,
+            }
+            files |= {f"labels_{number}": [demos], f"mixed_{number}": [demos, videos]}
+        for name, entries in files.items():
+            content = yaml.safe_dump({"frame_gap_s": 0.2, "entries": entries}, sort_keys=False)
+            (folder / f"{name}.yaml").write_text(content)
+
+    def _recordings(self, number: int) -> list[Job]:
+        def collect(name: str, episodes: int, seed: int, *flags: str) -> Job:
+            folder = self.output_dir / "data" / name
+            command = (
+                *("lara", "collect-demos", "--tasks", ",".join(self.tasks), "--episodes", str(episodes)),
+                *("--image-size", "64", "--seed", str(seed), "--root", str(folder)),
+                *("--repo-id", f"study/{name}", "--workers", "1", "--resume", *flags),
+            )
+            product = folder / "meta" / "info.json"
+            return Job(f"collect_{name}", f"Record {name}", command, folder, product, progress="Recording")
+
+        return [collect("videos", self.videos, 1, "--action-free"), collect("demos", number, 0)]
+
+    def _cell(self, name: str, number: int, seed: int) -> list[Job]:
+        arm, cell = ARMS[name], f"{name}_{number}_{seed}"
+        jobs, flags = [], list(arm.flags)
+        needs = ["collect_demos"]
+        if arm.lam is not None:
+            data = "videos" if arm.lam == "videos" else f"labels_{number}"
+            lam = f"lam_{data}_{seed}"
+            jobs.append(self._training(lam, "lam", data, seed, ["collect_videos", "collect_demos"]))
+            needs.append(f"train_{lam}")
+            if arm.from_lam_encoder:
+                start = self.output_dir / "train" / f"start_{cell}"
+                jobs.append(self._encoder_start(start, cell, number, seed, lam))
+                needs.append(f"start_{cell}")
+                flags.append(f"--policy.path={start}")
+            else:
+                flags.append(f"--policy.lam_path={self._checkpoint(lam)}")
+        if arm.mixed:
+            needs.append("collect_videos")
+        data = f"mixed_{number}" if arm.mixed else f"labels_{number}"
+        if name == "dit_longer":
+            steps = yaml.safe_load((CONFIGS / "dit.yaml").read_text())["steps"]
+            flags.append(f"--steps={round(LONGER * steps)}")
+        jobs.append(self._training(cell, arm.config, data, seed, needs, *flags))
+        program = ("lerobot-eval", f"--policy.path={self._checkpoint(cell)}")
+        jobs.append(self._evaluation(cell, program, needs=(f"train_{cell}",)))
+        return jobs
+
+    def _training(
+        self, name: str, config: str, data: str, seed: int, needs: Sequence[str], *flags: str
+    ) -> Job:
+        folder, mixture = self.output_dir / "train" / name, self.output_dir / "data" / f"{data}.yaml"
+        path = CONFIGS / f"{config}.yaml"
+        command = (
+            *(
+                "lerobot-train",
+                f"--config_path={path}",
+                f"--dataset.repo_id={mixture}",
+                "--dataset.root=null",
+            ),
+            *(f"--output_dir={folder}", f"--seed={seed}", *self.flags, *flags),
+        )
+        product = self._checkpoint(name) / "model.safetensors"
+        return Job(
+            f"train_{name}",
+            f"Train {name}",
+            command,
+            folder,
+            product,
+            needs=tuple(needs),
+            inputs=(path,),
+            progress="Training",
+        )
+
+    def _encoder_start(self, start: Path, cell: str, number: int, seed: int, lam: str) -> Job:
+        command = (
+            *("python", str(Path(__file__).with_name("start_from_lam_encoder.py"))),
+            *(
+                f"--config={CONFIGS / 'dit.yaml'}",
+                f"--mixture={self.output_dir / 'data' / f'labels_{number}.yaml'}",
+            ),
+            *(f"--lam_path={self._checkpoint(lam)}", f"--seed={seed}", f"--output={start}"),
+        )
+        needs = ("collect_demos", f"train_{lam}")
+        return Job(f"start_{cell}", f"Start {cell}", command, start, start / "model.safetensors", needs=needs)
+
+    def _evaluation(self, name: str, program: tuple[str, ...], needs: tuple[str, ...] = ()) -> Job:
+        folder = self.output_dir / "eval" / name
+        chunk = yaml.safe_load((CONFIGS / "dit.yaml").read_text())["policy"]["n_action_steps"]
+        command = (
+            *program,
+            *("--env.type=metaworld_fast", f"--env.task={','.join(self.tasks)}", "--env.image_size=64"),
+            *(f"--env.episode_length={EPISODE_LENGTH}", f"--env.render_interval={chunk}"),
+            *(f"--eval.n_episodes={self.scenes}", "--eval.batch_size=1", f"--seed={FIRST_SCENE}"),
+            f"--output_dir={folder}",
+        )
+        product = folder / "eval_info.json"
+        return Job(f"eval_{name}", f"Evaluate {name}", command, folder, product, needs=needs)
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.output_dir / "train" / name / "checkpoints" / "last" / "pretrained_model"
+
+
+def collect_results(output_dir: Path) -> list[dict[str, str]]:
+    """One row per finished cell and task: arm, labels, seed, task, and the scenes' outcomes as a string of 0 and 1."""
+    rows = []
+    for path in sorted((output_dir / "eval").glob("*/eval_info.json")):
+        arm, labels, seed = (path.parent.name, "", "")
+        if arm != "zero":
+            arm, labels, seed = path.parent.name.rsplit("_", 2)
+        for task in json.loads(path.read_text())["per_task"]:
+            outcomes = "".join(str(int(success)) for success in task["metrics"]["successes"])
+            rows.append(
+                {"arm": arm, "labels": labels, "seed": seed, "task": task["task_group"], "outcomes": outcomes}
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--arms", default=",".join(ARMS), help="names of arms, separated by commas")
+    parser.add_argument("--labels", default=",".join(map(str, LABELS)), help="demonstrations per task")
+    parser.add_argument("--seeds", help="training seeds; default: those registered")
+    parser.add_argument("--validation", action="store_true", help="the validation tasks instead")
+    parser.add_argument("--quick", action="store_true", help="one task, few steps: checks that all runs")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    tasks = VALIDATION_TASKS if arguments.validation else TASKS
+    labels = [int(number) for number in arguments.labels.split(",")]
+    unknown = set(arguments.arms.split(",")) - set(ARMS)
+    if unknown or not set(labels) <= set(LABELS):
+        parser.error(f"choose --arms of {', '.join(ARMS)} and --labels of {LABELS}")
+    quick = ("--steps=3", "--batch_size=6", "--log_freq=1") if arguments.quick else ()
+    study = Study(
+        arguments.output_dir.resolve(),
+        tasks=tasks[:1] if arguments.quick else tasks,
+        scenes=1 if arguments.quick else NUM_SCENES,
+        videos=2 if arguments.quick else NUM_VIDEOS,
+        flags=quick,
+    )
+    study.write_mixtures(LABELS)
+    seeds = None if arguments.seeds is None else [int(seed) for seed in arguments.seeds.split(",")]
+    jobs = study.jobs(arguments.arms.split(","), labels, seeds)
+    run_jobs(jobs, state_dir=study.output_dir / "jobs")
+    rows = collect_results(study.output_dir)
+    with (study.output_dir / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=["arm", "labels", "seed", "task", "outcomes"])
+        writer.writeheader()
+        writer.writerows(rows)
+    logger.info("%d rows in %s", len(rows), study.output_dir / "results.csv")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Makes the table and the figure of the label-efficiency study from its `results.csv`."""
+
+import argparse
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from lerobot_lara.evaluation.intervals import wilson_interval
+
+DRAWS = 10_000
+BASELINE = "dit"
+Outcomes = dict[int, dict[str, np.ndarray]]  # seed -> task -> (scenes,) of 0 and 1
+
+
+def read_results(path: Path) -> dict[tuple[str, int], Outcomes]:
+    """(arm, labels) -> outcomes; the zero policy has labels 0 and seed 0."""
+    results: dict[tuple[str, int], Outcomes] = defaultdict(lambda: defaultdict(dict))
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            outcomes = np.array([int(outcome) for outcome in row["outcomes"]])
+            results[row["arm"], int(row["labels"] or 0)][int(row["seed"] or 0)][row["task"]] = outcomes
+    return results
+
+
+def paired_difference(first: Outcomes, second: Outcomes, *, draws: int = DRAWS) -> tuple[float, float, float]:
+    """Difference of success rates over the seeds that both have, with its 95 % bootstrap interval.
+
+    Seeds are resampled, and scenes within each task; both arms keep the same ones.
+    """
+    seeds = sorted(set(first) & set(second))
+    tasks = sorted(first[seeds[0]])
+    differences = np.stack([[first[seed][task] - second[seed][task] for task in tasks] for seed in seeds])
+    num_seeds, num_tasks, num_scenes = differences.shape
+    generator = np.random.default_rng(0)
+    means = np.empty(draws)
+    for draw in range(draws):
+        chosen = differences[generator.integers(0, num_seeds, num_seeds)]  # (seeds, tasks, scenes)
+        scenes = generator.integers(0, num_scenes, (num_tasks, num_scenes))
+        means[draw] = np.take_along_axis(chosen, scenes[None], axis=2).mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)
+
+
+def summarise(results: dict[tuple[str, int], Outcomes]) -> str:
+    """Markdown table: a row per arm and number of labels, a column per task."""
+    tasks = sorted({task for cells in results.values() for seed in cells.values() for task in seed})
+    head = ["labels", "arm", "seeds", *tasks, "all (95 % Wilson)", "minus `dit`, paired (95 % bootstrap)"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (arm, labels), cells in sorted(results.items(), key=lambda item: (item[0][1], item[0][0])):
+        rates = [np.mean([seed[task].mean() for seed in cells.values()]) for task in tasks]
+        outcomes = np.concatenate([seed[task] for seed in cells.values() for task in tasks])
+        low, high = wilson_interval(int(outcomes.sum()), len(outcomes))
+        difference = ""
+        baseline = results.get((BASELINE, labels))
+        if baseline is not None and arm != BASELINE:
+            mean, lower, upper = paired_difference(cells, baseline)
+            difference = f"{100 * mean:+.1f} [{100 * lower:+.1f}, {100 * upper:+.1f}]"
+        cells_of_row = [str(labels or "-"), f"`{arm}`", str(len(cells)), *(f"{rate:.0%}" for rate in rates)]
+        cells_of_row += [f"{outcomes.mean():.1%} [{low:.0%}, {high:.0%}]", difference]
+        lines.append("| " + " | ".join(cells_of_row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: dict[tuple[str, int], Outcomes], path: Path) -> None:
+    """Success rate of every arm by number of labels; a dot per seed, a bar for their mean."""
+    numbers = sorted({labels for _, labels in results if labels})
+    figure, panels = plt.subplots(
+        1, len(numbers), figsize=(4.2 * len(numbers), 4), sharey=True, squeeze=False
+    )
+    for panel, labels in zip(panels[0], numbers, strict=True):
+        arms = [arm for arm, number in results if number == labels]
+        for position, arm in enumerate(arms):
+            rates = [
+                np.mean([outcomes.mean() for outcomes in seed.values()])
+                for seed in results[arm, labels].values()
+            ]
+            colour = "#3f7cac" if arm.startswith("dit") else "#d9622b"
+            panel.barh(position, np.mean(rates), color=colour, alpha=0.35)
+            panel.plot(rates, [position] * len(rates), "o", color=colour, markersize=4)
+        panel.set_yticks(range(len(arms)), arms)
+        panel.set_xlim(0, 1)
+        panel.set_xlabel("share of scenes solved")
+        panel.set_title(f"{labels} demonstrations per task")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "folder", type=Path, help="where results.csv is; summary.md and summary.png go there too"
+    )
+    folder = parser.parse_args().folder
+    results = read_results(folder / "results.csv")
+    (folder / "summary.md").write_text(summarise(results))
+    draw(results, folder / "summary.png")
+
+
+if __name__ == "__main__":
+    main()
