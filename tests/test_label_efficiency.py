@@ -1,0 +1,132 @@
+"""The label-efficiency study: its cells are fair, and its statistics are right."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lerobot_lara.data.mixture.config import load_mixture
+
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "label_efficiency"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"label_efficiency_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+study, summary = load("study"), load("summary")
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    registered = study.Study(tmp_path, tasks=study.TASKS, scenes=50, videos=50)
+    registered.write_mixtures(study.LABELS)
+    return {job.name: job for job in registered.jobs(study.ARMS, study.LABELS, None)}
+
+
+def flag(job, name):
+    return next((part.split("=", 1)[1] for part in job.command if part.startswith(f"--{name}=")), None)
+
+
+def test_the_registered_cells(jobs):
+    cells = [name for name in jobs if name.startswith("eval_") and name != "eval_zero"]
+    assert len(cells) == 3 * (9 * 3 + 2 * 2)
+    assert {"eval_dit_5_4", "eval_lara_5_4"} <= set(cells) and "eval_lara_joint_5_3" not in cells
+    readme = (FOLDER / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in (*study.ARMS, *study.TASKS, *study.VALIDATION_TASKS))
+    assert not set(study.TASKS) & set(study.VALIDATION_TASKS)
+
+
+def test_every_job_comes_after_what_it_needs(jobs):
+    names = list(jobs)
+    for name, job in jobs.items():
+        assert all(names.index(needed) < names.index(name) for needed in job.needs), name
+        for part in job.command:  # what it reads of the study is made by something that it needs
+            read = part.split("=", 1)[-1]
+            if "/checkpoints/last/" in read and not part.startswith("--output"):
+                assert f"train_{Path(read).parents[2].name}" in job.needs, (name, part)
+
+
+def test_arms_differ_in_what_they_are_named_for(jobs):
+    dit, lara = jobs["train_dit_5_1"], jobs["train_lara_5_1"]
+    assert flag(dit, "dataset.repo_id") == flag(lara, "dataset.repo_id")
+    assert flag(lara, "policy.lam_path") == flag(jobs["train_lara_joint_5_1"], "policy.lam_path")
+    own = set(jobs["train_lara_joint_5_1"].command) ^ set(lara.command)
+    assert own - {"--policy.alignment_target=joint"} == {
+        part for part in own if part.startswith("--output_dir")
+    }
+    labelled = jobs["train_lam_labels_5_1"]
+    assert flag(labelled, "dataset.repo_id") == flag(dit, "dataset.repo_id")
+    assert "train_lam_labels_5_1" in jobs["train_lara_labelled_5_1"].needs
+    assert flag(jobs["train_lara_mixture_5_1"], "dataset.repo_id").endswith("mixed_5.yaml")
+    assert {flag(job, "seed") for name, job in jobs.items() if name.startswith("eval_")} == {"1000"}
+    assert flag(jobs["train_dit_5_2"], "seed") == "2"
+
+
+def test_label_budgets(tmp_path, jobs):
+    for number in study.LABELS:
+        labels = load_mixture(tmp_path / "data" / f"labels_{number}.yaml")
+        assert len(labels.entries[0].episodes) == number * len(study.TASKS)
+        mixed = load_mixture(tmp_path / "data" / f"mixed_{number}.yaml")
+        assert mixed.entries[0] == labels.entries[0]
+        assert mixed.entries[1].action_free
+    demos, videos = (flag_after(jobs[f"collect_{name}"], "--seed") for name in ("demos", "videos"))
+    assert demos != videos
+
+
+def flag_after(job, name):
+    return job.command[job.command.index(name) + 1]
+
+
+def outcomes(rates, seed=0, seeds=4, scenes=50):
+    generator = np.random.default_rng(seed)
+    return {
+        s: {task: (generator.random(scenes) < rate).astype(int) for task, rate in rates.items()}
+        for s in range(seeds)
+    }
+
+
+def test_paired_difference_covers_the_truth_and_knows_no_difference():
+    low, high = outcomes({"a": 0.3, "b": 0.5}), outcomes({"a": 0.7, "b": 0.9}, seed=1)
+    mean, lower, upper = summary.paired_difference(high, low, draws=500)
+    assert lower < 0.4 < upper and 0.25 < lower < mean < upper < 0.55
+    mean, lower, upper = summary.paired_difference(low, low, draws=500)
+    assert (mean, lower, upper) == (0, 0, 0)
+    mean, lower, upper = summary.paired_difference(
+        outcomes({"a": 0.5}, seed=3), outcomes({"a": 0.5}, seed=4), draws=500
+    )
+    assert lower < 0 < upper
+
+
+def test_few_seeds_that_disagree_widen_the_interval():
+    ones, zeros = np.ones(50, dtype=int), np.zeros(50, dtype=int)
+    mixed, none = {0: {"a": ones}, 1: {"a": zeros}}, {0: {"a": zeros}, 1: {"a": zeros}}
+    assert summary.paired_difference(mixed, none, draws=500) == (0.5, 0.0, 1.0)
+
+
+def test_results_are_read_back_and_summarised(tmp_path):
+    (tmp_path / "results.csv").write_text(
+        "arm,labels,seed,task,outcomes\nzero,,,a,0000\ndit,5,0,a,0011\nlara_mixture,5,0,a,0111\n"
+    )
+    results = summary.read_results(tmp_path / "results.csv")
+    table = summary.summarise(results)
+    assert "| 5 | `lara_mixture` | 1 | 75% | 75.0% [30%, 95%] | +25.0 [" in table
+    assert "| - | `zero` | 1 | 0% |" in table
+    summary.draw(results, tmp_path / "summary.png")
+    assert (tmp_path / "summary.png").stat().st_size > 5000
+
+
+def test_outcomes_are_collected_by_cell(tmp_path):
+    folder = tmp_path / "eval" / "lara_mixture_10_2"
+    folder.mkdir(parents=True)
+    info = {"per_task": [{"task_group": "a", "task_id": 0, "metrics": {"successes": [True, False]}}]}
+    (folder / "eval_info.json").write_text(json.dumps(info))
+    (row,) = study.collect_results(tmp_path)
+    assert row == {"arm": "lara_mixture", "labels": "10", "seed": "2", "task": "a", "outcomes": "10"}
