@@ -160,8 +160,12 @@ class Study:
         needs = ["collect_demos"]
         if arm.lam is not None:
             data = "videos" if arm.lam == "videos" else f"labels_{number}"
-            lam = f"lam_{data}_{seed}"
-            jobs.append(self._training(lam, "lam", data, seed, ["collect_videos", "collect_demos"]))
+            # To lend its encoder to the policy, a latent action model has to have one of the same width.
+            width = yaml.safe_load((CONFIGS / "dit.yaml").read_text())["policy"]["vision_encoder_width"]
+            same_encoder = (f"--policy.frame_encoder_width={width}",) if arm.from_lam_encoder else ()
+            lam = f"lam_{'wide_' if arm.from_lam_encoder else ''}{data}_{seed}"
+            recorded = ["collect_videos", "collect_demos"]
+            jobs.append(self._training(lam, "lam", data, seed, recorded, *same_encoder))
             needs.append(f"train_{lam}")
             if arm.from_lam_encoder:
                 start = self.output_dir / "train" / f"start_{cell}"
