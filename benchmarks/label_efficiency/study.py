@@ -197,7 +197,7 @@ class Study:
                 f"--dataset.repo_id={mixture}",
                 "--dataset.root=null",
             ),
-            *(f"--output_dir={folder}", f"--seed={seed}", *self.flags, *flags),
+            *(f"--output_dir={folder}", f"--seed={seed}", *flags, *self.flags),
         )
         product = self._checkpoint(name) / "model.safetensors"
         return Job(
