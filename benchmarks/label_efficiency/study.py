@@ -30,7 +30,7 @@ NUM_VIDEOS = 50
 NUM_SCENES = 50
 FIRST_SCENE = 1000
 EPISODE_LENGTH = 200
-LONGER = 1.5
+LONGER = 1.8
 
 
 @dataclass(frozen=True)
