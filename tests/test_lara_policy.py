@@ -369,3 +369,16 @@ def test_damaged_and_unknown_checkpoints_are_explained(lam_path, tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"warp_factor": 9}))
     with pytest.raises(ValueError, match="warp_factor"):
         LaraPolicy.from_pretrained(tmp_path / "out")
+
+
+def test_each_dataset_of_a_mixture_is_centred_by_itself(lam_path):
+    policy, batch = make_lara(lam_path), pair_batch()
+
+    def alignment_loss(index):
+        return loss_of(policy, batch | {"observation.dataset_index": torch.tensor(index)})[1][
+            "alignment_loss"
+        ]
+
+    together = loss_of(policy, batch)[1]["alignment_loss"]
+    assert alignment_loss([0] * 6) == pytest.approx(together)
+    assert alignment_loss([0, 0, 0, 1, 1, 1]) != pytest.approx(together, rel=1e-3)

@@ -84,3 +84,10 @@ def test_missing_statistics():
     stats = {name: value for name, value in stats_of(OWN).items() if not name.startswith("q")}
     with pytest.raises(ValueError, match=r"x has no statistics \['q01', 'q99'\].*QUANTILES"):
         unit_conversion(stats, stats, NormalizationMode.QUANTILES, "x")
+
+
+def test_the_targets_own_values_do_not_change_where_its_statistics_say_that_nothing_moves():
+    stats = stats_of(TARGET)
+    stats["std"] = np.zeros(4)
+    convert = unit_conversion(stats, stats, NormalizationMode.MEAN_STD, "x")
+    assert np.array_equal(convert(TARGET)[0], TARGET.astype(np.float32))

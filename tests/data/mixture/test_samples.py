@@ -226,3 +226,11 @@ def test_images_are_cropped_about_the_centre():
     assert fitted.shape == (1, 3, 10, 10)
     assert (fitted == 200).all()
     assert fit_image(image, (20, 40)) is image
+
+
+def test_rows_may_come_in_any_order_and_twice(build):
+    reader = entry_samples(build(), "robot").reader
+    frames = reader.images("observation.image", 0, [5, 3, 5])
+    assert torch.equal(frames[0], frames[2])
+    for frame, row in zip(frames, (5, 3, 5), strict=True):
+        assert torch.equal(frame, reader.images("observation.image", 0, [row])[0])
