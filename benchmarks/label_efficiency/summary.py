@@ -88,7 +88,6 @@ def draw(results: dict[tuple[str, int], Outcomes], path: Path) -> None:
         panel.set_xlim(0, 1)
         panel.set_xlabel("share of scenes solved")
         panel.set_title(f"{labels} demonstrations per task")
-    figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
