@@ -25,6 +25,8 @@ from lerobot.datasets import factory
 from lerobot.transforms import ImageTransforms
 from lerobot.utils.constants import IMAGENET_STATS
 
+from lerobot_lara.data.mixture.build import build_mixture
+from lerobot_lara.data.mixture.config import load_mixture
 from lerobot_lara.mixture_record import MIXTURE_FILE
 
 logger = logging.getLogger(__name__)
@@ -89,10 +91,6 @@ def make_mixture_datasets(cfg: TrainPipelineConfig) -> tuple[Any, Any]:
         ValueError: For flags that a mixture has no use for, a bad mixture file, datasets that do not fit, or a resumed
             run whose mixture has changed.
     """
-    # Imported here, as they take long and most runs train on a single dataset.
-    from lerobot_lara.data.mixture.build import build_mixture
-    from lerobot_lara.data.mixture.config import load_mixture
-
     found = problems()
     if found:
         raise ValueError(f"Mixtures need LeRobot 0.6.1; this one differs: {'; '.join(found)}.")

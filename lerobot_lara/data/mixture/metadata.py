@@ -27,7 +27,6 @@ class MixtureMetadata:
     """
 
     has_language_columns = False
-    repo_type = "dataset"
 
     def __init__(
         self,
@@ -64,19 +63,3 @@ class MixtureMetadata:
     @property
     def camera_keys(self) -> list[str]:
         return [key for key, feature in self.features.items() if feature["dtype"] in ("image", "video")]
-
-    @property
-    def image_keys(self) -> list[str]:
-        return self.camera_keys
-
-    @property
-    def video_keys(self) -> list[str]:
-        return []
-
-    @property
-    def depth_keys(self) -> list[str]:
-        return []
-
-    @property
-    def total_tasks(self) -> int:
-        return len(self.tasks)
