@@ -28,7 +28,7 @@ types: setup  ## check types
 
 lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
 	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.12 \
-	  --extra offline --extra timm --extra metaworld --extra eval --extra dev \
+	  --extra offline --extra timm --extra vlm --extra metaworld --extra eval --extra dev \
 	  --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
 clean:  ## remove .venv and caches (outputs/ stays)

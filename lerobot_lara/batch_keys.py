@@ -1,4 +1,4 @@
-"""Keys that a mixture adds to LeRobot's batches.
+"""Keys that this package adds to LeRobot's batches: those of a mixture, and those of a vision-language model's prompt.
 
 LeRobot's preprocessor keeps `observation.*` and `*_is_pad` and drops other keys, hence the names.
 """
@@ -12,3 +12,6 @@ STATE_REST = "observation.state_rest"
 ACTION_REST = "observation.action_rest"
 # (B, A' + A) bool: dimensions that a sample's robot does not have.
 ACTION_DIM_IS_PAD = "action_dim_is_pad"
+
+# Prefix of (B, S) inputs of a vision-language model beside its token ids and mask.
+PROMPT = "observation.language.prompt."

@@ -67,7 +67,7 @@ def load_image_backbone(name: str, *, image_size: int, layer: int | None) -> Bac
             raise
         except Exception as error:
             # Hub clients, timm and torchvision raise a dozen unrelated types for "not there" and "offline".
-            raise UnavailableError(_first_line(error)) from error
+            raise UnavailableError(first_line(error)) from error
 
 
 def load_text_model(name: str) -> tuple[nn.Module, int]:
@@ -87,9 +87,9 @@ def load_text_model(name: str) -> tuple[nn.Module, int]:
             config = transformers.AutoConfig.from_pretrained(path)
             model_class = getattr(transformers, TEXT_CLASSES.get(config.model_type, "AutoModel"))
             config = getattr(config, "text_config", config)
-            return _load_transformers(model_class, path, config, random=random), config.hidden_size
+            return load_transformers(model_class, path, config, random=random), config.hidden_size
         except Exception as error:
-            raise UnavailableError(_first_line(error)) from error
+            raise UnavailableError(first_line(error)) from error
 
 
 def text_model_path(name: str) -> str:
@@ -169,7 +169,7 @@ def _load_transformers_backbone(name: str, *, image_size: int, layer: int | None
         fields = transformers.ViTConfig().to_dict().keys() - {"model_type", "architectures"}
         config = transformers.ViTConfig(**{k: v for k, v in config.to_dict().items() if k in fields})
     mean, std = _image_statistics(name)
-    model = _load_transformers(model_class, name, config, random=random)
+    model = load_transformers(model_class, name, config, random=random)
     return _TransformersBackbone(model, layer, image_size), mean, std
 
 
@@ -219,7 +219,7 @@ def _load_torchvision(name: str, *, image_size: int, layer: int | None, random: 
     return _TorchvisionBackbone(stages, layer), IMAGENET_MEAN, IMAGENET_STD
 
 
-def _load_transformers(model_class: Any, path: str, config: Any, *, random: bool) -> Any:
+def load_transformers(model_class: Any, path: str, config: Any, *, random: bool) -> Any:
     """Instantiates a transformers model in float32 and refuses one whose weights did not all load."""
     if random:
         return _without_pooler((getattr(model_class, "from_config", None) or model_class)(config))
@@ -261,6 +261,6 @@ def _package_dir(module: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".") + "."

@@ -61,6 +61,9 @@ class ObservationEncoder(nn.Module):
         num_cameras: V; each camera gets a learned embedding.
         width: D.
         text_encoder: None leaves the instruction out.
+
+    Attributes:
+        width: D.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class ObservationEncoder(nn.Module):
         text_encoder: TextEncoder | None = None,
     ) -> None:
         super().__init__()
+        self.width = width
         self.image_encoder = image_encoder
         self.image_projection = nn.Sequential(
             nn.LayerNorm(image_encoder.width), nn.Linear(image_encoder.width, width)
@@ -85,6 +89,7 @@ class ObservationEncoder(nn.Module):
         images: list[Tensor],
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        *,
         image_valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Args:

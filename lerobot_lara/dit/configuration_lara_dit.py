@@ -6,13 +6,17 @@ from typing import ClassVar
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
+from lerobot_lara.dit.vlm_settings import VLMSettings
 from lerobot_lara.training_config import TrainingConfig
 
 
 @PreTrainedConfig.register_subclass("lara_dit")
 @dataclass
-class LaraDiTConfig(TrainingConfig):
+class LaraDiTConfig(VLMSettings, TrainingConfig):
     """Flow-matching DiT that attends to camera images and an instruction; optimised as `TrainingConfig` says.
+
+    The images and the instruction are encoded by two small encoders, or with `conditioning=vlm` by a vision-language
+    model, whose fields are those of `VLMSettings`.
 
     The defaults are a small policy that trains anywhere without downloading weights other than the text
     encoder's; `configs/paper/` has the figures of the paper.

@@ -3,17 +3,23 @@
 from dataclasses import dataclass
 from typing import Any
 
+from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.processor import (
+    ObservationProcessorStep,
     PolicyAction,
     PolicyProcessorPipeline,
     ProcessorStepRegistry,
     TokenizerProcessorStep,
+    TransitionKey,
 )
 from lerobot.processor.factory import make_default_policy_processor_steps, make_policy_processor_pipelines
+from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
 from lerobot_lara.backbones import text_encoder_path
+from lerobot_lara.batch_keys import PROMPT
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
+from lerobot_lara.vision_language import InstructionPrompt, image_size_of
 
 Pipelines = tuple[
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
@@ -36,6 +42,51 @@ class LaraTokenizerProcessorStep(TokenizerProcessorStep):
         self.tokenizer_name = name
 
 
+@ProcessorStepRegistry.register(name="lara_vlm_prompt_processor")
+@dataclass
+class LaraVLMPromptProcessorStep(ObservationProcessorStep):
+    """Writes the instruction as the token ids of a vision-language model, with placeholders for the cameras.
+
+    Besides `observation.language.tokens` and `.attention_mask` it adds what else the model asks for by token, as
+    `observation.language.prompt.<name>`.
+
+    Args:
+        vlm: The policy's `vlm`; loaded when first needed.
+        num_cameras: Images per sample.
+        image_size: Side of the images that the model sees, in pixels.
+        max_length: Longest instruction, in tokens.
+    """
+
+    vlm: str
+    num_cameras: int
+    image_size: int
+    max_length: int
+
+    def __post_init__(self) -> None:
+        self._prompt = InstructionPrompt(
+            self.vlm, num_cameras=self.num_cameras, image_size=self.image_size, max_length=self.max_length
+        )
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        task = (self.transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get("task")
+        if task is None:
+            raise ValueError(
+                "The batch has no `task`, but a policy with `conditioning=vlm` is told what to do in words."
+            )
+        prompt = self._prompt([task] if isinstance(task, str) else list(task))
+        tokens, mask = prompt.pop("input_ids"), prompt.pop("attention_mask").bool()
+        rest = {PROMPT + name: values for name, values in prompt.items()}
+        return {**observation, OBS_LANGUAGE_TOKENS: tokens, OBS_LANGUAGE_ATTENTION_MASK: mask, **rest}
+
+    def get_config(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("vlm", "num_cameras", "image_size", "max_length")}
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        return features
+
+
 def make_lara_dit_pre_post_processors(
     config: LaraDiTConfig, dataset_stats: dict[str, dict[str, Tensor]] | None = None
 ) -> Pipelines:
@@ -49,8 +100,17 @@ def make_lara_dit_pre_post_processors(
         The pre- and the post-processor.
     """
     steps = make_default_policy_processor_steps(config, dataset_stats)
-    tokenizer = []
-    if config.text_encoder is not None:
+    tokenizer: list[ObservationProcessorStep] = []
+    if config.conditioning == "vlm":
+        tokenizer.append(
+            LaraVLMPromptProcessorStep(
+                vlm=config.vlm,
+                num_cameras=len(config.image_features),
+                image_size=config.vlm_image_size or image_size_of(config.vlm),
+                max_length=config.tokenizer_max_length,
+            )
+        )
+    elif config.text_encoder is not None:
         tokenizer.append(
             LaraTokenizerProcessorStep(
                 tokenizer_name=config.text_encoder,

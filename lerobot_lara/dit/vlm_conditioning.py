@@ -1,0 +1,164 @@
+"""Conditioning on a vision-language model (VLM): the action head attends to the hidden states of one of its layers.
+
+Legend: B batch, V cameras, S tokens of the prompt (images and instruction), W width of the VLM, H side of images.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lerobot_lara.backbones import resize
+from lerobot_lara.dit.context_adapter import ContextAdapter
+from lerobot_lara.vision_language import image_options, load_processor, load_vision_language_model
+
+# Linear layers of a language model's attention, in all families supported.
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+class VLMObservationEncoder(nn.Module):
+    """Turns camera images and a prompt into context tokens for the action head.
+
+    The VLM is named in the configuration and stays out of checkpoints, but for the parts that are trained: those are
+    registered here, the rest is not.
+
+    Args:
+        name: As for `load_vision_language_model`.
+        layer: Hidden state to use; None is the preset's, or half of the layers.
+        image_size: Images are resized to this square, in pixels.
+        num_cameras: V.
+        num_trained_layers: Uppermost layers of the part used that are trained; 0 is none.
+        lora_rank: Rank of low-rank adapters in the attention of all layers used; 0 is none.
+        num_self_attention_layers: Trained self-attention blocks behind the VLM (the paper's adapter has 4).
+        dtype: Of the VLM's weights while nothing in it is trained; else they are float32.
+
+    Attributes:
+        width: W.
+
+    Raises:
+        ValueError: The model cannot be had, or has no such layers.
+    """
+
+    model: Any
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        layer: int | None = None,
+        image_size: int,
+        num_cameras: int,
+        num_trained_layers: int = 0,
+        lora_rank: int = 0,
+        num_self_attention_layers: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        model: Any
+        model, layer = load_vision_language_model(name, layer=layer)
+        if num_trained_layers > layer:
+            raise ValueError(
+                f"`vlm_trained_layers` is {num_trained_layers}, but only {layer} layers of `vlm={name}` are used "
+                "(`vlm_layer`)."
+            )
+        model.eval().requires_grad_(False)
+        self.image_size, self.num_cameras = image_size, num_cameras
+        language_model = model.get_decoder()
+        self.trained = nn.ModuleDict()
+        if num_trained_layers:
+            first = layer - num_trained_layers
+            self.trained.update(
+                {str(i): language_model.layers[i].requires_grad_(True) for i in range(first, layer)}
+            )
+        if lora_rank:
+            self.trained.update(_add_lora(language_model, lora_rank))
+        # A plain attribute: registering the model would put its frozen weights into every checkpoint.
+        object.__setattr__(self, "model", model if self.trained else model.to(dtype))
+        self._image_processor = load_processor(name).image_processor
+        self._inputs = set(inspect.signature(model.forward).parameters)
+        self.width: int = model.config.get_text_config().hidden_size
+        self.adapter = ContextAdapter(
+            width=self.width,
+            num_layers=num_self_attention_layers,
+            num_heads=max(1, self.width // 64),
+        )
+
+    def forward(
+        self,
+        images: list[Tensor],
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        image_valid: Tensor | None = None,
+        **prompt: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Args:
+            images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.
+            input_ids: (B, S) int64, of `InstructionPrompt`.
+            attention_mask: (B, S) bool, False at padding.
+            image_valid: (B, V) bool, False where a sample lacks the camera; None is all True.
+            **prompt: Further outputs of `InstructionPrompt`, (B, S).
+
+        Returns:
+            Context tokens (B, S, W), float32, and their bool mask (B, S).
+
+        Raises:
+            ValueError: The images are not as many as the prompt was made for.
+        """
+        if len(images) != self.num_cameras:
+            raise ValueError(
+                f"The batch has {len(images)} cameras, but the prompt was made for {self.num_cameras}; set "
+                "`input_features` to the cameras in use."
+            )
+        attention_mask = attention_mask.bool()
+        if image_valid is not None:
+            attention_mask = attention_mask & self._token_valid(input_ids, image_valid)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask.long(), **prompt}
+        inputs |= self._pixels(images)
+        with torch.set_grad_enabled(bool(self.trained) and torch.is_grad_enabled()):
+            output = self.model(**{key: value for key, value in inputs.items() if key in self._inputs})
+        return self.adapter(output.last_hidden_state.float(), attention_mask), attention_mask
+
+    def _pixels(self, images: list[Tensor]) -> dict[str, Tensor]:
+        """What the model's own image processor makes of the images, in the order in which the prompt has them."""
+        # The model takes the placeholders of a batch in order: sample by sample, camera by camera.
+        square = torch.stack([resize(image.float(), self.image_size) for image in images], dim=1)
+        return self._image_processor(
+            images=list(square.flatten(0, 1)),  # B * V of (3, H, H)
+            do_rescale=False,
+            return_tensors="pt",
+            device=square.device,
+            **image_options(self._image_processor, self.image_size),
+        )
+
+    def _token_valid(self, input_ids: Tensor, image_valid: Tensor) -> Tensor:
+        """(B, S) bool, False at the placeholders of missing cameras."""
+        is_image = input_ids == self.model.config.image_token_id  # (B, S)
+        per_image = is_image.sum(1, keepdim=True) // self.num_cameras
+        camera = ((is_image.cumsum(1) - 1) // per_image).clamp(0, self.num_cameras - 1)  # (B, S)
+        return ~is_image | image_valid.gather(1, camera)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "VLMObservationEncoder":
+        self.model._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+def _add_lora(language_model: nn.Module, rank: int) -> dict[str, nn.Module]:
+    """Adds low-rank adapters in place; returns them by the name of the layer they are in."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+    except ImportError as error:
+        raise ValueError(
+            f"`vlm_lora_rank` is {rank}, which needs the package peft: pip install lerobot_policy_lara[vlm]."
+        ) from error
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS)
+    inject_adapter_in_model(config, language_model)
+    adapters: dict[str, nn.Module] = {}
+    for name, module in language_model.named_modules():
+        if isinstance(module, LoraLayer):
+            key = name.replace(".", "_")
+            adapters[key] = nn.ModuleList([module.lora_A, module.lora_B])
+    return adapters
