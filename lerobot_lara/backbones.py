@@ -63,11 +63,13 @@ class ImageEncoder(nn.Module):
         mean: Per-channel mean for RGB in [0, 1].
         std: Per-channel standard deviation for RGB in [0, 1].
         frozen: Whether to keep the backbone fixed, in eval mode and out of checkpoints.
+        dtype: Of the weights of a frozen backbone; a trained one has float32.
 
     Attributes:
         width: Token width D.
         num_tokens: Number of tokens P per image.
         frozen: As given.
+        source: What a frozen backbone was built from: equal for encoders that give equal tokens. None if it is trained.
     """
 
     mean: Tensor
@@ -81,10 +83,12 @@ class ImageEncoder(nn.Module):
         mean: tuple[float, ...] = pretrained.HALF,
         std: tuple[float, ...] = pretrained.HALF,
         frozen: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.image_size = image_size
         self.frozen = frozen
+        self.source: tuple[Any, ...] | None = None
         # Not persistent: a frozen encoder must leave no key in a checkpoint.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -92,7 +96,8 @@ class ImageEncoder(nn.Module):
         with torch.no_grad():
             tokens = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
         self.num_tokens, self.width = tokens.shape[1:]
-        self.backbone: nn.Module = Frozen(backbone) if frozen else backbone.train()
+        self.dtype = dtype if frozen else torch.float32
+        self.backbone: nn.Module = Frozen(backbone.to(dtype)) if frozen else backbone.train()
 
     def forward(self, images: Tensor) -> Tensor:
         """Encodes images.
@@ -101,10 +106,12 @@ class ImageEncoder(nn.Module):
             images: (N, 3, H, W) RGB in [0, 1].
 
         Returns:
-            Tokens (N, P, D).
+            Tokens (N, P, D), float32 unless autocast says otherwise.
         """
-        images = resize(images, self.image_size)
-        return self.backbone((images - self.mean) / self.std)
+        images = (resize(images, self.image_size) - self.mean) / self.std
+        if self.dtype == torch.float32:
+            return self.backbone(images)
+        return self.backbone(images.to(self.dtype)).float()
 
 
 class TextEncoder(nn.Module):
@@ -144,6 +151,7 @@ def build_image_encoder(
     layer: int | None = None,
     frozen: bool = True,
     normalize: bool = True,
+    dtype: torch.dtype = torch.float32,
     field: str = "vision_encoder",
 ) -> ImageEncoder:
     """Builds an image encoder by name.
@@ -162,6 +170,7 @@ def build_image_encoder(
             is the index of the block or stage.
         frozen: Keep pretrained weights fixed, in eval mode and out of checkpoints.
         normalize: Apply the model's mean and standard deviation; False feeds RGB in [0, 1] as it is.
+        dtype: Of the weights of a frozen pretrained encoder.
         field: Name of the configuration field, used in error messages.
 
     Raises:
@@ -180,7 +189,11 @@ def build_image_encoder(
         backbone, mean, std = pretrained.load_image_backbone(name, image_size=image_size, layer=layer)
         if not normalize:
             mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        return ImageEncoder(backbone, image_size=image_size, mean=mean, std=std, frozen=frozen)
+        encoder = ImageEncoder(
+            backbone, image_size=image_size, mean=mean, std=std, frozen=frozen, dtype=dtype
+        )
+        encoder.source = (name, image_size, layer, normalize) if frozen else None
+        return encoder
     except IndexError as error:
         raise ValueError(f"`{field}_layer` is {layer}, which `{field}={name}` lacks: {error}") from error
     except pretrained.UnavailableError as error:

@@ -202,8 +202,8 @@ def test_both_frames_and_the_policy_see_the_same_shift(lam_path):
     policy, batch = make_lara(lam_path, random_shift=5), pair_batch()
     batch[CAMERA][:, 1] = batch[CAMERA][:, 0]
     seen = {}
-    policy.train().lam.forward = lambda frames, valid: (
-        seen.update(frames=frames) or LatentActionModel.forward(policy.lam, frames, valid)
+    policy.train().lam.forward = lambda frames, **options: (
+        seen.update(frames=frames) or LatentActionModel.forward(policy.lam, frames, **options)
     )
     policy.observation_encoder.register_forward_pre_hook(lambda module, args: seen.update(policy=args[0][0]))
     loss_of(policy, batch)

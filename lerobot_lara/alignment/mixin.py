@@ -26,13 +26,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lerobot_lara.acceleration import accelerate
 from lerobot_lara.alignment.diagnostics import alignment_diagnostics
 from lerobot_lara.alignment.objective import LatentAlignment
 from lerobot_lara.alignment.tap import HiddenStateTap
-from lerobot_lara.batch_keys import DATASET_INDEX
+from lerobot_lara.batch_keys import DATASET_INDEX, IMAGE_TOKENS
 from lerobot_lara.data.frame_gap import check_frame_gap
 from lerobot_lara.frame_pairs import frame_pairs
-from lerobot_lara.lam.latent_action_model import LatentActionModel
+from lerobot_lara.lam.frame_encoder import check_frames, encode_frames
+from lerobot_lara.lam.latent_action_model import FrameTokens, LatentActionModel
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class LatentAlignmentMixin(BasePolicy):
         self._checkpoint: tuple[str, str | None] | None = None
         self.lam: LatentActionModel | None = None
         self.lam_target: AveragedModel | None = None
+        self._shares_encoder = False
         self.alignment: LatentAlignment | None = None
         if dataset_meta is not None:
             check_frame_gap(dataset_meta.episodes["length"], config.frame_gap)
@@ -121,11 +124,22 @@ class LatentAlignmentMixin(BasePolicy):
             pooling=config.alignment_pooling,
             centring=config.alignment_centring,
         )
+        encoder = getattr(self, "shared_image_encoder", None)
+        if encoder is not None and encoder.source == lam.frame_encoder.source:
+            self._shares_encoder = True
+            logger.info("Policy and LAM have the same frozen image encoder: %s runs once.", encoder.source[0])
+            lam.frame_encoder = encoder
         device = next(self.parameters()).device
         self.lam = lam.to(device).requires_grad_(not config.freeze_lam)
         self.alignment = alignment.to(device)
         if config.alignment_target == "ema" and not config.freeze_lam:
             self.lam_target = _slow_copy(self.lam, config.lam_ema_decay)
+        accelerate(
+            networks=self.lam.networks,
+            blocks=self.lam.blocks,
+            compile_model=config.compile_model,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
         self._load_alignment_state(state)
         self.train(self.training)
 
@@ -145,12 +159,17 @@ class LatentAlignmentMixin(BasePolicy):
             )
         config = self.config
         batch = self.augment(batch)
-        frames, pair_valid = frame_pairs(batch, config.lam_camera or next(iter(config.image_features)))
-        present = self._present(batch)
+        camera = config.lam_camera or next(iter(config.image_features))
+        frames, pair_valid = frame_pairs(batch, camera)
+        present, frame_tokens = self._present(batch), None
+        if self._shares_encoder:
+            check_frames(frames)
+            frame_tokens = encode_frames(self.lam.frame_encoder, frames)
+            present[IMAGE_TOKENS + camera] = frame_tokens[0]
         group = batch[DATASET_INDEX].reshape(-1) if DATASET_INDEX in batch else None
         with self._tap:
             flow_loss, log = self.compute_flow_loss(present)
-        latent_action, lam_loss, lam_log = self._latent_action(frames, pair_valid, group)
+        latent_action, lam_loss, lam_log = self._latent_action(frames, frame_tokens, pair_valid, group)
         alignment_loss, predicted, target = self.alignment(
             self.action_token_states(self._tap.take()),
             latent_action,
@@ -166,15 +185,19 @@ class LatentAlignmentMixin(BasePolicy):
         return loss, log
 
     def _latent_action(
-        self, frames: Tensor, pair_valid: Tensor | None, group: Tensor | None
+        self,
+        frames: Tensor,
+        frame_tokens: FrameTokens | None,
+        pair_valid: Tensor | None,
+        group: Tensor | None,
     ) -> tuple[Tensor, Tensor | float, dict[str, float]]:
         """The alignment's target (B, L, C), the LAM's loss, and its terms for the log."""
         assert self.lam is not None and self.alignment is not None
         config = self.config
         if config.freeze_lam:
             with torch.no_grad():
-                return self.lam.encode(frames).latent_action, 0.0, {}
-        output = self.lam(frames, valid=pair_valid)
+                return self.lam.encode(frames, frame_tokens=frame_tokens).latent_action, 0.0, {}
+        output = self.lam(frames, valid=pair_valid, frame_tokens=frame_tokens)
         terms = {name: loss.item() for name, loss in output.losses.items()} | output.metrics
         log = {"lam_loss": output.loss.item()} | {f"lam_{name}": value for name, value in terms.items()}
         log |= self.dataset_means(
@@ -184,7 +207,7 @@ class LatentAlignmentMixin(BasePolicy):
         if self.lam_target is not None:
             slow_lam = cast(LatentActionModel, self.lam_target.module)
             with torch.no_grad():
-                latent_action = slow_lam.encode(frames).latent_action
+                latent_action = slow_lam.encode(frames, frame_tokens=frame_tokens).latent_action
         elif config.alignment_target == "stop" or self.alignment.num_updates < config.lam_warmup_steps:
             latent_action = latent_action.detach()
         return latent_action, output.loss, log

@@ -91,18 +91,26 @@ class ObservationEncoder(nn.Module):
         attention_mask: Tensor | None = None,
         *,
         image_valid: Tensor | None = None,
+        image_tokens: list[Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Args:
             images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.
             input_ids: (B, S) instruction tokens; needed when a text encoder is configured.
             attention_mask: (B, S) bool, False at padding.
             image_valid: (B, V) bool, False where a sample lacks the camera; None is all True.
+            image_tokens: V times the image encoder's tokens (B, P, encoder width) where they are known already, and
+                else None.
 
         Returns:
             Context tokens (B, V * P [+ 1], D) and their bool mask (B, V * P [+ 1]).
         """
+        known = image_tokens or [None] * len(images)
         tokens = torch.stack(
-            [self.image_encoder(image) for image in images], dim=1
+            [
+                self.image_encoder(image) if tokens is None else tokens
+                for image, tokens in zip(images, known, strict=True)
+            ],
+            dim=1,
         )  # (B, V, P, encoder width)
         tokens = self.image_projection(tokens) + self.image_positions + self.camera_embedding  # (B, V, P, D)
         context = tokens.flatten(1, 2)  # (B, V * P, D)

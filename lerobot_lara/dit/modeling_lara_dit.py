@@ -14,13 +14,15 @@ from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LAN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lerobot_lara.acceleration import accelerate
 from lerobot_lara.augmentation import random_shift, sample_shifts
-from lerobot_lara.backbones import build_image_encoder, build_text_encoder
+from lerobot_lara.backbones import ImageEncoder, build_image_encoder, build_text_encoder
 from lerobot_lara.batch_keys import (
     ACTION_DIM_IS_PAD,
     ACTION_REST,
     DATASET_INDEX,
     EMBODIMENT_ID,
+    IMAGE_TOKENS,
     PROMPT,
     STATE_REST,
 )
@@ -71,6 +73,12 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             num_embodiments=config.num_embodiments,
             dropout=config.dropout,
             state_dropout=config.state_dropout,
+        )
+        accelerate(
+            networks=[self.action_head],
+            blocks=self.action_head.blocks,
+            compile_model=config.compile_model,
+            gradient_checkpointing=config.gradient_checkpointing,
         )
         self.init_rtc_processor()
         self.reset()
@@ -201,6 +209,12 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         return self.config.rtc_config is not None and self.config.rtc_config.enabled
 
     @property
+    def shared_image_encoder(self) -> ImageEncoder | None:
+        """The image encoder, if it is frozen and can stand in for that of a latent action model."""
+        encoder = getattr(self.observation_encoder, "image_encoder", None)
+        return encoder if encoder is not None and encoder.frozen else None
+
+    @property
     def alignment_blocks(self) -> nn.ModuleList:
         """The blocks whose hidden states an alignment may tap."""
         return self.action_head.blocks
@@ -235,7 +249,7 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             batch.get(OBS_LANGUAGE_TOKENS),
             batch.get(OBS_LANGUAGE_ATTENTION_MASK),
             image_valid=self._image_valid(batch),
-            **{key.removeprefix(PROMPT): values for key, values in batch.items() if key.startswith(PROMPT)},
+            **self._prepared_inputs(batch),
         )
         if self.config.state_dim and OBS_STATE not in batch:
             raise ValueError(f"The batch lacks `{OBS_STATE}`, with which this policy was trained.")
@@ -246,6 +260,14 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             "state": None if state is None else self._with_rest(state, batch, STATE_REST, "state"),
             "embodiment_id": self._embodiment_id(batch, context),
         }
+
+    def _prepared_inputs(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """Inputs of the observation encoder beside images and instruction, that came with the batch."""
+        if self.config.conditioning == "vlm":
+            return {
+                key.removeprefix(PROMPT): values for key, values in batch.items() if key.startswith(PROMPT)
+            }
+        return {"image_tokens": [batch.get(IMAGE_TOKENS + camera) for camera in self.config.image_features]}
 
     def _state_known(self, batch: dict[str, Tensor], like: Tensor) -> Tensor:
         """(B,) bool, False where a sample's dataset has no state."""
@@ -320,6 +342,7 @@ def _build_observation_encoder(config: LaraDiTConfig) -> ObservationEncoder | VL
             width=config.vision_encoder_width,
             layer=config.vision_encoder_layer,
             frozen=config.freeze_vision_encoder,
+            dtype=getattr(torch, config.dtype),
             field="vision_encoder",
         ),
         num_cameras=len(config.image_features),

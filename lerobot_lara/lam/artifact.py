@@ -33,6 +33,8 @@ POLICY_FIELDS = frozenset(
         "pretrained_revision",
         "normalization_mapping",
         "dtype",
+        "compile_model",
+        "gradient_checkpointing",
         "camera",
         "random_shift",
         "optimizer_lr",

@@ -27,6 +27,9 @@ from lerobot_lara.lam.perceptual import PerceptualLoss
 from lerobot_lara.lam.quantizer import build_quantizer
 from lerobot_lara.lam.settings import LatentActionSettings
 
+# Tokens of the current and of the future frames, (B, P, D) each.
+FrameTokens = tuple[Tensor, Tensor]
+
 
 @dataclass
 class LatentActionOutput:
@@ -190,11 +193,22 @@ class LatentActionModel(nn.Module):
             directory, asdict(self.settings), self.state_dict() if state_dict is None else state_dict
         )
 
-    def encode(self, frames: Tensor) -> LatentActionOutput:
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The trained networks."""
+        return [self.inverse_dynamics, self.forward_dynamics]
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Their transformer blocks."""
+        return [*self.inverse_dynamics.transformer.blocks, *self.forward_dynamics.transformer.blocks]
+
+    def encode(self, frames: Tensor, *, frame_tokens: FrameTokens | None = None) -> LatentActionOutput:
         """Infers latent actions, without noise or codebook updates; deterministic in eval mode.
 
         Args:
             frames: (B, 2, 3, H, W) RGB in [0, 1], any size: o_t and o_{t+K}.
+            frame_tokens: `encode_frames(frame_encoder, frames)`, where it is known already.
 
         Returns:
             Output with the latent action, its quantised form and codes only.
@@ -203,7 +217,7 @@ class LatentActionModel(nn.Module):
             ValueError: If the frames have another shape or range.
         """
         check_frames(frames)
-        latent_action = self.inverse_dynamics(*encode_frames(self.frame_encoder, frames))
+        latent_action = self.inverse_dynamics(*(frame_tokens or encode_frames(self.frame_encoder, frames)))
         quantized, code_indices, _ = self.quantizer(latent_action)
         return LatentActionOutput(latent_action, quantized, code_indices)
 
@@ -235,13 +249,16 @@ class LatentActionModel(nn.Module):
         """
         return self.quantizer.indices_to_latent(code_indices)
 
-    def forward(self, frames: Tensor, valid: Tensor | None = None) -> LatentActionOutput:
+    def forward(
+        self, frames: Tensor, valid: Tensor | None = None, *, frame_tokens: FrameTokens | None = None
+    ) -> LatentActionOutput:
         """Encodes, predicts and scores frame pairs; in training mode also moves an EMA codebook.
 
         Args:
             frames: (B, 2, 3, H, W) RGB in [0, 1], any size: o_t and o_{t+K}.
             valid: (B,) bool, False for pairs that cross the end of an episode; they enter no loss, metric or
                 codebook. None is all True.
+            frame_tokens: `encode_frames(frame_encoder, frames)`, where it is known already.
 
         Returns:
             Everything in `LatentActionOutput`. Its metrics: `psnr` of the prediction and `copy_psnr` of the
@@ -255,7 +272,7 @@ class LatentActionModel(nn.Module):
         """
         check_frames(frames)
         current, future = frames.unbind(1)
-        current_tokens, future_tokens = encode_frames(self.frame_encoder, frames)
+        current_tokens, future_tokens = frame_tokens or encode_frames(self.frame_encoder, frames)
         latent_action = self.inverse_dynamics(current_tokens, future_tokens)
         quantized, code_indices, quantizer_loss = self.quantizer(latent_action, valid, update=self.training)
         current_features, future_features = self._features(current_tokens), self._features(future_tokens)

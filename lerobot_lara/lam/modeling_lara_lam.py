@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
+from lerobot_lara.acceleration import accelerate
 from lerobot_lara.augmentation import random_shift
 from lerobot_lara.batch_keys import DATASET_INDEX
 from lerobot_lara.data.frame_gap import check_frame_gap
@@ -44,6 +45,12 @@ class LaraLAMPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             check_frame_gap(dataset_meta.episodes["length"], config.frame_gap)
         self.config = config
         self.model = LatentActionModel(config.settings)
+        accelerate(
+            networks=self.model.networks,
+            blocks=self.model.blocks,
+            compile_model=config.compile_model,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The training objective on one batch (keys in the class docstring).

@@ -1,0 +1,49 @@
+"""Trades of time and memory that change no result: compilation and gradient checkpointing."""
+
+from collections.abc import Iterable
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def accelerate(
+    *,
+    networks: Iterable[nn.Module],
+    blocks: Iterable[nn.Module],
+    compile_model: bool,
+    gradient_checkpointing: bool,
+) -> None:
+    """Applies what a configuration asks for.
+
+    Args:
+        networks: What to compile.
+        blocks: Their transformer blocks, whose inside need not be kept.
+        compile_model: See `compile_modules`.
+        gradient_checkpointing: See `checkpoint_gradients`.
+    """
+    if gradient_checkpointing:
+        checkpoint_gradients(blocks)
+    if compile_model:
+        compile_modules(networks)
+
+
+def checkpoint_gradients(blocks: Iterable[nn.Module]) -> None:
+    """Lets blocks run again during the backward pass instead of keeping what is inside them.
+
+    Only `forward` is wrapped: hooks on a block, such as the alignment's tap, run once, with the first pass.
+
+    Args:
+        blocks: Modules that are called as such; changed in place.
+    """
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compile_modules(modules: Iterable[nn.Module]) -> None:
+    """Compiles modules in place, at their first call; names in the state dict stay as they are.
+
+    Hooks have to be installed before that call: later ones never run.
+    """
+    for module in modules:
+        module.compile()
