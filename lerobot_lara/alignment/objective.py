@@ -3,8 +3,9 @@
 L_align = mean over pairs of 1 - cos(P(pool(h)), z) (paper §3.2; REPA, arXiv 2410.06940), with both sides
 centred: against a target that receives gradient, the plain cosine has a constant solution.
 
-The centre is the batch's own mean. A running mean is not enough: it lags, so that two constants which drift
-the same way keep a common offset from it, and the loss goes to zero while retrieval stays at chance.
+The centre is the mean of the batch, of all processes together. A running mean is not enough: it lags, so that
+two constants which drift the same way keep a common offset from it, and the loss goes to zero while retrieval stays
+at chance.
 
 Legend: B batch, V valid pairs, N action tokens, D hidden width, Z = L * C flattened latent action.
 """
@@ -12,6 +13,8 @@ Legend: B batch, V valid pairs, N action tokens, D hidden width, Z = L * C flatt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lerobot_lara.processes import gather
 
 
 class LatentAlignment(nn.Module):
@@ -78,24 +81,33 @@ class LatentAlignment(nn.Module):
 
         Returns:
             The loss (0, still in the graph, with too few valid pairs: centring needs two), and what the
-            diagnostics compare: the projected prediction and the target of the valid pairs, (V, Z) each,
+            diagnostics compare: the projected prediction and the target of this process's valid pairs, (V, Z) each,
             neither centred.
         """
         predicted = self.alignment_head(self._pool(hidden_states, token_valid)).float()  # (B, Z)
         target = latent_action.flatten(1).float()  # (B, Z)
-        if pair_valid is not None:
-            predicted, target = predicted[pair_valid], target[pair_valid]  # (V, Z)
-            group = None if group is None else group[pair_valid]
+        if pair_valid is None:
+            pair_valid = torch.ones(len(predicted), dtype=torch.bool, device=predicted.device)
         self.num_updates += self.training
+        loss = self._distance(
+            gather(predicted), gather(target), gather(pair_valid), None if group is None else gather(group)
+        )
+        # A policy and a LAM that took no part in the loss get a gradient of 0, which parallel training counts on.
+        loss = loss + hidden_states.sum() * 0 + latent_action.sum() * 0
+        return loss, predicted[pair_valid], target[pair_valid]
+
+    def _distance(self, predicted: Tensor, target: Tensor, valid: Tensor, group: Tensor | None) -> Tensor:
+        """Mean of 1 - cos over the valid rows of all processes."""
+        predicted, target = predicted[valid], target[valid]  # (V, Z)
         if len(predicted) < (2 if self.centring else 1):
-            return hidden_states.sum() * 0 + latent_action.sum() * 0, predicted, target
+            return predicted.sum() * 0
         if not self.centring:
-            return (1 - F.cosine_similarity(predicted, target, dim=-1)).mean(), predicted, target
+            return (1 - F.cosine_similarity(predicted, target, dim=-1)).mean()
+        group = None if group is None else group[valid]
         (own, comparable), (other, _) = centre(predicted, group), centre(target, group)
         distances = 1 - F.cosine_similarity(own, other, dim=-1)  # (V,)
         # A sample that is alone in its group is its own mean.
-        loss = (distances * comparable).sum() / comparable.sum().clamp(min=1)
-        return loss, predicted, target
+        return (distances * comparable).sum() / comparable.sum().clamp(min=1)
 
     def _pool(self, hidden_states: Tensor, valid: Tensor | None) -> Tensor:
         if valid is None:

@@ -7,7 +7,9 @@ Legend: B batch, T action chunk, A action dim.
 """
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from lerobot_lara.processes import mean_over_processes
 
 
 def sample_timestep(
@@ -68,10 +70,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     their valid elements.
     """
     weights = mask.expand_as(values).to(values.dtype)
-    count = weights.sum()
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        count = count / distributed.get_world_size()
+    count = mean_over_processes(weights.sum())
     # A process may hold less than one of the few valid elements; nothing divides by 0 all the same.
     return (values * weights).sum() / count.clamp(min=1e-6)
 

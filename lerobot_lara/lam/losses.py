@@ -3,13 +3,18 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from lerobot_lara.processes import mean_over_processes
+
 
 def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over the samples (B, ...) that `valid` (B,) marks; 0, still connected to the graph, if none is."""
+    """Mean over the samples (B, ...) that `valid` (B,) marks; 0, still connected to the graph, if none is.
+
+    With several processes each divides by the mean count of all, as in `flow_matching.masked_mean`.
+    """
     per_sample = values.flatten(1).mean(1)  # (B,)
     if valid is None:
         return per_sample.mean()
-    return (per_sample * valid).sum() / valid.sum().clamp(min=1)
+    return (per_sample * valid).sum() / mean_over_processes(valid.sum().float()).clamp(min=1e-6)
 
 
 def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
@@ -41,6 +46,6 @@ def reconstruction_loss(
     error = (prediction - target).square().mean(1)  # (B, h, h)
     if change_weight > 0:
         change = (target - current).abs().mean(1)  # (B, h, h)
-        change = change / masked_mean(change, valid).clamp(min=1e-6)
+        change = change / mean_over_processes(masked_mean(change, valid)).clamp(min=1e-6)
         error = error * (1 + change_weight * change) / (1 + change_weight)
     return masked_mean(error, valid)

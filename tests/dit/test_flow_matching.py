@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from lerobot_lara.dit import flow_matching
 from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
     interpolate,
@@ -63,9 +62,9 @@ def test_processes_share_the_count_of_valid_elements(monkeypatch):
         torch.zeros(3, 1).bool(),
     ]
     total = [0.0]
-    monkeypatch.setattr(flow_matching.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(flow_matching.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(flow_matching.distributed, "all_reduce", lambda count: count.fill_(total[0]))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.fill_(total[0]))
     for first, second, expected in ((0, 1, 4.0), (0, 2, 3.0), (2, 2, 0.0)):
         total[0] = float(masks[first].sum() + masks[second].sum())
         mean = (masked_mean(values[first], masks[first]) + masked_mean(values[second], masks[second])) / 2
