@@ -19,6 +19,7 @@ from lerobot_lara.backbones import build_image_encoder, build_text_encoder
 from lerobot_lara.batch_keys import ACTION_DIM_IS_PAD, ACTION_REST, DATASET_INDEX, EMBODIMENT_ID, STATE_REST
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
 from lerobot_lara.dit.action_head import FlowMatchingActionHead
+from lerobot_lara.dit.alternating_head import AlternatingActionHead
 from lerobot_lara.dit.conditioning import ObservationEncoder
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.flow_matching import (
@@ -62,19 +63,7 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             width=config.width,
             text_encoder=None if config.text_encoder is None else build_text_encoder(config.text_encoder),
         )
-        self.action_head = FlowMatchingActionHead(
-            action_dim=config.action_dim,
-            state_dim=config.state_dim,
-            chunk_size=config.chunk_size,
-            action_patch_size=config.action_patch_size,
-            width=config.width,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            context_width=config.width,
-            num_embodiments=config.num_embodiments,
-            dropout=config.dropout,
-            state_dropout=config.state_dropout,
-        )
+        self.action_head = build_action_head(config)
         self.init_rtc_processor()
         self.reset()
 
@@ -301,6 +290,29 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         return (torch.arange(actions.shape[-1], device=actions.device) < batch[ACTION].shape[-1])[
             None
         ]  # (1, A)
+
+
+def build_action_head(config: LaraDiTConfig) -> FlowMatchingActionHead | AlternatingActionHead:
+    """The action head that `config.action_head` names, of the configured size."""
+    arguments: dict[str, Any] = {
+        "action_dim": config.action_dim,
+        "state_dim": config.state_dim,
+        "chunk_size": config.chunk_size,
+        "width": config.width,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "context_width": config.width,
+        "num_embodiments": config.num_embodiments,
+        "dropout": config.dropout,
+        "state_dropout": config.state_dropout,
+    }
+    if config.action_head == "gr00t":
+        return AlternatingActionHead(
+            **arguments,
+            projection_width=config.projection_width,
+            ignore_context_mask=config.ignore_context_mask,
+        )
+    return FlowMatchingActionHead(**arguments, action_patch_size=config.action_patch_size)
 
 
 def _pad_last(x: Tensor, width: int) -> Tensor:
