@@ -53,6 +53,11 @@ def test_state_dropout_acts_in_training_only(name):
     assert not torch.allclose(head.eval()(**batch), null)
 
 
+@BOTH
+def test_fresh_head_predicts_no_velocity(name):
+    assert not make_head(name, fresh=True)(**inputs()).any()
+
+
 def test_fresh_block_is_the_identity():
     block = DiTBlock(width=16, num_heads=2, context_width=12)
     x = torch.randn(2, 3, 16)

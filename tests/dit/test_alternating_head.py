@@ -1,6 +1,7 @@
 import pytest
 import torch
 from dit.heads import inputs, make_head
+from torch.nn import functional as F
 
 from lerobot_lara.dit.alternating_head import AlternatingBlock, discretize
 
@@ -74,6 +75,15 @@ def test_projections_may_be_narrower():
     assert head.output_projection.weight.shape == (10, 16)
     assert head.action_decoder.output.weight.shape == (2, 10, 3)
     assert head(**inputs()).shape == (4, 6, 3)
+
+
+def test_norms_have_the_references_epsilons():
+    """Seen in states so small that an epsilon is of their variance's size."""
+    head, x = make_head("gr00t"), 1e-3 * torch.randn(2, 3, 16)
+    for norm, eps in ((head.blocks[0].attention_norm, 1e-5), (head.output_norm, 1e-6)):
+        shift, scale = norm.linear.bias.chunk(2)
+        expected = F.layer_norm(x, (16,), eps=eps) * (1 + scale) + shift
+        torch.testing.assert_close(norm(x, temb=torch.zeros(2, 16)), expected)
 
 
 def test_dropout_follows_attention_twice_and_the_mlp_once():
