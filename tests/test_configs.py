@@ -50,6 +50,7 @@ def test_the_paper_is_the_paper():
         for name in ("stage1_lam.yaml", "stage2_lara.yaml")
     )
     assert (stage_1["codebook_size"], stage_1["latent_dim"], stage_1["num_latent_tokens"]) == (128, 32, 8)
+    assert stage_2["action_head"] == "gr00t" and stage_2["projection_width"] == 1024
     assert stage_2["width"] == 32 * 48 and stage_2["num_layers"] == 16
     assert stage_2["alignment_layer"] == stage_2["num_layers"] - 2
     assert stage_2["alignment_loss_weight"] == stage_2["lam_loss_weight"] == 0.01

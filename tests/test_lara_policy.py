@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
-from dit.policies import CAMERA, TINY, fake_batch, features, wake
+from dit.policies import CAMERA, GR00T, TINY, fake_batch, features, wake
+from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
 
+from lerobot_lara.checkpoint import export_dit
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
@@ -227,6 +229,30 @@ def test_training_aligns(lam_path):
     retrieval = [sum(log["alignment_retrieval"] for log in part) / 20 for part in (logs[:20], logs[-20:])]
     assert retrieval[1] > 2 * retrieval[0] > 0.05
     assert logs[-1]["alignment_centred_cosine"] > 0.9
+
+
+def test_the_head_of_the_paper_trains_aligned_and_is_exported(lam_path, tmp_path):
+    policy = make_lara(lam_path, alignment_target="joint", lam_loss_weight=0.0, alignment_layer=2, **GR00T)
+    batch = pair_batch()
+    batch["action_is_pad"][0] = True  # its null state learns from the alignment
+    loss, log = loss_of(policy, batch)
+    loss.backward()
+    assert log["flow_loss"] > 0 and log["alignment_loss"] > 0
+    assert grad_norm(policy.lam.inverse_dynamics) > 0 and grad_norm(policy.alignment.alignment_head) > 0
+    head = {name: p.grad for name, p in policy.action_head.named_parameters()}
+    silent = [name for name, gradient in head.items() if gradient is None or not gradient.any()]
+    assert [name for name in silent if not name.endswith("to_k.bias")] == []
+
+    checkpoint, exported = tmp_path / "lara", tmp_path / "lara_dit"
+    policy.save_pretrained(checkpoint)
+    for pipeline in make_pre_post_processors(policy.config):
+        pipeline.save_pretrained(checkpoint)
+    export_dit(checkpoint, exported)
+    plain = LaraDiTPolicy.from_pretrained(exported, strict=True)
+    noise = torch.randn(2, 8, 4)
+    expected = policy.predict_action_chunk(fake_batch(2), noise=noise)
+    assert plain.config.action_head == "gr00t" and expected.shape == (2, 8, 4)
+    assert torch.equal(expected, plain.predict_action_chunk(fake_batch(2), noise=noise))
 
 
 def test_checkpoint_holds_the_plain_policy_and_a_lam_artifact(lam_path, tmp_path):

@@ -10,7 +10,7 @@ M context tokens.
 import torch
 from torch import Tensor, nn
 
-from lerobot_lara.dit.blocks import DiTBlock, EmbodimentMLP, FlowTimeEmbedding
+from lerobot_lara.dit.blocks import DiTBlock, EmbodimentMLP, FlowTimeEmbedding, encode_state
 
 
 class FlowMatchingActionHead(nn.Module):
@@ -90,20 +90,17 @@ class FlowMatchingActionHead(nn.Module):
         """
         tokens = noisy_actions.unflatten(1, (-1, self.action_patch_size)).flatten(2)  # (B, N, patch * A)
         action_tokens = self.action_encoder(tokens, embodiment_id)  # (B, N, D)
-        state_token = self._state_token(state, state_valid, embodiment_id)  # (B, 1, D)
+        state_token = encode_state(
+            state,
+            embodiment_id,
+            encoder=self.state_encoder,
+            null_state=self.null_state,
+            valid=state_valid,
+            dropout=self.state_dropout if self.training else 0.0,
+        )  # (B, 1, D)
         hidden_states = torch.cat([state_token, action_tokens], dim=1) + self.positions  # (B, 1 + N, D)
-        time = self.time_embedding(timestep)
+        time = self.time_embedding(1000 * timestep.float())
         for block in self.blocks:
             hidden_states = block(hidden_states, context, context_mask, time)
         decoded = self.action_decoder(self.output_norm(hidden_states[:, 1:]), embodiment_id)
         return decoded.unflatten(2, (self.action_patch_size, -1)).flatten(1, 2)  # (B, T, A)
-
-    def _state_token(self, state: Tensor | None, valid: Tensor | None, embodiment_id: Tensor) -> Tensor:
-        null_state = self.null_state.expand(len(embodiment_id), -1, -1)
-        if self.state_encoder is None or state is None:
-            return null_state
-        keep = torch.ones_like(embodiment_id, dtype=torch.bool) if valid is None else valid
-        if self.training and self.state_dropout > 0:
-            keep = keep & (torch.rand(len(keep), device=keep.device) >= self.state_dropout)
-        token = self.state_encoder(state[:, None], embodiment_id)  # (B, 1, D)
-        return torch.where(keep[:, None, None], token, null_state.to(token.dtype))

@@ -15,16 +15,18 @@ from torch.nn import functional as F
 
 
 class FlowTimeEmbedding(nn.Module):
-    """Sinusoidal features of the flow time, then a two-layer MLP: (B,) in [0, 1] -> (B, D)."""
+    """Sinusoidal features of the flow time, then a two-layer MLP: (B,) in thousandths, [0, 1000] -> (B, D).
+
+    The frequencies are made for step counts, so the unit interval is spread over 1000 of them.
+    """
 
     def __init__(self, width: int, num_frequencies: int = 128) -> None:
         super().__init__()
         self.frequencies = Timesteps(2 * num_frequencies, flip_sin_to_cos=True, downscale_freq_shift=1)
         self.mlp = TimestepEmbedding(2 * num_frequencies, width)
 
-    def forward(self, timestep: Tensor) -> Tensor:
-        # The frequencies are made for step counts, so the unit interval is spread over 1000 of them.
-        features = self.frequencies(1000 * timestep.float())  # (B, 2F)
+    def forward(self, thousandths: Tensor) -> Tensor:
+        features = self.frequencies(thousandths)  # (B, 2F)
         return self.mlp(features.to(self.mlp.linear_1.weight.dtype))  # (B, D)
 
 
@@ -100,13 +102,53 @@ class EmbodimentLinear(nn.Module):
 
 
 class EmbodimentMLP(nn.Module):
-    """Linear, SiLU, linear, with weights of its own for every embodiment."""
+    """Linear, activation, linear, with weights of its own for every embodiment."""
 
-    def __init__(self, num_embodiments: int, in_features: int, hidden: int, out_features: int) -> None:
+    def __init__(
+        self,
+        num_embodiments: int,
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        activation: Callable[[Tensor], Tensor] = F.silu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.input = EmbodimentLinear(num_embodiments, in_features, hidden)
         self.output = EmbodimentLinear(num_embodiments, hidden, out_features)
 
     def forward(self, x: Tensor, embodiment_id: Tensor) -> Tensor:
         """(B, N, in_features), (B,) -> (B, N, out_features)."""
-        return self.output(F.silu(self.input(x, embodiment_id)), embodiment_id)
+        return self.output(self.activation(self.input(x, embodiment_id)), embodiment_id)
+
+
+def encode_state(
+    state: Tensor | None,
+    embodiment_id: Tensor,
+    *,
+    encoder: EmbodimentMLP | None,
+    null_state: Tensor,
+    valid: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """The state token; where the state is missing or hidden, the learned null state.
+
+    Args:
+        state: (B, S), normalised, or None.
+        embodiment_id: (B,) int64.
+        encoder: None for a robot that reports no state.
+        null_state: (1, 1, D).
+        valid: (B,) bool, False where the state is missing; None is all True.
+        dropout: Share of samples whose state is hidden, in [0, 1).
+
+    Returns:
+        (B, 1, D).
+    """
+    null_token = null_state.expand(len(embodiment_id), -1, -1)
+    if encoder is None or state is None:
+        return null_token
+    keep = torch.ones_like(embodiment_id, dtype=torch.bool) if valid is None else valid
+    if dropout > 0:
+        keep = keep & (torch.rand(len(keep), device=keep.device) >= dropout)
+    token = encoder(state[:, None], embodiment_id)  # (B, 1, D)
+    return torch.where(keep[:, None, None], token, null_token.to(token.dtype))

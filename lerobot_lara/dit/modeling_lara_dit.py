@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lerobot_lara.acceleration import accelerate
 from lerobot_lara.augmentation import random_shift, sample_shifts
-from lerobot_lara.backbones import ImageEncoder, build_image_encoder, build_text_encoder
+from lerobot_lara.backbones import ImageEncoder
 from lerobot_lara.batch_keys import (
     ACTION_DIM_IS_PAD,
     ACTION_REST,
@@ -27,8 +27,7 @@ from lerobot_lara.batch_keys import (
     STATE_REST,
 )
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
-from lerobot_lara.dit.action_head import FlowMatchingActionHead
-from lerobot_lara.dit.conditioning import ObservationEncoder
+from lerobot_lara.dit.build import build_action_head, build_observation_encoder
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
@@ -37,11 +36,9 @@ from lerobot_lara.dit.flow_matching import (
     sample_timestep,
     velocity_target,
 )
-from lerobot_lara.dit.vlm_conditioning import VLMObservationEncoder
 from lerobot_lara.lam.frame_encoder import check_images
 from lerobot_lara.mixture_record import MixtureRecord
 from lerobot_lara.policy_loading import StrictLoading
-from lerobot_lara.vision_language import image_size_of
 
 
 class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
@@ -60,20 +57,8 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         super().__init__(config, dataset_meta=kwargs.get("dataset_meta"))
         config.validate_features()
         self.config = config
-        self.observation_encoder = _build_observation_encoder(config)
-        self.action_head = FlowMatchingActionHead(
-            action_dim=config.action_dim,
-            state_dim=config.state_dim,
-            chunk_size=config.chunk_size,
-            action_patch_size=config.action_patch_size,
-            width=config.width,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            context_width=self.observation_encoder.width,
-            num_embodiments=config.num_embodiments,
-            dropout=config.dropout,
-            state_dropout=config.state_dropout,
-        )
+        self.observation_encoder = build_observation_encoder(config)
+        self.action_head = build_action_head(config, context_width=self.observation_encoder.width)
         accelerate(
             networks=[self.action_head],
             blocks=self.action_head.blocks,
@@ -321,34 +306,6 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         return (torch.arange(actions.shape[-1], device=actions.device) < batch[ACTION].shape[-1])[
             None
         ]  # (1, A)
-
-
-def _build_observation_encoder(config: LaraDiTConfig) -> ObservationEncoder | VLMObservationEncoder:
-    if config.conditioning == "vlm":
-        return VLMObservationEncoder(
-            config.vlm,
-            layer=config.vlm_layer,
-            image_size=config.vlm_image_size or image_size_of(config.vlm),
-            num_cameras=len(config.image_features),
-            num_trained_layers=config.vlm_trained_layers,
-            lora_rank=config.vlm_lora_rank,
-            num_self_attention_layers=config.vlm_self_attention_layers,
-            dtype=getattr(torch, config.dtype),
-        )
-    return ObservationEncoder(
-        image_encoder=build_image_encoder(
-            config.vision_encoder,
-            image_size=config.image_size,
-            width=config.vision_encoder_width,
-            layer=config.vision_encoder_layer,
-            frozen=config.freeze_vision_encoder,
-            dtype=getattr(torch, config.dtype),
-            field="vision_encoder",
-        ),
-        num_cameras=len(config.image_features),
-        width=config.width,
-        text_encoder=None if config.text_encoder is None else build_text_encoder(config.text_encoder),
-    )
 
 
 def _pad_last(x: Tensor, width: int) -> Tensor:

@@ -20,6 +20,7 @@ TINY = {
     "n_action_steps": 4,
     "action_patch_size": 2,
 }
+GR00T = {"action_head": "gr00t", "action_patch_size": 1}
 
 
 def features(cameras=(CAMERA,), state=3, action=4):

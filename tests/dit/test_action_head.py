@@ -1,34 +1,15 @@
 import pytest
 import torch
+from dit.heads import HEADS, inputs, make_head
 
-from lerobot_lara.dit.action_head import FlowMatchingActionHead
 from lerobot_lara.dit.blocks import DiTBlock, EmbodimentLinear
 
-
-def make_head(**options):
-    torch.manual_seed(0)
-    arguments = {"action_dim": 3, "state_dim": 2, "chunk_size": 6, "action_patch_size": 2, "width": 16}
-    arguments |= {"num_layers": 2, "num_heads": 2, "context_width": 12, "num_embodiments": 2}
-    head = FlowMatchingActionHead(**arguments | options)
-    for parameter in head.parameters():  # leave adaLN-Zero's silent start, where nothing matters yet
-        torch.nn.init.normal_(parameter, std=0.3)
-    return head.eval()
+BOTH = pytest.mark.parametrize("name", HEADS)
 
 
-def inputs(batch_size=4):
-    torch.manual_seed(1)
-    return {
-        "noisy_actions": torch.randn(batch_size, 6, 3),
-        "timestep": torch.rand(batch_size),
-        "state": torch.randn(batch_size, 2),
-        "context": torch.randn(batch_size, 5, 12),
-        "context_mask": torch.tensor([[True] * 4 + [False]] * batch_size),
-        "embodiment_id": torch.zeros(batch_size, dtype=torch.long),
-    }
-
-
-def test_shape_and_every_parameter_learns():
-    head, batch = make_head().train(), inputs()
+@BOTH
+def test_shape_and_every_parameter_learns(name):
+    head, batch = make_head(name).train(), inputs()
     batch["embodiment_id"] = torch.tensor([0, 1, 0, 1])
     velocity = head(**batch, state_valid=torch.tensor([True, True, False, False]))
     assert velocity.shape == (4, 6, 3)
@@ -38,34 +19,43 @@ def test_shape_and_every_parameter_learns():
     assert [n for n in silent if not n.endswith("to_k.bias")] == []
 
 
-@pytest.mark.parametrize("name", ["noisy_actions", "timestep", "state", "context", "embodiment_id"])
-def test_every_input_matters(name):
-    head, batch = make_head(), inputs()
+@BOTH
+@pytest.mark.parametrize("key", ["noisy_actions", "timestep", "state", "context", "embodiment_id"])
+def test_every_input_matters(name, key):
+    head, batch = make_head(name), inputs()
     before = head(**batch)
-    changed = 1 - batch[name] if name == "embodiment_id" else batch[name] + 0.5
-    assert not torch.allclose(before, head(**batch | {name: changed}), atol=1e-4)
+    changed = 1 - batch[key] if key == "embodiment_id" else batch[key] + 0.5
+    assert not torch.allclose(before, head(**batch | {key: changed}), atol=1e-4)
 
 
-def test_masked_context_does_not_matter():
-    head, batch = make_head(), inputs()
+@BOTH
+def test_masked_context_does_not_matter(name):
+    head, batch = make_head(name), inputs()
     before = head(**batch)
     batch["context"][:, 4] += 100
     torch.testing.assert_close(before, head(**batch))
 
 
-def test_null_state_hides_the_state():
-    head, batch = make_head(), inputs()
+@BOTH
+def test_null_state_hides_the_state(name):
+    head, batch = make_head(name), inputs()
     hidden = torch.zeros(4, dtype=torch.bool)
     before = head(**batch, state_valid=hidden)
     torch.testing.assert_close(before, head(**batch | {"state": batch["state"] + 1}, state_valid=hidden))
     torch.testing.assert_close(before, head(**batch | {"state": None}))
 
 
-def test_state_dropout_acts_in_training_only():
-    head, batch = make_head(state_dropout=0.999), inputs()
+@BOTH
+def test_state_dropout_acts_in_training_only(name):
+    head, batch = make_head(name, state_dropout=0.999), inputs()
     null = head(**batch | {"state": None})
     torch.testing.assert_close(head.train()(**batch), null)
     assert not torch.allclose(head.eval()(**batch), null)
+
+
+@BOTH
+def test_fresh_head_predicts_no_velocity(name):
+    assert not make_head(name, fresh=True)(**inputs()).any()
 
 
 def test_fresh_block_is_the_identity():

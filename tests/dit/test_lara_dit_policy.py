@@ -1,11 +1,15 @@
 import pytest
 import torch
-from dit.policies import CAMERA, fake_batch, make_policy
+from dit.policies import CAMERA, GR00T, fake_batch, make_policy
 from lerobot.configs import NormalizationMode
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
+from lerobot_lara.dit.action_head import FlowMatchingActionHead
+from lerobot_lara.dit.alternating_head import AlternatingActionHead
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
+
+BOTH_HEADS = pytest.mark.parametrize("options", [{}, GR00T], ids=["adaln_zero", "gr00t"])
 
 
 def loss_of(policy, batch, seed=3):
@@ -13,8 +17,9 @@ def loss_of(policy, batch, seed=3):
     return policy.train()(batch)[0]
 
 
-def test_every_parameter_gets_a_gradient():
-    policy = make_policy()
+@BOTH_HEADS
+def test_every_parameter_gets_a_gradient(options):
+    policy = make_policy(**options)
     batch = fake_batch()
     batch["action_is_pad"][0] = True  # an unlabelled sample: the null state is used
     batch["action_is_pad"][1:] = False
@@ -23,11 +28,12 @@ def test_every_parameter_gets_a_gradient():
     assert [n for n in silent if not n.endswith("to_k.bias") and "null_state" not in n] == []
 
 
-def test_training_reduces_the_loss():
-    policy, batch = make_policy(fresh=True), fake_batch()
+@pytest.mark.parametrize(("options", "num_steps"), [({}, 150), (GR00T, 220)], ids=["adaln_zero", "gr00t"])
+def test_training_reduces_the_loss(options, num_steps):
+    policy, batch = make_policy(fresh=True, **options), fake_batch()
     optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=5e-3)
     losses = []
-    for _ in range(150):
+    for _ in range(num_steps):
         loss, log = policy.train()(batch)
         loss.backward()
         optimizer.step()
@@ -80,8 +86,9 @@ def test_a_sample_without_actions_adds_nothing_to_the_loss():
     assert loss_of(policy, batch) == 0
 
 
-def test_chunk_from_given_noise_is_reproducible_bit_for_bit():
-    policy, batch = make_policy().eval(), fake_batch(2)
+@BOTH_HEADS
+def test_chunk_from_given_noise_is_reproducible_bit_for_bit(options):
+    policy, batch = make_policy(**options).eval(), fake_batch(2)
     noise = torch.randn(2, 8, 4)
     first = policy.predict_action_chunk(batch, noise=noise)
     assert first.shape == (2, 8, 4)
@@ -115,8 +122,9 @@ def test_select_action_plays_n_action_steps_then_predicts_again():
     torch.testing.assert_close(policy.select_action(batch, noise=noise), chunk[:, 0])
 
 
-def test_real_time_chunking_continues_the_previous_chunk():
-    policy, batch = make_policy(num_inference_steps=10).eval(), fake_batch(1)
+@BOTH_HEADS
+def test_real_time_chunking_continues_the_previous_chunk(options):
+    policy, batch = make_policy(num_inference_steps=10, **options).eval(), fake_batch(1)
     noise = torch.randn(1, 8, 4)
     free = policy.predict_action_chunk(batch, noise=noise)
     assert policy.supports_rtc()
@@ -129,8 +137,9 @@ def test_real_time_chunking_continues_the_previous_chunk():
     assert (guided[0, :2] - left_over[:2]).abs().mean() < 0.5 * (free[0, :2] - left_over[:2]).abs().mean()
 
 
-def test_save_and_load_give_the_same_chunk(tmp_path):
-    policy, batch = make_policy(cameras=(CAMERA, "observation.images.wrist")).eval(), fake_batch(2)
+@BOTH_HEADS
+def test_save_and_load_give_the_same_chunk(tmp_path, options):
+    policy, batch = make_policy(cameras=(CAMERA, "observation.images.wrist"), **options).eval(), fake_batch(2)
     batch["observation.images.wrist"] = torch.rand(2, 3, 40, 24)
     policy.save_pretrained(tmp_path)
     loaded = LaraDiTPolicy.from_pretrained(tmp_path, strict=True)
@@ -161,8 +170,9 @@ def test_embodiments_select_their_projection():
         policy.predict_action_chunk(batch | {"observation.embodiment_id": torch.tensor([0, 2])})
 
 
-def test_works_without_state():
-    policy = make_policy(state=0)
+@BOTH_HEADS
+def test_works_without_state(options):
+    policy = make_policy(state=0, **options)
     policy.predict_action_chunk(fake_batch(2, state=0))
     assert loss_of(policy, fake_batch(2, state=0)) > 0
 
@@ -181,6 +191,11 @@ def test_random_shift_acts_in_training_only():
         ({"chunk_size": 4, "n_action_steps": 8}, "`n_action_steps` is 8.*chunk_size=4"),
         ({"num_heads": 3}, "`num_heads` is 3.*width=16"),
         ({"action_patch_size": 3}, "`action_patch_size` is 3.*chunk_size=8"),
+        ({"action_head": "unet"}, "`action_head` is 'unet'.*adaln_zero.*gr00t"),
+        (GR00T | {"action_patch_size": 2}, "`action_patch_size` is 2.*1 with action_head='gr00t'.*--policy"),
+        ({"ignore_context_mask": True}, "`ignore_context_mask` is True.*action_head='adaln_zero'"),
+        ({"projection_width": 8}, "`projection_width` is 8.*action_head='gr00t'"),
+        (GR00T | {"projection_width": 0}, "`projection_width` is 0.*at least 1"),
         ({"max_action_dim": 2}, "`max_action_dim` is 2.*4 dimensions"),
         ({"dtype": "float16"}, "`dtype`"),
         ({"state_dropout": 1.0}, "`state_dropout`"),
@@ -239,6 +254,14 @@ def test_the_policy_acts_with_its_own_embodiment():
     assert not torch.allclose(chunk, policy.predict_action_chunk(rows[0], noise=noise))
     with pytest.raises(ValueError, match=r"embodiment_id.*num_embodiments=2"):
         make_policy(num_embodiments=2, embodiment_id=2)
+
+
+def test_the_action_head_is_the_configured_one():
+    head = make_policy(**GR00T, projection_width=12, ignore_context_mask=True).action_head
+    assert isinstance(head, AlternatingActionHead)
+    assert head.ignore_context_mask and head.output_projection.out_features == 12
+    assert not make_policy(**GR00T).action_head.ignore_context_mask
+    assert isinstance(make_policy().action_head, FlowMatchingActionHead)
 
 
 def test_future_frames_are_not_asked_for():
