@@ -4,7 +4,8 @@
     head, context_adapter = build(weights, num_heads=32, context_num_heads=32)
 
 The keys that begin with `action_head.` are then those of a `lara` policy with `action_head: gr00t`,
-`alignment.alignment_head.` is its projector, `context_adapter.` what adapts the vision-language model's tokens.
+`alignment.alignment_head.` is its projector, `observation_encoder.adapter.` what adapts the tokens of its
+vision-language model (`conditioning: vlm`).
 Every key must be known and none may be missing.
 """
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from lerobot_lara.dit.alternating_head import AlternatingActionHead
 from lerobot_lara.dit.context_adapter import ContextAdapter
 
-HEAD, ADAPTER, ALIGNMENT = "action_head", "context_adapter", "alignment.alignment_head"
+HEAD, ADAPTER, ALIGNMENT = "action_head", "observation_encoder.adapter", "alignment.alignment_head"
 BLOCKS = f"{HEAD}.blocks"
 POSITIONS = "position_embedding.weight"
 NAMES = {

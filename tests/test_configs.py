@@ -43,6 +43,14 @@ def test_mixture(path):
     assert not config.target_entry.action_free
 
 
+def test_the_papers_size_and_cost_are_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT.parent / "benchmarks"))
+    import paper_scale
+
+    message = "run python benchmarks/paper_scale.py"
+    assert paper_scale.describe() == (ROOT / "paper" / "README.md").read_text(), message
+
+
 def test_the_paper_is_the_paper():
     """Figures of the paper's stages 1 and 2 that a slip would change unnoticed."""
     stage_1, stage_2 = (
@@ -51,6 +59,11 @@ def test_the_paper_is_the_paper():
     )
     assert (stage_1["codebook_size"], stage_1["latent_dim"], stage_1["num_latent_tokens"]) == (128, 32, 8)
     assert stage_2["action_head"] == "gr00t" and stage_2["projection_width"] == 1024
+    assert (stage_2["vlm"], stage_2["vlm_layer"], stage_2["vlm_self_attention_layers"]) == (
+        "qwen3-vl-2b",
+        12,
+        4,
+    )
     assert stage_2["width"] == 32 * 48 and stage_2["num_layers"] == 16
     assert stage_2["alignment_layer"] == stage_2["num_layers"] - 2
     assert stage_2["alignment_loss_weight"] == stage_2["lam_loss_weight"] == 0.01

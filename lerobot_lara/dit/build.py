@@ -25,6 +25,7 @@ def build_observation_encoder(config: LaraDiTConfig) -> ObservationEncoder | VLM
             num_trained_layers=config.vlm_trained_layers,
             lora_rank=config.vlm_lora_rank,
             num_self_attention_layers=config.vlm_self_attention_layers,
+            dropout=config.dropout,
             dtype=dtype,
         )
     return ObservationEncoder(

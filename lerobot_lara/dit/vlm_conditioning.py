@@ -32,6 +32,7 @@ class VLMObservationEncoder(nn.Module):
         num_trained_layers: Uppermost layers of the part used that are trained; 0 is none.
         lora_rank: Rank of low-rank adapters in the attention of all layers used; 0 is none.
         num_self_attention_layers: Trained self-attention blocks behind the VLM (the paper's adapter has 4).
+        dropout: Inside those blocks, in [0, 1).
         dtype: Of the VLM's weights while nothing in it is trained; else they are float32.
 
     Attributes:
@@ -53,6 +54,7 @@ class VLMObservationEncoder(nn.Module):
         num_trained_layers: int = 0,
         lora_rank: int = 0,
         num_self_attention_layers: int = 0,
+        dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -83,6 +85,7 @@ class VLMObservationEncoder(nn.Module):
             width=self.width,
             num_layers=num_self_attention_layers,
             num_heads=max(1, self.width // 64),
+            dropout=dropout,
         )
 
     def forward(
