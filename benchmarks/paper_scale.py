@@ -180,8 +180,8 @@ Written by `python benchmarks/paper_scale.py` from the configurations in this fo
 activations are per sample. FLOPs are those of matrix products, a backward pass counting twice its forward pass; the
 vision-language model's are 2 per weight and token. States are weights, gradients and AdamW's moments in float32 for
 what is trained (16 bytes per parameter), weights in bfloat16 for what is not. Activations are what the backward pass
-keeps, at 2 bytes per number, without gradient checkpointing. The action head has rows for {NUM_EMBODIMENTS} embodiments,
-which are half of its weights; prompts have {NUM_CONTEXT_TOKENS} tokens (two cameras).
+keeps, at 2 bytes per number, without gradient checkpointing. The action head has rows for {NUM_EMBODIMENTS}
+embodiments, which are half of its weights; prompts have {NUM_CONTEXT_TOKENS} tokens (two cameras).
 """
 HEAD = [
     "| part | parameters, M | | forward, GFLOP | training step, GFLOP | states, GB | activations, MB |",

@@ -184,3 +184,27 @@ def test_fused_adamw_steps_like_adamw():
             optimizer.step()
     torch.testing.assert_close(*weights)
     assert not torch.equal(weights[0], torch.ones(4))
+
+
+@pytest.mark.parametrize("action_head", ["adaln_zero", "gr00t"])
+def test_acting_projects_the_observation_once_per_chunk(action_head):
+    patch = {} if action_head == "adaln_zero" else {"action_patch_size": 1}
+    policy = make_policy(action_head=action_head, num_inference_steps=4, **patch)
+    batch, noise = fake_batch(2), torch.randn(2, 8, 4)
+    projections = policy.action_head.context_projections()
+    assert len(projections) == 2 * (3 if action_head == "adaln_zero" else 2)  # keys and values, by block
+    rows = []
+    for layer in projections:
+        plain = type(layer).forward
+        layer.forward = lambda x, layer=layer, plain=plain: rows.append(len(x)) or plain(layer, x)
+    chunk = policy.predict_action_chunk(batch, noise=noise)
+    assert len(rows) == len(projections)
+    other = fake_batch(2)
+    other[CAMERA] = other[CAMERA].flip(0)
+    assert (policy.predict_action_chunk(other, noise=noise) - chunk).abs().max() > 1e-4, (
+        "no memory across chunks"
+    )
+    # Step by step, nothing remembered.
+    slow = make_policy(action_head=action_head, num_inference_steps=4, **patch)
+    slow.action_head.context_projections = list
+    torch.testing.assert_close(slow.predict_action_chunk(batch, noise=noise), chunk, atol=1e-6, rtol=1e-5)

@@ -7,6 +7,8 @@ Legend: B batch, T action chunk, A action dim, S state dim, D width, N = T / act
 M context tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -104,3 +106,8 @@ class FlowMatchingActionHead(nn.Module):
             hidden_states = block(hidden_states, context, context_mask, time)
         decoded = self.action_decoder(self.output_norm(hidden_states[:, 1:]), embodiment_id)
         return decoded.unflatten(2, (self.action_patch_size, -1)).flatten(1, 2)  # (B, T, A)
+
+    def context_projections(self) -> list[nn.Module]:
+        """What turns context tokens into keys and values; the same in all steps of a flow."""
+        attentions: list[Any] = [block.cross_attention for block in self.blocks]
+        return [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]

@@ -9,6 +9,8 @@ Legend: B batch, T action chunk, A action dim, S state dim, D width, P projectio
 E embodiments.
 """
 
+from typing import Any
+
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
@@ -123,6 +125,11 @@ class AlternatingActionHead(nn.Module):
             hidden_states = block(hidden_states, context, mask, time)
         output = self.output_projection(self.output_norm(hidden_states[:, 1:], temb=time))  # (B, T, P)
         return self.action_decoder(output, embodiment_id)  # (B, T, A)
+
+    def context_projections(self) -> list[nn.Module]:
+        """What turns context tokens into keys and values; the same in all steps of a flow."""
+        attentions: list[Any] = [block.attention for block in self.blocks if block.is_cross_attention]
+        return [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
 
 
 class AlternatingBlock(nn.Module):

@@ -14,7 +14,7 @@ from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LAN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lerobot_lara.acceleration import accelerate
+from lerobot_lara.acceleration import accelerate, remember_outputs
 from lerobot_lara.augmentation import random_shift, sample_shifts
 from lerobot_lara.backbones import ImageEncoder
 from lerobot_lara.batch_keys import (
@@ -155,16 +155,19 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             # LeRobot integrates from its t = 1 (noise) down to 0 (actions): the flow seen backwards.
             return -self.action_head(noisy_actions, 1 - time, **observation).float() * real
 
-        actions = euler_integrate(
-            velocity_to_noise,
-            noise.float() * real,
-            self.config.num_inference_steps,
-            rtc_processor=self.rtc_processor,
-            rtc_enabled=self._rtc_enabled(),
-            inference_delay=inference_delay,
-            prev_chunk_left_over=prev_chunk_left_over,
-            execution_horizon=kwargs.get("execution_horizon"),
-        )
+        # A compiled head is left as it was traced.
+        constant = [] if self.config.compile_model else self.action_head.context_projections()
+        with remember_outputs(constant):
+            actions = euler_integrate(
+                velocity_to_noise,
+                noise.float() * real,
+                self.config.num_inference_steps,
+                rtc_processor=self.rtc_processor,
+                rtc_enabled=self._rtc_enabled(),
+                inference_delay=inference_delay,
+                prev_chunk_left_over=prev_chunk_left_over,
+                execution_horizon=kwargs.get("execution_horizon"),
+            )
         return actions[..., :robot_dim]
 
     @torch.no_grad()

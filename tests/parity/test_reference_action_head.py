@@ -106,7 +106,7 @@ def test_gradients_match_the_reference() -> None:
     flow_matching_loss(velocity(head, adapter), TENSORS["out/velocity"], TENSORS["in/action_mask"]).backward()
     gradients = {
         f"{part}.{name}": parameter.grad
-        for part, module in (("action_head", head), ("context_adapter", adapter))
+        for part, module in (("action_head", head), ("observation_encoder.adapter", adapter))
         for name, parameter in module.named_parameters()
     }
     stored = [key for key in TENSORS if key.startswith("grad/")]

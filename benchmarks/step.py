@@ -1,0 +1,273 @@
+"""Training steps of lara_lam, lara_dit and lara, in turns within one run: times, ratios, memory, and the LAM's parts.
+
+    python benchmarks/step.py [--scale=demo] [--device=cpu] [--seconds=20] [--batch_size=32]
+
+Scale `demo` has the networks of configs/demo/, `reference` those of configs/paper/ with random weights, without the
+perceptual loss if VGG16's weights are not at hand. Batches are random numbers: forward, backward and AdamW, no data
+loading. Every policy's peak memory is measured in a process of its own.
+"""
+
+import argparse
+import json
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from reference_models import write_qwen3_vl_2b, write_vit_mae_large
+from torch.utils.flop_counter import FlopCounterMode
+
+from lerobot_lara import LaraConfig, LaraDiTConfig, LaraLAMConfig
+from lerobot_lara.batch_keys import PROMPT
+from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
+from lerobot_lara.lam.frame_encoder import encode_frames
+from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
+from lerobot_lara.modeling_lara import LaraPolicy
+from lerobot_lara.vision_language import InstructionPrompt, image_size_of
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+CAMERA, STATE_DIM, ACTION_DIM, TURNS = "observation.image", 4, 4, 5
+TYPES = ("lara_lam", "lara_dit", "lara")
+logger = logging.getLogger("step")
+
+
+class Scale:
+    """The three policies at one size, without data or weights from elsewhere.
+
+    Args:
+        name: "demo" or "reference".
+        folder: For the LAM that lara aligns with, and configurations of large models.
+        device: Where they train.
+    """
+
+    def __init__(self, name: str, folder: Path, device: str) -> None:
+        self.folder, self.device = folder, device
+        if name == "demo":
+            self.files = {
+                kind: f"demo/{file}" for kind, file in zip(TYPES, ("lam", "dit", "lara"), strict=True)
+            }
+            self.changes: dict[str, dict[str, Any]] = {
+                "lara_lam": {},
+                "lara_dit": {"text_encoder": None},
+                "lara": {"text_encoder": None},
+            }
+        else:
+            self.files = {
+                "lara_lam": "paper/stage1_lam",
+                "lara_dit": "paper/stage2_lara",
+                "lara": "paper/stage2_lara",
+            }
+            vlm = {"vlm": write_qwen3_vl_2b(folder / "vlm")}
+            lam = {"frame_encoder": write_vit_mae_large(folder / "mae")}
+            if not any(Path(torch.hub.get_dir(), "checkpoints").glob("vgg16*")):
+                lam["perceptual_loss_weight"] = 0.0
+            self.changes = {"lara_lam": lam, "lara_dit": vlm, "lara": vlm}
+
+    def build(self, kind: str) -> torch.nn.Module:
+        """A fresh policy of that type."""
+        torch.manual_seed(0)
+        if kind == "lara_lam":
+            return LaraLAMPolicy(self._config(LaraLAMConfig, kind)).to(self.device)
+        if kind == "lara_dit":
+            return LaraDiTPolicy(self._config(LaraDiTConfig, kind)).to(self.device)
+        lam = self.folder / "lam"
+        if not lam.exists():
+            LaraLAMPolicy(self._config(LaraLAMConfig, "lara_lam")).model.save_pretrained(lam)
+        return LaraPolicy(self._config(LaraConfig, kind, lam_path=str(lam))).to(self.device)
+
+    def batch(self, policy: Any, size: int) -> dict[str, torch.Tensor]:
+        """Random numbers for that policy."""
+        config, pairs = (
+            policy.config,
+            () if isinstance(policy, LaraDiTPolicy) and policy.name == "lara_dit" else (2,),
+        )
+        side = 224 if getattr(config, "conditioning", "encoders") == "vlm" else config.image_size
+        batch = {
+            CAMERA: torch.rand(size, *pairs, 3, side, side),
+            "observation.state": torch.randn(size, *pairs, STATE_DIM),
+        }
+        if pairs:
+            batch[f"{CAMERA}_is_pad"] = torch.zeros(size, 2, dtype=torch.bool)
+        if isinstance(policy, LaraDiTPolicy):
+            batch["action"] = torch.randn(size, config.chunk_size, ACTION_DIM)
+            if config.conditioning == "vlm":
+                vlm_side = config.vlm_image_size or image_size_of(config.vlm)
+                prepare = InstructionPrompt(config.vlm, num_cameras=1, image_size=vlm_side, max_length=64)
+                prompt = prepare(["pick up the red block and put it into the drawer"] * size)
+                batch["observation.language.tokens"] = prompt.pop("input_ids")
+                batch["observation.language.attention_mask"] = prompt.pop("attention_mask").bool()
+                batch |= {PROMPT + name: values for name, values in prompt.items()}
+        return {key: value.to(self.device) for key, value in batch.items()}
+
+    def _config(self, config_class: type[PreTrainedConfig], kind: str, **fields: Any) -> Any:
+        content = yaml.safe_load((CONFIGS / f"{self.files[kind]}.yaml").read_text())["policy"]
+        known = config_class.__dataclass_fields__
+        content = {key: value for key, value in content.items() if key in known and key != "type"}
+        config = config_class(
+            **content | self.changes[kind] | fields | {"device": self.device, "repo_id": None}
+        )
+        side = content.get("image_size", 224)
+        config.input_features = {
+            CAMERA: PolicyFeature(FeatureType.VISUAL, (3, side, side)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (STATE_DIM,)),
+        }
+        if kind != "lara_lam":
+            config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (ACTION_DIM,))}
+        return config
+
+
+class Trainer:
+    """Trains one policy on one batch, and keeps the time."""
+
+    def __init__(self, policy: Any, batch: dict[str, torch.Tensor]) -> None:
+        self.policy, self.batch = policy.train(), batch
+        self.optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+        self.device = next(iter(batch.values())).device
+        self.steps, self.seconds = 0, 0.0
+        self.step()
+
+    def step(self) -> None:
+        reduced = self.policy.config.dtype == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
+            loss, _ = self.policy(self.batch)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def train(self, seconds: float) -> None:
+        """Trains for about that long, at least one step."""
+        steps, spent = repeat(self.step, seconds, self.device)
+        self.steps += steps
+        self.seconds += spent
+
+    @property
+    def step_ms(self) -> float:
+        return 1000 * self.seconds / self.steps
+
+
+def repeat(function: Callable[[], Any], seconds: float, device: torch.device) -> tuple[int, float]:
+    """Calls a function for about that long, at least once; how often, and in how many seconds."""
+    count, start = 0, time.perf_counter()
+    while True:
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        count += 1
+        if time.perf_counter() - start >= seconds:
+            return count, time.perf_counter() - start
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """FLOP per second of a large matrix product: what the hardware reaches at best."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    repeat(lambda: a @ a, 0.1, device)
+    count, spent = repeat(lambda: a @ a, seconds, device)
+    return 2 * side**3 * count / spent
+
+
+def lam_breakdown(policy: LaraLAMPolicy, batch: dict[str, torch.Tensor], seconds: float) -> dict[str, float]:
+    """Milliseconds of the LAM's parts: forward and backward of what is trained, forward of the frozen encoder."""
+    lam, frames = policy.model, batch[CAMERA]
+    tokens = [part.detach() for part in encode_frames(lam.frame_encoder, frames)]
+    latent = lam.inverse_dynamics(*tokens).detach()
+    features = tokens[0] if lam.predicts_features else None
+    prediction = torch.rand_like(lam.forward_dynamics(frames[:, 0], latent, features)[0]).requires_grad_()
+
+    def encode() -> None:
+        out = lam.frame_encoder(frames.flatten(0, 1))
+        if out.requires_grad:
+            out.sum().backward()
+
+    parts: dict[str, Callable[[], Any]] = {
+        "frame_encoder": encode,
+        "inverse_dynamics": lambda: lam.inverse_dynamics(*tokens).sum().backward(),
+        "forward_dynamics": lambda: lam.forward_dynamics(frames[:, 0], latent, features)[0].sum().backward(),
+    }
+    if lam.perceptual is not None:
+        target = torch.rand_like(prediction)
+        parts["perceptual"] = lambda: lam.perceptual(prediction, target).sum().backward()
+    times = {}
+    reduced = policy.config.dtype == "bfloat16"
+    for name, run in parts.items():
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=reduced):
+            run()
+            count, spent = repeat(run, seconds, frames.device)
+        times[f"lam_{name}_ms"] = round(1000 * spent / count, 1)
+    return times
+
+
+def peak_memory(policy_type: str, arguments: argparse.Namespace) -> float:
+    """Megabytes that two training steps of a policy take at their peak, in a process of their own."""
+    command = [sys.executable, __file__, f"--scale={arguments.scale}", f"--device={arguments.device}"]
+    command += [f"--batch_size={arguments.batch_size}", f"--memory_of={policy_type}"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(output.splitlines()[-1])
+
+
+def measure_memory(policy_type: str, scale: Scale, batch_size: int) -> float:
+    """What `peak_memory` starts: on the CPU, growth of the process beyond its imports."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    policy = scale.build(policy_type)
+    trainer = Trainer(policy, scale.batch(policy, batch_size))
+    trainer.step()
+    if trainer.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", choices=("demo", "reference"), default="demo")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each policy")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--memory_of", choices=TYPES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder:
+        scale = Scale(arguments.scale, Path(folder), arguments.device)
+        if arguments.memory_of:
+            sys.stdout.write(f"{measure_memory(arguments.memory_of, scale, arguments.batch_size)}\n")
+            return
+        trainers = {}
+        for kind in TYPES:
+            policy = scale.build(kind)
+            trainers[kind] = Trainer(policy, scale.batch(policy, arguments.batch_size))
+        for _ in range(TURNS):
+            for trainer in trainers.values():
+                trainer.train(arguments.seconds / TURNS)
+        times = {kind: trainer.step_ms for kind, trainer in trainers.items()}
+        result: dict[str, float] = {f"{kind}_step_ms": round(value, 1) for kind, value in times.items()}
+        for kind in ("lara", "lara_lam"):
+            result[f"{kind}_over_lara_dit"] = round(times[kind] / times["lara_dit"], 2)
+        device = trainers["lara"].device
+        dtype = getattr(torch, trainers["lara"].policy.config.dtype)
+        best = matmul_flops(device, dtype, 1.0)
+        for kind, trainer in trainers.items():
+            with FlopCounterMode(display=False) as counter:
+                trainer.step()
+            rate = counter.get_total_flops() / (times[kind] / 1000)
+            result[f"{kind}_share_of_matmul_speed"] = round(rate / best, 2)
+        lam = trainers["lara_lam"]
+        result |= lam_breakdown(lam.policy, lam.batch, arguments.seconds / 10)
+        trainers.clear()
+        for kind in TYPES:
+            result[f"{kind}_peak_mb"] = round(peak_memory(kind, arguments))
+        result["lara_over_lara_dit_memory"] = round(result["lara_peak_mb"] / result["lara_dit_peak_mb"], 2)
+    logger.info(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
