@@ -282,6 +282,7 @@ def test_acting_needs_no_lam(lam_path, tmp_path, monkeypatch):
 
 
 class Meta:
+    features = {}
     episodes = {"length": [20, 20]}
 
 

@@ -14,13 +14,11 @@ read) and `alignment.safetensors`; inference opens neither.
 """
 
 import copy
-import json
 import logging
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,6 +29,7 @@ from lerobot_lara.alignment.diagnostics import alignment_diagnostics
 from lerobot_lara.alignment.objective import LatentAlignment
 from lerobot_lara.alignment.tap import HiddenStateTap
 from lerobot_lara.batch_keys import DATASET_INDEX, IMAGE_TOKENS
+from lerobot_lara.checkpoint_files import checkpoint_file, read_config
 from lerobot_lara.data.frame_gap import check_frame_gap
 from lerobot_lara.frame_pairs import frame_pairs
 from lerobot_lara.lam.frame_encoder import check_frames, encode_frames
@@ -295,23 +294,18 @@ class LatentAlignmentMixin(BasePolicy):
         """The `lam_path` in the checkpoint's own config; None without a checkpoint, or one of the plain base."""
         if self._checkpoint is None:
             return None
-        return json.loads(Path(self._checkpoint_file("config.json")).read_text()).get("lam_path")
+        return read_config(*self._checkpoint).get("lam_path")
 
     def _read_alignment_file(self) -> dict[str, Tensor]:
-        file = self._checkpoint_file(ALIGNMENT_FILE)
+        assert self._checkpoint is not None
+        path, revision = self._checkpoint
+        file = checkpoint_file(path, ALIGNMENT_FILE, revision)
         try:
             return load_file(file)
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"Corrupted checkpoint: {file} cannot be read ({error}). Copy or download it again."
             ) from error
-
-    def _checkpoint_file(self, name: str) -> str:
-        assert self._checkpoint is not None
-        path, revision = self._checkpoint
-        if Path(path).is_dir():
-            return str(Path(path) / name)
-        return hf_hub_download(path, name, revision=revision)
 
 
 def _same_place(recorded: str, lam_path: str | None) -> bool:

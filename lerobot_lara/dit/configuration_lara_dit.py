@@ -6,6 +6,7 @@ from typing import ClassVar
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
+from lerobot_lara.data.mixture.config import DEFAULT_EMBODIMENT
 from lerobot_lara.dit.vlm_settings import VLMSettings
 from lerobot_lara.training_config import TrainingConfig
 
@@ -48,8 +49,13 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
         state_dropout: Share of training samples whose state is hidden, in [0, 1).
         max_state_dim: Width states are padded to; None takes the dataset's own.
         max_action_dim: Width actions are padded to; None takes the dataset's own.
-        num_embodiments: Rows of the state and action projections, one for each embodiment of a mixture.
-        embodiment_id: Row of the robot that the policy acts for, and of training samples that name none.
+        embodiments: Names of the robots, each with state and action projections of its own: the rows of their
+            weights, in order. Empty is `embodiment` alone. Training on a mixture adds the mixture's. A checkpoint is
+            read by name: none of its rows is lost, whatever the order.
+        embodiment: The one that the policy acts for, and that of training samples that name none. None is the first,
+            or "default". Training on a mixture sets that of its target.
+        grow_embodiments: Training from a checkpoint may add a row for an `embodiment` that it does not know; for this
+            one start, so that a checkpoint never has it set.
         time_alpha: First parameter of the Beta distribution of training flow times.
         time_beta: Second parameter.
         time_s: Beta draws are mapped to the flow time (s - draw) / s.
@@ -85,8 +91,9 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
 
     max_state_dim: int | None = None
     max_action_dim: int | None = None
-    num_embodiments: int = 1
-    embodiment_id: int = 0
+    embodiments: list[str] = field(default_factory=list)
+    embodiment: str | None = None
+    grow_embodiments: bool = False
 
     time_alpha: float = 1.5
     time_beta: float = 1.0
@@ -106,17 +113,15 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
         super().__post_init__()
         for name in ("chunk_size", "n_action_steps", "image_size", "width", "num_layers", "num_heads"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("action_patch_size", "num_embodiments", "num_inference_steps", "tokenizer_max_length"):
+        for name in ("action_patch_size", "num_inference_steps", "tokenizer_max_length"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("dropout", "state_dropout"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("time_alpha", "time_beta", "time_s"):
             self._require(name, getattr(self, name) > 0, "positive")
-        self._require(
-            "embodiment_id",
-            0 <= self.embodiment_id < self.num_embodiments,
-            f"a row of the projections, at least 0 and below num_embodiments={self.num_embodiments}",
-        )
+        self.embodiments = self.embodiments or [self.embodiment or DEFAULT_EMBODIMENT]
+        distinct = len(set(self.embodiments)) == len(self.embodiments)
+        self._require("embodiments", distinct and all(self.embodiments), "names, none of them empty or twice")
         self._require("random_shift", self.random_shift >= 0, "0 (off) or a number of pixels")
         self._require(
             "n_action_steps", self.n_action_steps <= self.chunk_size, f"at most chunk_size={self.chunk_size}"
@@ -171,6 +176,11 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
                 f"`output_features` has no `action`: the dataset is action-free, and {self.type} learns from "
                 "actions. Train a latent action model on it instead: --policy.type=lara_lam."
             )
+        if self.embodiment not in (None, *self.embodiments):
+            raise ValueError(
+                f"`embodiment` is {self.embodiment!r}; the policy knows {self.embodiments}. Pass one of these as "
+                "--policy.embodiment. To train a checkpoint for a new one: --policy.grow_embodiments=true."
+            )
         self._require_width("max_state_dim", self.robot_state_feature)
         self._require_width("max_action_dim", self.action_feature)
 
@@ -181,6 +191,16 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
                 f"`{name}` is {limit}, but the dataset has {shape[0]} dimensions. Pass "
                 f"--policy.{name}={shape[0]} or larger."
             )
+
+    @property
+    def num_embodiments(self) -> int:
+        """Rows of the state and action projections."""
+        return len(self.embodiments)
+
+    @property
+    def embodiment_id(self) -> int:
+        """Row of `embodiment`."""
+        return 0 if self.embodiment is None else self.embodiments.index(self.embodiment)
 
     @property
     def state_dim(self) -> int:

@@ -36,12 +36,13 @@ from lerobot_lara.dit.flow_matching import (
     sample_timestep,
     velocity_target,
 )
+from lerobot_lara.embodiment_loading import EmbodimentLoading
 from lerobot_lara.lam.frame_encoder import check_images
 from lerobot_lara.mixture_record import MixtureRecord
 from lerobot_lara.policy_loading import StrictLoading
 
 
-class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
+class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedPolicy):
     """Flow-matching DiT policy.
 
     Batch keys: every camera of `config.image_features` (B, 3, H, W) in [0, 1]; `observation.state` (B, S);
@@ -54,7 +55,11 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
     name = "lara_dit"
 
     def __init__(self, config: LaraDiTConfig, **kwargs: Any) -> None:
-        super().__init__(config, dataset_meta=kwargs.get("dataset_meta"))
+        super().__init__(
+            config,
+            dataset_meta=kwargs.get("dataset_meta"),
+            saved_embodiments=kwargs.get("saved_embodiments"),
+        )
         config.validate_features()
         self.config = config
         self.observation_encoder = build_observation_encoder(config)
@@ -292,7 +297,7 @@ class LaraDiTPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         if int(embodiment_id.max()) >= self.config.num_embodiments or int(embodiment_id.min()) < 0:
             raise ValueError(
                 f"`{EMBODIMENT_ID}` {embodiment_id.unique().tolist()} is outside "
-                f"[0, {self.config.num_embodiments}). Raise --policy.num_embodiments."
+                f"[0, {self.config.num_embodiments}), the rows of `embodiments` {self.config.embodiments}."
             )
         return embodiment_id
 

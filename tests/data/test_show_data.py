@@ -202,7 +202,7 @@ def test_numbers_of_a_mixture(write, tmp_path, capsys):
     assert "Not used: observation.images.side." in arm
     assert "2 distinct instructions, from LeRobot's tasks. “push” 2 episodes “pull <it>” 2 episodes" in robot
     assert "6 to 30 frames (0.3 to 1.5 s), median 20; 1 too short for a pair" in video
-    assert "--policy.frame_gap=4 \\ --policy.max_action_dim=3 \\ --policy.num_embodiments=2" in text
+    assert "--policy.frame_gap=4 \\ --policy.max_action_dim=3" in text
     assert "http" not in re.sub(r"base64,[^\"]+", "", page), "the page must need nothing from elsewhere"
     assert len(list(shown_pairs(page, "arm"))) == 2
 
@@ -408,9 +408,9 @@ def test_the_policy_fits_the_data(datasets, write):
             f"--policy.type={kind}",
             "--policy.frame_gap=3",
         ]
-    path = write(ROBOT, ARM, embodiments={"arm": 0, "robot": 4})
+    path = write(ROBOT, ARM)
     policy = configure_policy(load_mixture(path), None)
-    assert (policy.num_embodiments, policy.embodiment_id, policy.max_action_dim) == (5, 4, 3)
+    assert (policy.embodiments, policy.max_action_dim) == (["robot", "arm"], 3)
     assert policy.max_state_dim is None
     assert training_flags(policy, str(path))[0] == f"--dataset.repo_id={path}"
 

@@ -156,7 +156,7 @@ def test_a_frozen_vision_encoder_is_not_in_the_checkpoint():
 
 
 def test_embodiments_select_their_projection():
-    policy, batch = make_policy(num_embodiments=2).eval(), fake_batch(2)
+    policy, batch = make_policy(embodiments=["robot", "arm"]).eval(), fake_batch(2)
     noise = torch.randn(2, 8, 4)
     first = policy.predict_action_chunk(
         batch | {"observation.embodiment_id": torch.tensor([0, 0])}, noise=noise
@@ -166,7 +166,7 @@ def test_embodiments_select_their_projection():
     )
     torch.testing.assert_close(first[0], mixed[0])
     assert not torch.allclose(first[1], mixed[1])
-    with pytest.raises(ValueError, match=r"embodiment_id.*num_embodiments"):
+    with pytest.raises(ValueError, match=r"embodiment_id.*\[0, 2\).*'robot', 'arm'"):
         policy.predict_action_chunk(batch | {"observation.embodiment_id": torch.tensor([0, 2])})
 
 
@@ -200,6 +200,12 @@ def test_random_shift_acts_in_training_only():
         ({"dtype": "float16"}, "`dtype`"),
         ({"state_dropout": 1.0}, "`state_dropout`"),
         ({"random_shift": -1}, "`random_shift`"),
+        ({"embodiments": ["arm", "arm"]}, r"`embodiments` is \['arm', 'arm'\].*twice"),
+        ({"embodiments": ["arm", ""]}, r"`embodiments` is \['arm', ''\]"),
+        (
+            {"embodiments": ["robot", "arm"], "embodiment": "amr"},
+            r"`embodiment` is 'amr'; .*\['robot', 'arm'\].*--policy.grow_embodiments=true",
+        ),
         ({"normalization_mapping": {"VISUAL": NormalizationMode.MEAN_STD}}, "VISUAL.*IDENTITY"),
         ({"vision_encoder": "nobody/no-such-model"}, "`vision_encoder`.*nobody/no-such-model"),
         ({"text_encoder": "nobody/no-such-model"}, "`text_encoder`.*nobody/no-such-model"),
@@ -246,14 +252,13 @@ def test_padded_dims_stay_out_of_the_flow():
 
 def test_the_policy_acts_with_its_own_embodiment():
     torch.manual_seed(0)
-    policy, batch = make_policy(num_embodiments=2, embodiment_id=1).eval(), fake_batch(2)
+    policy, batch = make_policy(embodiments=["robot", "arm"], embodiment="arm").eval(), fake_batch(2)
     noise = torch.randn(2, 8, 4)
     rows = {row: batch | {"observation.embodiment_id": torch.tensor([row, row])} for row in (0, 1)}
     chunk = policy.predict_action_chunk(batch, noise=noise)
     assert torch.equal(chunk, policy.predict_action_chunk(rows[1], noise=noise))
     assert not torch.allclose(chunk, policy.predict_action_chunk(rows[0], noise=noise))
-    with pytest.raises(ValueError, match=r"embodiment_id.*num_embodiments=2"):
-        make_policy(num_embodiments=2, embodiment_id=2)
+    assert make_policy(embodiments=["robot", "arm"]).config.embodiment_id == 0
 
 
 def test_the_action_head_is_the_configured_one():

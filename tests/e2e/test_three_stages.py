@@ -172,14 +172,11 @@ def test_exported_lam_trains_on(folder, lara_run):
 def test_evaluates_in_the_simulator(folder, kind, request):
     pytest.importorskip("metaworld")
     run = request.getfixturevalue("dit_run" if kind == "lara_dit" else "lara_run")
-    info = run_eval(
-        policy__path=run.checkpoint,
-        env__task="reach-v3",
-        env__image_size=32,
-        env__episode_length=10,
-        eval__n_episodes=2,
-        output_dir=folder / f"eval_{kind}",
-    )
+    flags = {"policy__path": run.checkpoint, "env__task": "reach-v3", "env__image_size": 32}
+    flags |= {"env__episode_length": 10, "eval__n_episodes": 2, "output_dir": folder / f"eval_{kind}"}
+    with pytest.raises(ValueError, match=r"`embodiment` is 'hand'; the policy knows \['default'\]"):
+        run_eval(**flags, policy__embodiment="hand")
+    info = run_eval(**flags)
     assert info["overall"]["pc_success"] == 0 and info["overall"]["n_episodes"] == 2
 
 

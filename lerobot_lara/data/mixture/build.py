@@ -20,7 +20,7 @@ from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap
 from lerobot_lara.data.mixture.dataset import MixtureDataset
 from lerobot_lara.data.mixture.metadata import MixtureMetadata
 from lerobot_lara.data.mixture.normalization import Stats, UnitConversion, unit_conversion
-from lerobot_lara.data.mixture.policy_checks import check_camera, check_policy, check_room
+from lerobot_lara.data.mixture.policy_checks import check_camera, check_policy, check_room, embodiment_rows
 from lerobot_lara.data.mixture.samples import EntrySamples, SampleLayout
 from lerobot_lara.data.mixture.schedule import DrawSchedule, sample_shares
 from lerobot_lara.data.mixture.sources import Source, open_sources, split_episodes
@@ -103,6 +103,7 @@ class MixtureBuilder:
         self.path = path
         self._video_backend = video_backend
         self._tolerance_s = tolerance_s
+        self.rows = embodiment_rows(policy, config.embodiments)
         use_actions = policy.action_delta_indices is not None
         self.sources = open_sources(config, use_actions=use_actions)
         self.target = next(source for source in self.sources if source.config is config.target_entry)
@@ -113,7 +114,7 @@ class MixtureBuilder:
             )
         self.layout = self._layout()
         check_policy(policy, self.sources, self.layout)
-        check_room(policy, self.sources, self.target, self.layout)
+        check_room(policy, self.target, self.layout)
 
     def entries(
         self,
@@ -205,6 +206,7 @@ class MixtureBuilder:
             reader=reader,
             layout=self.layout,
             index=index,
+            embodiment_id=self.rows[source.embodiment],
             observation_deltas=deltas,
             state_units=self._units(source, "state"),
             action_units=self._units(source, "action"),
@@ -287,7 +289,7 @@ class MixtureBuilder:
             "image_size": list(self.layout.image_size),
             "statistics": self.config.statistics,
             "target_statistics": _digest(vectors),
-            "embodiments": self.config.resolve_embodiments(),
+            "embodiments": self.rows,
             "draws_per_epoch": len(schedule),
             "entries": [
                 {

@@ -46,8 +46,9 @@ class EntryConfig:
             camera of the same name.
         state: Column of the robot's state; None is observation.state, if the dataset has it.
         action: Column of the actions; None is `action`.
-        embodiment: Name of the robot, hand or simulator; entries of one name share the policy's projections. None is
-            "default", or with `action_free` the target's.
+        embodiment: Name of the robot, hand or simulator; entries of one name share the policy's projections, and find
+            them in a checkpoint. None is "default", as in a policy trained on a single dataset, or with `action_free`
+            the target's.
         frame_gap_s: Seconds between o_t and o_{t+K}; None takes the mixture's.
         language_key: "task" for LeRobot's task, or a text column of the dataset.
         instruction: One instruction for all episodes, instead of `language_key`.
@@ -105,8 +106,6 @@ class MixtureConfig:
         frame_gap_s: Seconds between o_t and o_{t+K}; None takes the policy's `frame_gap` frames in every dataset.
         statistics: "dataset": every entry is normalised by its own statistics; "embodiment": by those of all
             entries of its embodiment together, for datasets that share units.
-        embodiments: Embodiment name -> row of the policy's projections, 0 to num_embodiments - 1; None gives the
-            target 0 and counts the others in the order of the entries.
     """
 
     entries: list[EntryConfig]
@@ -116,7 +115,6 @@ class MixtureConfig:
     image_size: list[int] | None = None
     frame_gap_s: float | None = None
     statistics: str = "dataset"
-    embodiments: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -137,7 +135,6 @@ class MixtureConfig:
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise ValueError(f"`image_size` is {self.image_size}; give [height, width] in pixels.")
         _require_positive("`frame_gap_s`", self.frame_gap_s)
-        self._check_embodiments()
 
     def __getitem__(self, name: str) -> EntryConfig:
         return next(entry for entry in self.entries if entry.name == name)
@@ -160,27 +157,11 @@ class MixtureConfig:
             return self.target_entry.embodiment or DEFAULT_EMBODIMENT
         return entry.embodiment or DEFAULT_EMBODIMENT
 
-    def resolve_embodiments(self) -> dict[str, int]:
-        """Embodiment name -> row of the policy's projections."""
-        if self.embodiments is not None:
-            return dict(self.embodiments)
-        names = dict.fromkeys(self.embodiment_of(entry) for entry in [self.target_entry, *self.used_entries])
-        return {name: row for row, name in enumerate(names)}
-
-    def _check_embodiments(self) -> None:
-        if self.embodiments is None:
-            return
-        rows = list(self.embodiments.values())
-        if len(set(rows)) < len(rows) or min(rows, default=0) < 0:
-            raise ValueError(
-                f"`embodiments` is {self.embodiments}; give every embodiment a row of its own, counted from 0."
-            )
-        unknown = sorted({self.embodiment_of(entry) for entry in self.used_entries} - set(self.embodiments))
-        if unknown:
-            raise ValueError(
-                f"`embodiment` {unknown[0]!r} of the entries is not in `embodiments` {sorted(self.embodiments)}; "
-                "add it with a row of its own."
-            )
+    @property
+    def embodiments(self) -> list[str]:
+        """Names of the entries' embodiments, the target's first."""
+        entries = [self.target_entry, *self.used_entries]
+        return list(dict.fromkeys(self.embodiment_of(entry) for entry in entries))
 
 
 def load_mixture(path: str | Path) -> MixtureConfig:

@@ -1,9 +1,9 @@
 """Lets `lerobot-train --dataset.repo_id=<mixture>.yaml` train on a mixture.
 
 LeRobot 0.6.1 has no registry of datasets: `lerobot_train.train` calls `make_train_eval_datasets(cfg)` by name. That
-one function is wrapped here. Anything but a YAML file goes to LeRobot's own, untouched. The wrapper is installed only
-where LeRobot looks as it did when this was written; otherwise mixtures are off, which is said at once and, for those
-who ask for one, by an error.
+one function is wrapped here. Anything but a YAML file goes to LeRobot's own; a resumed run has its embodiments checked
+first. The wrapper is installed only where LeRobot looks as it did when this was written; otherwise mixtures are off,
+which is said at once and, for those who ask for one, by an error.
 """
 
 import functools
@@ -12,12 +12,10 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from lerobot import datasets
 from lerobot.configs.train import TrainPipelineConfig
@@ -25,8 +23,9 @@ from lerobot.datasets import factory
 from lerobot.transforms import ImageTransforms
 from lerobot.utils.constants import IMAGENET_STATS
 
+from lerobot_lara.checkpoint_files import checkpoint_file, read_config
 from lerobot_lara.data.mixture.build import build_mixture
-from lerobot_lara.data.mixture.config import load_mixture
+from lerobot_lara.data.mixture.config import DEFAULT_EMBODIMENT, MixtureConfig, load_mixture
 from lerobot_lara.mixture_record import MIXTURE_FILE
 
 logger = logging.getLogger(__name__)
@@ -95,9 +94,12 @@ def make_mixture_datasets(cfg: TrainPipelineConfig) -> tuple[Any, Any]:
     if found:
         raise ValueError(f"Mixtures need LeRobot 0.6.1; this one differs: {'; '.join(found)}.")
     _check_flags(cfg)
+    mixture = load_mixture(cfg.dataset.repo_id)
+    if hasattr(cfg.policy, "embodiments") and not cfg.resume:
+        _add_embodiments(cfg.policy, mixture)
     transforms = cfg.dataset.image_transforms
     training, held_out = build_mixture(
-        load_mixture(cfg.dataset.repo_id),
+        mixture,
         cfg.policy,
         path=cfg.dataset.repo_id,
         video_backend=cfg.dataset.video_backend,
@@ -106,7 +108,8 @@ def make_mixture_datasets(cfg: TrainPipelineConfig) -> tuple[Any, Any]:
         eval_split=cfg.dataset.eval_split,
         max_eval_samples=cfg.max_eval_samples,
     )
-    _check_checkpoint(cfg, training.meta.mixture)
+    if cfg.resume:
+        _check_resumed(cfg, training.meta.mixture)
     if cfg.dataset.use_imagenet_stats:
         for camera in training.meta.camera_keys:
             for name, values in IMAGENET_STATS.items():
@@ -125,6 +128,8 @@ def _train_modules() -> list[ModuleType]:
 def _wrap(original: Callable[[TrainPipelineConfig], Any]) -> Callable[[TrainPipelineConfig], Any]:
     @functools.wraps(original)
     def make_train_eval_datasets(cfg: TrainPipelineConfig) -> Any:
+        if cfg.resume and hasattr(cfg.policy, "embodiments"):
+            _check_embodiments(cfg.policy)
         return make_mixture_datasets(cfg) if is_mixture(cfg.dataset.repo_id) else original(cfg)
 
     return make_train_eval_datasets
@@ -152,47 +157,54 @@ def _check_flags(cfg: TrainPipelineConfig) -> None:
         raise ValueError("A mixture trains policies, no reward models; pass --policy.type=...")
 
 
-def _check_checkpoint(cfg: TrainPipelineConfig, mixture: dict[str, Any]) -> None:
-    """Compares with the mixture recorded in the checkpoint that training starts from."""
+def _add_embodiments(policy: Any, mixture: MixtureConfig) -> None:
+    """Adds a mixture's embodiments to those of the policy, or of its checkpoint, and lets it act for the target's."""
+    path, target = policy.pretrained_path, mixture.embodiments[0]
+    saved = {} if path is None else read_config(path, policy.pretrained_revision)
+    if policy.embodiment not in (None, target, saved.get("embodiment")):
+        raise ValueError(
+            f"--policy.embodiment is {policy.embodiment!r}, but the policy will act for {target!r}, that of the "
+            f"mixture's target {mixture.target_entry.name!r}. Leave the flag out, and set `target` of the mixture."
+        )
+    given = [] if policy.embodiments == [DEFAULT_EMBODIMENT] else policy.embodiments
+    names = dict.fromkeys([*saved.get("embodiments", []), *given, *mixture.embodiments])
+    policy.embodiments, policy.embodiment = list(names), target
+    logger.info("The policy knows the embodiments %s and acts for %r.", policy.embodiments, target)
+
+
+def _check_embodiments(policy: Any) -> None:
+    """A resumed run has an optimizer state, whose rows are those of the checkpoint."""
+    saved = read_config(policy.pretrained_path).get("embodiments", [])
+    if policy.embodiments != saved or policy.embodiment not in (None, *saved):
+        raise ValueError(
+            f"`embodiments` is {policy.embodiments} and `embodiment` {policy.embodiment!r}, but the run to resume has "
+            f"{saved}. Leave the flags out, or start a new run from the checkpoint with --policy.path."
+        )
+
+
+def _check_resumed(cfg: TrainPipelineConfig, mixture: dict[str, Any]) -> None:
+    """Compares with the mixture recorded in the checkpoint."""
     assert cfg.policy is not None
     path = cfg.policy.pretrained_path
-    if path is None:
-        return
     recorded = _recorded_mixture(str(path), cfg.policy.pretrained_revision)
     if recorded is None:
-        if cfg.resume:
-            logger.warning("%s has no %s: whether the mixture is unchanged is not known.", path, MIXTURE_FILE)
+        logger.warning("%s has no %s: whether the mixture is unchanged is not known.", path, MIXTURE_FILE)
         return
-    if cfg.resume and recorded != json.loads(json.dumps(mixture)):
+    if recorded != json.loads(json.dumps(mixture)):
         raise ValueError(
             f"{cfg.dataset.repo_id} or its datasets changed since {path} was written: "
             f"{_difference(recorded, mixture)}. The order of the data could not be resumed. Restore it, or start "
             "a new run from the checkpoint with --policy.path."
         )
-    if hasattr(cfg.policy, "num_embodiments"):
-        _check_embodiments(str(path), recorded["embodiments"], mixture["embodiments"])
-
-
-def _check_embodiments(path: str, recorded: dict[str, int], rows: dict[str, int]) -> None:
-    for name, row in rows.items():
-        holder = next((other for other, other_row in recorded.items() if other_row == row), name)
-        if recorded.get(name, row) != row or holder != name:
-            raise ValueError(
-                f"The checkpoint {path} has the embodiments {recorded}, the mixture {rows}: {name!r} would take over "
-                "another's weights. Set the mixture's `embodiments` to those of the checkpoint, and new ones to rows "
-                "that it has left over (its num_embodiments)."
-            )
 
 
 def _recorded_mixture(path: str, revision: str | None) -> dict[str, Any] | None:
     """The `mixture.json` of a checkpoint; None if it was trained on a single dataset, or has none."""
-    if Path(path).is_dir():
-        file = Path(path) / MIXTURE_FILE
-        return json.loads(file.read_text()) if file.is_file() else None
     try:
-        return json.loads(Path(hf_hub_download(path, MIXTURE_FILE, revision=revision)).read_text())
+        file = checkpoint_file(path, MIXTURE_FILE, revision)
     except EntryNotFoundError:
         return None
+    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def _difference(recorded: dict[str, Any], mixture: dict[str, Any]) -> str:

@@ -51,13 +51,27 @@ def _check_plain_policy(
             )
 
 
-def check_room(
-    policy: PreTrainedConfig, sources: Sequence[Source], target: Source, layout: SampleLayout
-) -> None:
-    """Whether the policy has room for the largest robot and for all embodiments.
+def embodiment_rows(policy: PreTrainedConfig, names: Sequence[str]) -> dict[str, int]:
+    """Name of each embodiment of a mixture -> row of the policy's projections, where it has such.
 
     Raises:
-        ValueError: It has not, or acts as another robot than the target; says which flag to pass.
+        ValueError: The policy lacks one.
+    """
+    known = getattr(policy, "embodiments", names)
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(
+            f"The mixture has the embodiments {missing}, but the policy's `embodiments` are {known}. They are added "
+            "when a run starts, from scratch or from --policy.path, not when it is resumed."
+        )
+    return {name: known.index(name) for name in names}
+
+
+def check_room(policy: PreTrainedConfig, target: Source, layout: SampleLayout) -> None:
+    """Whether the policy has room for the largest robot.
+
+    Raises:
+        ValueError: It has not; says which flag to pass.
     """
     for name in ("state", "action"):
         own, largest = getattr(layout, f"{name}_dim"), getattr(layout, f"max_{name}_dim")
@@ -67,19 +81,6 @@ def check_room(
                 f"An entry has {largest} {name} dimensions, the target {target.name!r} {own}, but "
                 f"--policy.max_{name}_dim is {room}. Pass --policy.max_{name}_dim={largest}, or pick `{name}.dims`."
             )
-    rows = {source.embodiment: source.embodiment_id for source in sources}
-    num_embodiments = getattr(policy, "num_embodiments", None)
-    if num_embodiments is not None and max(rows.values()) >= num_embodiments:
-        raise ValueError(
-            f"The mixture has the embodiments {rows}, but --policy.num_embodiments is {num_embodiments}. Pass "
-            f"--policy.num_embodiments={max(rows.values()) + 1}."
-        )
-    if getattr(policy, "embodiment_id", target.embodiment_id) != target.embodiment_id:
-        raise ValueError(
-            f"The target {target.name!r} is embodiment {target.embodiment!r} with row "
-            f"{target.embodiment_id}, with which the policy is to act. Pass "
-            f"--policy.embodiment_id={target.embodiment_id}."
-        )
 
 
 def check_camera(policy: PreTrainedConfig, source: Source, layout: SampleLayout) -> None:

@@ -66,6 +66,7 @@ class EntrySamples:
         reader: Its columns.
         layout: What all samples have in common.
         index: Number of the entry in the mixture.
+        embodiment_id: Row of the policy's projections.
         observation_deltas: Frames of the observation window, [0, K] in this dataset's own frames; None for the
             present frame without a time axis.
         state_units: Conversion of states to the target's units; None without a state.
@@ -82,6 +83,7 @@ class EntrySamples:
         reader: ColumnReader,
         layout: SampleLayout,
         index: int,
+        embodiment_id: int,
         observation_deltas: Sequence[int] | None,
         state_units: UnitConversion | None,
         action_units: UnitConversion | None,
@@ -93,6 +95,7 @@ class EntrySamples:
         self.reader = reader
         self.layout = layout
         self.index = index
+        self.embodiment_id = embodiment_id
         self.observation_deltas = None if observation_deltas is None else tuple(observation_deltas)
         self.state_units = state_units
         self.action_units = action_units
@@ -124,7 +127,7 @@ class EntrySamples:
         if self.layout.action_deltas is not None:
             sample |= self._state(rows, is_pad) | self._actions(position, row)
         return sample | {
-            EMBODIMENT_ID: torch.tensor(self.source.embodiment_id),
+            EMBODIMENT_ID: torch.tensor(self.embodiment_id),
             DATASET_INDEX: torch.tensor(self.index),
             "task": self.instruction(row),
             "timestamp": torch.tensor(float(self.reader.numbers("timestamp", [row])[0, 0])),

@@ -42,7 +42,6 @@ class Source:
         state: Column, dimensions and mirrored dimensions; None without a state.
         action: The same; None when action-free.
         embodiment: Name of the embodiment.
-        embodiment_id: Row of the policy's projections.
     """
 
     config: EntryConfig
@@ -51,7 +50,6 @@ class Source:
     state: VectorMap | None
     action: VectorMap | None
     embodiment: str
-    embodiment_id: int
 
     @property
     def name(self) -> str:
@@ -127,13 +125,11 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
         ValueError: A dataset is missing, has another format or lacks a column or camera; two entries of one
             embodiment have other dimensions; no entry has actions although the policy learns from them.
     """
-    rows = mixture.resolve_embodiments()
     metas = {entry.name: _open_meta(entry) for entry in mixture.used_entries}
     cameras = mixture.cameras or _target_cameras(mixture, metas[mixture.target_entry.name])
     sources = []
     for entry in mixture.used_entries:
         meta = metas[entry.name]
-        embodiment = mixture.embodiment_of(entry)
         with_vectors = use_actions and not entry.action_free
         action = _check_vector(entry, meta, "action", entry.action, ACTION) if with_vectors else None
         if with_vectors and action is None:
@@ -148,8 +144,7 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
                 cameras=_check_cameras(entry, meta, cameras),
                 state=_check_vector(entry, meta, "state", entry.state, OBS_STATE) if with_vectors else None,
                 action=action,
-                embodiment=embodiment,
-                embodiment_id=rows[embodiment],
+                embodiment=mixture.embodiment_of(entry),
             )
         )
         _check_language(entry, meta)

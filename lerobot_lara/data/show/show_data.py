@@ -175,8 +175,7 @@ def configure_policy(
     derived = {
         "frame_gap": target.frame_gap(mixture, draft.frame_gap if frame_gap is None else frame_gap),
         "random_shift": random_shift,
-        "num_embodiments": max(source.embodiment_id for source in sources) + 1,
-        "embodiment_id": target.embodiment_id,
+        "embodiments": mixture.embodiments,
     }
     for name in ("state", "action"):
         dims = [source.dim(_column(source, name)) for source in (target, *sources)]
@@ -197,8 +196,6 @@ def training_flags(policy: PreTrainedConfig, data: str) -> list[str]:
             "random_shift",
             "max_state_dim",
             "max_action_dim",
-            "num_embodiments",
-            "embodiment_id",
         )
         if getattr(policy, name, None) != getattr(default, name, None)
     ]

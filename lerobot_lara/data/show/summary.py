@@ -57,7 +57,7 @@ def describe_entry(dataset: MixtureDataset, number: int, policy: PreTrainedConfi
         "gap": gap,
         "gap_s": gap / source.fps,
         "embodiment": source.embodiment,
-        "row": source.embodiment_id,
+        "row": entry.embodiment_id,
         "labelled": entry.labelled,
         "unused_actions": not entry.labelled and ACTION in source.meta.features,
         "robot": source.meta.robot_type,

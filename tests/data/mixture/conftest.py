@@ -106,6 +106,6 @@ def lara_config(**fields: Any) -> LaraConfig:
         "n_action_steps": 8,
         "max_action_dim": 7,
         "max_state_dim": 5,
-        "num_embodiments": 2,
+        "embodiments": ["default", "arm"],
     }
     return LaraConfig(device="cpu", push_to_hub=False, **(defaults | fields))

@@ -51,9 +51,7 @@ def test_a_latent_action_model_needs_no_actions(build):
 def test_held_out_episodes(write_mixture):
     path = write_mixture(ROBOT, VIDEO)
     config = load_mixture(path)
-    train, held_out = build_mixture(
-        config, lara_config(num_embodiments=1), path=path, video_backend="pyav", eval_split=0.3
-    )
+    train, held_out = build_mixture(config, lara_config(), path=path, video_backend="pyav", eval_split=0.3)
     # One of two episodes of each robot task, and one of three videos, each with a task of its own.
     assert [entry.reader.episodes for entry in train.entries] == [[0, 1], [0, 1]]
     entries = held_out.dataset.entries
@@ -65,7 +63,7 @@ def test_held_out_episodes(write_mixture):
     assert abs(shares[0] - shares[1]) < 0.35
     _, few = build_mixture(
         config,
-        lara_config(num_embodiments=1),
+        lara_config(),
         path=path,
         video_backend="pyav",
         eval_split=0.3,
@@ -134,10 +132,14 @@ def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
             {},
             r"'robot' and 'arm' are both of embodiment 'default'.*4 and 7",
         ),
-        ([ROBOT, ARM], {}, {"num_embodiments": 1}, r"num_embodiments is 1. Pass --policy.num_embodiments=2"),
+        (
+            [ROBOT, ARM],
+            {},
+            {"embodiments": ["default"]},
+            r"embodiments \['arm'\], but the policy's `embodiments` are \['default'\]",
+        ),
         ([ROBOT, ARM], {}, {"max_action_dim": None}, r"7 action dimensions.*Pass --policy.max_action_dim=7"),
         ([ROBOT, ARM], {}, {"max_state_dim": 4}, r"5 state dimensions.*--policy.max_state_dim is 4"),
-        ([ROBOT, ARM], {"embodiments": {"arm": 0, "default": 1}}, {}, r"Pass --policy.embodiment_id=1"),
         (
             [ROBOT],
             {"frame_gap_s": 1.2},
@@ -256,7 +258,7 @@ def test_a_target_without_state_leaves_out_the_states_of_others(build, caplog):
 
 
 def test_a_labelled_entry_without_state_is_masked(build):
-    policy = LaraDiTConfig(max_action_dim=7, num_embodiments=2)
+    policy = LaraDiTConfig(max_action_dim=7, embodiments=["default", "arm"])
     robot, arm = (entry[0] for entry in build(ROBOT, ARM | {"state": {"key": None}}, policy=policy).entries)
     assert robot["observation.state_is_pad"].tolist() == [False]
     assert arm["observation.state_is_pad"].tolist() == [True]

@@ -34,10 +34,10 @@ def test_defaults_and_relative_roots(tmp_path):
     assert (first.weight, second.weight, second.root) == (2.0, 1.0, None)
     assert second.action.dims == [0, 2]
     assert config.target_entry is first
-    assert config.resolve_embodiments() == {"default": 0}
+    assert config.embodiments == ["default"]
 
 
-def test_the_target_is_the_first_with_actions_and_has_row_0(tmp_path):
+def test_the_target_is_the_first_with_actions_and_its_embodiment_the_first(tmp_path):
     entries = [
         {"name": "v", "repo_id": "org/v", "action_free": True},
         ENTRY | {"embodiment": "so100"},
@@ -46,7 +46,7 @@ def test_the_target_is_the_first_with_actions_and_has_row_0(tmp_path):
     config = load(tmp_path, {"entries": entries})
     assert config.target_entry.name == "a"
     assert [config.embodiment_of(entry) for entry in config.entries] == ["so100", "so100", "human"]
-    assert config.resolve_embodiments() == {"so100": 0, "human": 1}
+    assert config.embodiments == ["so100", "human"]
 
 
 def test_entries_of_weight_0_are_left_out(tmp_path):
@@ -76,8 +76,6 @@ def test_entries_of_weight_0_are_left_out(tmp_path):
         ({"entries": [ENTRY], "statistics": "all"}, r"`statistics` is 'all'"),
         ({"entries": [ENTRY], "target": "b"}, r"`target` is 'b', which is no entry"),
         ({"entries": [ENTRY], "image_size": [64]}, r"`image_size` is \[64\]"),
-        ({"entries": [ENTRY], "embodiments": {"so100": 0}}, r"`embodiment` 'default'.*not in `embodiments`"),
-        ({"entries": [ENTRY], "embodiments": {"default": 0, "b": 0}}, r"a row of its own"),
         ({"entries": [{"name": "a"}]}, r"repo_id"),
         ({"entries": [ENTRY | {"weight": "much"}]}, r"weight"),
         ({"entries": ["org/a"]}, r"`entries` holds 'org/a'"),

@@ -37,7 +37,6 @@ TINY_POLICY = {
     "policy__chunk_size": 8,
     "policy__max_action_dim": 7,
     "policy__max_state_dim": 5,
-    "policy__num_embodiments": 2,
 }
 TINY_LARA = TINY_POLICY | {"policy__type": "lara", "policy__frame_gap": 4}
 
@@ -137,25 +136,6 @@ def test_a_changed_mixture_is_not_resumed(write_mixture, tmp_path):
     write_mixture(ROBOT, VIDEO)
     with pytest.raises(ValueError, match=r"entries \['robot', 'arm', 'video'\] are now \['robot', 'video'\]"):
         run_train(config_path=run.checkpoint / "train_config.json", resume=True, steps=4, output_dir=None)
-
-
-def test_embodiments_of_a_checkpoint_keep_their_rows(write_mixture, tmp_path):
-    dit = run_train(
-        **TINY_POLICY,
-        policy__type="lara_dit",
-        dataset__repo_id=write_mixture(),
-        output_dir=tmp_path / "dit",
-        steps=1,
-    )
-    flags = {"policy__path": dit.checkpoint, "steps": 1, "policy__push_to_hub": False}
-    other = write_mixture(ROBOT | {"embodiment": "so100"}, VIDEO)
-    with pytest.raises(ValueError, match=r"'so100' would take over another's weights.*`embodiments`"):
-        run_train(**flags, dataset__repo_id=other, output_dir=tmp_path / "refused")
-    same = write_mixture(ROBOT, VIDEO)
-    assert (
-        run_train(**flags, dataset__repo_id=same, output_dir=tmp_path / "tuned").metrics[0]["flow_loss/robot"]
-        > 0
-    )
 
 
 def test_held_out_loss_and_worker_processes(write_mixture, tmp_path, capfd):

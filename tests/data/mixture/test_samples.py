@@ -28,7 +28,7 @@ def entry_samples(dataset, name):
 @pytest.mark.parametrize("episodes", [None, [1, 3]])
 def test_samples_equal_those_of_lerobot(tmp_path, build, storage, episodes):
     root = make_tiny_dataset(tmp_path / "own", num_episodes=4, num_frames=[9, 7, 12, 6], storage=storage)
-    config = lara_config(num_embodiments=1)
+    config = lara_config()
     mixed = build(
         {"name": "own", "repo_id": "local/own", "root": str(root), "episodes": episodes}, cameras=None
     )
@@ -62,7 +62,7 @@ def test_samples_equal_those_of_lerobot(tmp_path, build, storage, episodes):
 
 @pytest.mark.parametrize("policy", [lara_config(), LaraLAMConfig(frame_gap=4), None])
 def test_all_samples_fit_into_one_batch(build, policy):
-    policy = policy or LaraDiTConfig(max_action_dim=7, max_state_dim=5, num_embodiments=2)
+    policy = policy or LaraDiTConfig(max_action_dim=7, max_state_dim=5, embodiments=["default", "arm"])
     mixed = build(policy=policy)
     batch = next(iter(DataLoader(mixed, batch_size=len(mixed))))
     assert batch["observation.image"].dtype == torch.uint8
@@ -113,7 +113,7 @@ def test_missing_camera_is_black_and_masked(build):
 
 
 def test_without_a_time_axis_only_the_missing_camera_is_flagged(build):
-    mixed = build(policy=LaraDiTConfig(max_action_dim=7, max_state_dim=5, num_embodiments=2))
+    mixed = build(policy=LaraDiTConfig(max_action_dim=7, max_state_dim=5, embodiments=["default", "arm"]))
     sample = entry_samples(mixed, "robot")[0]
     assert sample["observation.image"].shape == (3, 32, 32)
     assert sample["observation.image_is_pad"].tolist() == [False]
@@ -155,7 +155,7 @@ def test_statistics_per_embodiment_keep_shared_units(tmp_path, build):
         entries.append({"name": name, "repo_id": f"local/{name}", "root": str(root)})
     stock = LeRobotDataset("local/b", root=tmp_path / "b")
     raw = torch.stack([stock[i]["action"] for i in range(10)])
-    config = lara_config(num_embodiments=1)
+    config = lara_config()
 
     def actions(statistics):
         mixed = build(*entries, policy=config, cameras=None, statistics=statistics)
@@ -170,7 +170,7 @@ def test_dims_and_mirrored_grippers(build, datasets):
     plain = LeRobotDataset("local/robot", root=datasets / "robot")
     raw = torch.stack([plain[i]["action"] for i in range(12)])
     flipped = {"action": {"key": "action", "dims": [1, 0], "invert": [0]}}
-    mapped = build(ROBOT | flipped, VIDEO, policy=lara_config(num_embodiments=1))
+    mapped = build(ROBOT | flipped, VIDEO, policy=lara_config())
     samples = entry_samples(mapped, "robot")
     ours = torch.stack([samples[i]["action"][0] for i in range(12)])
     stats = plain.meta.stats["action"]
