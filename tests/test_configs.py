@@ -1,5 +1,7 @@
 """Every run configuration parses as `lerobot-train --config_path=` would, and says what it must."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import draccus
@@ -9,10 +11,14 @@ from lerobot.configs.train import TrainPipelineConfig
 
 import lerobot_lara  # noqa: F401  registers the policy types
 from lerobot_lara.data.mixture.config import load_mixture
+from lerobot_lara.dit.alternating_head import AlternatingBlock
+from lerobot_lara.dit.blocks import DiTBlock
+from lerobot_lara.lam.transformer import Block
 
 ROOT = Path(__file__).parents[1] / "configs"
 MIXTURES = sorted([*(ROOT / "mixtures").glob("*.yaml"), ROOT / "demo" / "mixture.yaml"])
-CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(MIXTURES))
+LAUNCHERS = sorted((ROOT / "accelerate").glob("*.yaml"))
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(MIXTURES) - set(LAUNCHERS))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -41,6 +47,44 @@ def test_mixture(path):
     config = load_mixture(path)
     assert len(config.used_entries) > 1
     assert not config.target_entry.action_free
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
+def test_launcher(path):
+    """accelerate takes it, and the classes that FSDP wraps exist."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.distributed_type.value == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}[path.stem]
+    classes = {DiTBlock.__name__, AlternatingBlock.__name__, Block.__name__}
+    if path.stem == "fsdp":
+        assert set(config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(",")) == classes
+
+
+def test_slurm_script_is_a_shell_script(tmp_path):
+    """It starts one launcher per machine, with the flags that it was given."""
+    for name, text in (
+        ("scontrol", "printf 'node-a\\nnode-b\\n'"),
+        ("srun", 'exec "$@"'),
+        ("accelerate", 'printf "%s\\n" "$@"'),
+        ("lerobot-train", "true"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {
+        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_NNODES": "2",
+        "SLURM_NODEID": "1",
+        "SLURM_GPUS_ON_NODE": "4",
+    }
+    environment = os.environ | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(ROOT / "accelerate" / "slurm.sh"), "--steps=3", "--policy.repo_id=me/a b"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    arguments = done.stdout.splitlines()
+    assert {"--num_machines=2", "--num_processes=8", "--machine_rank=1", "--main_process_ip=node-a"} <= set(
+        arguments
+    )
+    assert arguments[-2:] == ["--steps=3", "--policy.repo_id=me/a b"]
 
 
 def test_the_papers_size_and_cost_are_up_to_date(monkeypatch):

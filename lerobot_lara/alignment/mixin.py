@@ -233,6 +233,11 @@ class LatentAlignmentMixin(BasePolicy):
         lam_group = {"params": lam} | ({} if config.lam_lr is None else {"lr": config.lam_lr})
         return [{"params": policy}] + ([lam_group] if lam else [])
 
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """The base's; the alignment head is trained in full, the LAM stays as it is."""
+        targets = super()._get_default_peft_targets()
+        return targets | {"modules_to_save": [*targets["modules_to_save"], "alignment_head"]}
+
     def _present(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch the base policy expects: observations at the first of the two frames only."""
         observed = [key for key in self.config.input_features if key in batch]

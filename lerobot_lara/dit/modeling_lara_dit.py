@@ -190,6 +190,13 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
     def get_optim_params(self) -> Any:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """What `--peft.*` adapts by default: the blocks' attention. What meets the robot is trained in full."""
+        return {
+            "target_modules": r"action_head\.blocks\.\d+\.\w*attention\.(to_q|to_k|to_v|to_out\.0)",
+            "modules_to_save": ["state_encoder", "action_encoder", "action_decoder"],
+        }
+
     def supports_rtc(self) -> bool:
         return True
 

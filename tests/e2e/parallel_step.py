@@ -6,6 +6,7 @@ checkpoint/ (fsdp).
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,9 @@ from torch import distributed
 
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit import modeling_lara_dit
+from lerobot_lara.dit.alternating_head import AlternatingBlock
+from lerobot_lara.dit.blocks import DiTBlock
+from lerobot_lara.lam.transformer import Block
 from lerobot_lara.modeling_lara import LaraPolicy
 
 BATCH_SIZE = 8
@@ -70,7 +74,10 @@ def save_full(parallel: torch.nn.Module, policy: LaraPolicy, folder: Path) -> No
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     with FullyShardedDataParallel.summon_full_params(parallel, writeback=False):
-        state = {name: value.clone() for name, value in policy.state_dict().items()}
+        state = {
+            name.replace("_fsdp_wrapped_module.", ""): value.clone()
+            for name, value in policy.state_dict().items()
+        }
     if distributed.get_rank() == 0:
         policy.save_pretrained(folder, state_dict=state)
 
@@ -87,8 +94,16 @@ def main() -> None:
         parallel = torch.nn.parallel.DistributedDataParallel(policy, find_unused_parameters=True)
     else:
         from torch.distributed.fsdp import FullyShardedDataParallel
+        from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
-        parallel = FullyShardedDataParallel(policy, use_orig_params=True, device_id=torch.device("cpu"))
+        # As configs/accelerate/fsdp.yaml says.
+        blocks = {DiTBlock, AlternatingBlock, Block}
+        parallel = FullyShardedDataParallel(
+            policy,
+            use_orig_params=True,
+            device_id=torch.device("cpu"),
+            auto_wrap_policy=partial(transformer_auto_wrap_policy, transformer_layer_cls=blocks),
+        )
     optimizer = make_optimizer(parallel)
     loss, log = parallel(batch)
     loss.backward()
