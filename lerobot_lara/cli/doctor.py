@@ -109,6 +109,7 @@ def sections() -> list[tuple[str, list[Check]]]:
                 ),
                 Check("ST-LPIPS weights", partial(look_for_file, "stlpips_pytorch", "weights/**/*.pth")),
                 Check("timm encoders", partial(look_for_modules, "timm", "timm")),
+                Check("vision-language models", partial(look_for_modules, "vlm", "num2words", "peft")),
                 Check("Meta-World", partial(look_for_modules, "metaworld", "metaworld", "mujoco")),
                 Check("Meta-World rendering", look_for_rendering),
                 Check(
