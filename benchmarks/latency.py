@@ -4,7 +4,8 @@
 
 All heads have the same width, depth, number of heads, chunk and context; they predict from random numbers, without
 image encoders. LeRobot's are the DiT of its groot policy, which alternates cross- and self-attention, and the
-transformer of multi_task_dit, which sees the context as one vector. Measurements take turns, so that a busy machine
+transformer of multi_task_dit, which sees the context as one vector. `recomputed` heads project the observation in
+every step, as they did before `remember_outputs`. Measurements take turns, so that a busy machine
 slows all alike. What an aligned policy costs beside a plain one is in inference.py: nothing.
 """
 
@@ -97,26 +98,29 @@ def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor, Tensor, Te
         "lerobot_multi_task_dit": lambda actions, time, context: vector(actions, time, context[:, 0]),
     }
     for name, head_class in (("adaln_zero", FlowMatchingActionHead), ("gr00t", AlternatingActionHead)):
-        heads[name] = as_function(head_class(**arguments).to(device).eval())
+        head = head_class(**arguments).to(device).eval()
+        heads[name] = as_function(head, constant=head.context_projections())
+        heads[f"{name}_recomputed"] = as_function(head, constant=[])
     return heads
 
 
-def as_function(head: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def as_function(head: Any, *, constant: list[nn.Module]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A head of this package, and what of it is computed once per chunk."""
+
     def velocity(actions: Tensor, time: Tensor, context: Tensor) -> Tensor:
         rows = torch.zeros(len(actions), dtype=torch.long, device=actions.device)
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=actions.device)
         state = actions.new_zeros(len(actions), STATE_DIM)
         return head(actions, time, state=state, context=context, context_mask=mask, embodiment_id=rows)
 
-    velocity.head = head  # type: ignore[attr-defined]
+    velocity.constant = constant  # type: ignore[attr-defined]
     return velocity
 
 
 @torch.no_grad()
 def sample(velocity: Any, actions: Tensor, context: Tensor) -> Tensor:
     """A chunk, as `LaraDiTPolicy.predict_action_chunk` integrates it."""
-    head = getattr(velocity, "head", None)
-    with remember_outputs([] if head is None else head.context_projections()):
+    with remember_outputs(getattr(velocity, "constant", [])):
         for step in range(EULER_STEPS):
             time = torch.full((len(actions),), step / EULER_STEPS, device=actions.device)
             actions = actions + velocity(actions, time, context) / EULER_STEPS
@@ -151,6 +155,7 @@ def main() -> None:
         result = {f"{name}_ms": round(value, 2) for name, value in times.items()}
         for name in ("adaln_zero", "gr00t"):
             result[f"{name}_over_lerobot_groot"] = round(times[name] / times["lerobot_groot"], 2)
+            result[f"{name}_over_recomputed"] = round(times[name] / times[f"{name}_recomputed"], 2)
         logger.info("batch %d: %s", batch_size, json.dumps(result))
 
 

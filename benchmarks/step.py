@@ -10,7 +10,6 @@ loading. Every policy's peak memory is measured in a process of its own.
 import argparse
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -214,14 +213,22 @@ def peak_memory(policy_type: str, arguments: argparse.Namespace) -> float:
 
 
 def measure_memory(policy_type: str, scale: Scale, batch_size: int) -> float:
-    """What `peak_memory` starts: on the CPU, growth of the process beyond its imports."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """What `peak_memory` starts: on the CPU (Linux), growth of the process beyond its imports."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = process_memory("VmRSS")
     policy = scale.build(policy_type)
     trainer = Trainer(policy, scale.batch(policy, batch_size))
     trainer.step()
     if trainer.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    return process_memory("VmHWM") - before
+
+
+def process_memory(name: str) -> float:
+    """Megabytes of this process by Linux's count: `VmRSS` now, `VmHWM` at the peak."""
+    status = Path("/proc/self/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith(name)]
+    return int(line.split()[1]) / 1e3
 
 
 def main() -> None:
