@@ -133,6 +133,8 @@ def test_trained_parts_learn_and_are_saved(vlms, options):
     for _ in range(2):  # the first step moves LoRA's B only
         context, _ = run(encoder, prompt)
         context[..., 0].square().mean().backward()
+        gradients = [p.grad for p in encoder.model.parameters() if not p.requires_grad]
+        assert gradients and all(gradient is None for gradient in gradients)
         optimizer.step()
         optimizer.zero_grad()
     changed = {
