@@ -154,10 +154,10 @@ def table(parts: list[Part]) -> tuple[list[str], dict[str, float]]:
     for part in parts:
         parameters = part.parameters()
         flops, activations = part.measure()
-        # A backward pass costs twice its forward pass; frozen weights are kept in bfloat16, VGG16's have no moments.
+        # A backward pass costs twice its forward pass. The frozen models of a LAM have float32 weights.
         step = flops * (3 if part.trained else 1)
         is_loss = part.name.startswith("perceptual")
-        states = parameters * (16 if part.trained and not is_loss else 2)
+        states = parameters * (16 if part.trained and not is_loss else 2 if part.flops is not None else 4)
         sums["weights"] += parameters
         sums["step"] += step
         sums["states"] += states
@@ -179,9 +179,9 @@ INTRODUCTION = f"""# Size and cost of the paper's configurations
 Written by `python benchmarks/paper_scale.py` from the configurations in this folder; computed, not measured. FLOPs and
 activations are per sample. FLOPs are those of matrix products, a backward pass counting twice its forward pass; the
 vision-language model's are 2 per weight and token. States are weights, gradients and AdamW's moments in float32 for
-what is trained (16 bytes per parameter), weights in bfloat16 for what is not. Activations are what the backward pass
-keeps, at 2 bytes per number, without gradient checkpointing. The action head has rows for {NUM_EMBODIMENTS}
-embodiments, which are half of its weights; prompts have {NUM_CONTEXT_TOKENS} tokens (two cameras).
+what is trained (16 bytes per parameter), weights alone for what is not (the LAM's in float32). Activations are what the
+backward pass keeps, at 2 bytes per number, without gradient checkpointing. The action head has rows for
+{NUM_EMBODIMENTS} embodiments, which are half of its weights; prompts have {NUM_CONTEXT_TOKENS} tokens (two cameras).
 """
 HEAD = [
     "| part | parameters, M | | forward, GFLOP | training step, GFLOP | states, GB | activations, MB |",

@@ -30,6 +30,11 @@ def accelerate(
         compile_modules(networks)
 
 
+def class_names(blocks: Iterable[nn.Module]) -> list[str]:
+    """Names of the blocks' classes, each once."""
+    return list(dict.fromkeys(type(block).__name__ for block in blocks))
+
+
 def checkpoint_gradients(blocks: Iterable[nn.Module]) -> None:
     """Lets blocks run again during the backward pass instead of keeping what is inside them.
 

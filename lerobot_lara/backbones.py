@@ -69,7 +69,8 @@ class ImageEncoder(nn.Module):
         width: Token width D.
         num_tokens: Number of tokens P per image.
         frozen: As given.
-        source: What a frozen backbone was built from: equal for encoders that give equal tokens. None if it is trained.
+        source: What a frozen backbone was built from: equal for encoders that give equal tokens, but for their
+            precision. None if it is trained.
     """
 
     mean: Tensor

@@ -13,7 +13,8 @@ ACTION_REST = "observation.action_rest"
 # (B, A' + A) bool: dimensions that a sample's robot does not have.
 ACTION_DIM_IS_PAD = "action_dim_is_pad"
 
-# Prefix, before a camera's key, of its encoded images (B, P, D), where they are known already.
+# Prefix, before a camera's key, of its encoded images (B, P, D), where they are known already; set behind the
+# preprocessor.
 IMAGE_TOKENS = "image_tokens."
 # Prefix of (B, S) inputs of a vision-language model beside its token ids and mask.
 PROMPT = "observation.language.prompt."

@@ -8,6 +8,7 @@ from typing import Any
 from lerobot.utils.constants import ACTION, OBS_STATE
 
 from lerobot_lara.checkpoint_files import read_config
+from lerobot_lara.data.mixture.config import DEFAULT_EMBODIMENT
 from lerobot_lara.dit.embodiments import rows_by_name
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ class EmbodimentLoading(BasePolicy):
 
     def __init__(self, config: Any, *, saved_embodiments: list[str] | None = None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
+        # Kept in a checkpoint, it would let a misspelt name in some day.
+        config.grow_embodiments = False
         self._saved_embodiments = saved_embodiments or config.embodiments
 
     @classmethod
@@ -48,9 +51,15 @@ class EmbodimentLoading(BasePolicy):
             if config.grow_embodiments and dataset_meta is not None:
                 if config.embodiment not in (None, *config.embodiments):
                     config.embodiments = [*config.embodiments, config.embodiment]
-                # Left on, it would let a misspelt name in some day.
-                config.grow_embodiments = False
-            _check_names(pretrained_name_or_path, saved, config, training=dataset_meta is not None)
+            elif config.embodiment is None and config.embodiments == [DEFAULT_EMBODIMENT]:
+                # A configuration that names none, as of a new alignment, takes over the checkpoint's.
+                config.embodiments = saved.get("embodiments") or config.embodiments
+                config.embodiment = saved.get("embodiment")
+            # An adapter brings the weights of its new embodiments along.
+            may_be_new = dataset_meta is not None or config.use_peft
+            _check_names(pretrained_name_or_path, saved, config, may_be_new=may_be_new)
+            if dataset_meta is None:
+                _warn_of_other_robot(pretrained_name_or_path, saved, config)
             _check_widths(pretrained_name_or_path, saved, config, dataset_meta)
             kwargs["saved_embodiments"] = saved["embodiments"]
         return super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
@@ -71,7 +80,21 @@ class EmbodimentLoading(BasePolicy):
         return model
 
 
-def _check_names(checkpoint: str | Path, saved: dict[str, Any], config: Any, *, training: bool) -> None:
+def _warn_of_other_robot(checkpoint: str | Path, saved: dict[str, Any], config: Any) -> None:
+    trained_for = saved.get("embodiment") or saved["embodiments"][0]
+    acts_for = config.embodiment or config.embodiments[0]
+    if acts_for != trained_for:
+        logger.warning(
+            "The policy acts for %r with the normalisation of %r, which is that of %s. Train it for %r "
+            "(--policy.path, --policy.embodiment) to have its own.",
+            acts_for,
+            trained_for,
+            checkpoint,
+            acts_for,
+        )
+
+
+def _check_names(checkpoint: str | Path, saved: dict[str, Any], config: Any, *, may_be_new: bool) -> None:
     known, wanted = saved.get("embodiments"), config.embodiments
     if not known:
         raise ValueError(
@@ -84,7 +107,7 @@ def _check_names(checkpoint: str | Path, saved: dict[str, Any], config: Any, *, 
             f"`embodiments` is {wanted}, but {checkpoint} has weights for {known}, which would be lost. Pass "
             f"--policy.embodiments='{json.dumps([*known, *new])}', or leave it out."
         )
-    if new and not training:
+    if new and not may_be_new:
         raise ValueError(
             f"{checkpoint} cannot act for {new} of `embodiments`: it has weights for {known} only. Train it on data of "
             "the new ones first."

@@ -45,6 +45,12 @@ RANDOM = "random:"
 DEFAULT_IMAGE_SIZE = 224
 
 
+def preset_of(name: str) -> Preset | None:
+    """The preset that a short name, or its Hub id, stands for."""
+    source = name.removeprefix(RANDOM)
+    return PRESETS.get(source) or next((one for one in PRESETS.values() if one.repo_id == source), None)
+
+
 def repo_id_of(name: str) -> str:
     """What transformers knows the model by: a Hub id or a folder."""
     source = name.removeprefix(RANDOM)
@@ -52,9 +58,17 @@ def repo_id_of(name: str) -> str:
 
 
 def image_size_of(name: str) -> int:
-    """Side of the square to which images are resized unless the user chooses one."""
-    preset = PRESETS.get(name.removeprefix(RANDOM))
-    return DEFAULT_IMAGE_SIZE if preset is None else preset.image_size
+    """Side of the square to which images are resized unless the user chooses one: the preset's, else the model's own.
+
+    Raises:
+        ValueError: The model's configuration cannot be had.
+    """
+    preset = preset_of(name)
+    if preset is not None:
+        return preset.image_size
+    # Models with a fixed grid of image tokens say its size; the others take any.
+    vision = getattr(_load_config(name), "vision_config", None)
+    return getattr(vision, "image_size", None) or DEFAULT_IMAGE_SIZE
 
 
 def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[nn.Module, int]:
@@ -70,15 +84,12 @@ def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[
         The model, whose `last_hidden_state` is that hidden state, and the layer.
 
     Raises:
-        ValueError: The model cannot be had, takes no images, or has no such layer.
+        ValueError: The model cannot be had, takes no images, has no such layer, or is built unlike the others.
     """
     import transformers
 
     random, source = name.startswith(RANDOM), repo_id_of(name)
-    try:
-        config = transformers.AutoConfig.from_pretrained(source)
-    except Exception as error:
-        raise _unavailable(name, error) from error
+    config = _load_config(name)
     if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ValueError(
             f"`vlm` is {name!r}, a {config.model_type!r} model, which takes no images together with text. Choose "
@@ -87,7 +98,7 @@ def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[
     text = config.get_text_config()
     depth = text.num_hidden_layers
     if layer is None:
-        preset = PRESETS.get(name.removeprefix(RANDOM))
+        preset = preset_of(name)
         layer = depth // 2 if preset is None else preset.layer
     if not 0 <= layer <= depth:
         raise ValueError(
@@ -106,10 +117,34 @@ def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[
                 model = load_transformers(model_class, source, config, random=random).model
         except Exception as error:
             raise _unavailable(name, error) from error
+    decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None
+    if (
+        not hasattr(decoder, "norm")
+        or not hasattr(decoder, "layers")
+        or not hasattr(config, "image_token_id")
+    ):
+        raise ValueError(
+            f"`vlm` is {name!r}, a {config.model_type!r} model, whose parts are not those of SmolVLM, Qwen-VL or "
+            "PaliGemma. Choose a model of one of these families."
+        )
     if layer < depth:
         # The norm behind the last layer was trained for that layer's output only.
-        model.get_decoder().norm = nn.Identity()
+        decoder.norm = nn.Identity()
     return model, layer
+
+
+def check_instructions(instructions: Sequence[str]) -> None:
+    """Refuses empty instructions.
+
+    Raises:
+        ValueError: Says what to do.
+    """
+    if not all(instruction.strip() for instruction in instructions):
+        raise ValueError(
+            "`task` is empty, but a policy with `conditioning=vlm` is told what to do in words. Give the dataset's "
+            "episodes (or the environment) an instruction, or train with --policy.conditioning=encoders "
+            "--policy.text_encoder=null."
+        )
 
 
 def load_processor(name: str) -> Any:
@@ -144,7 +179,7 @@ class InstructionPrompt:
         max_length: Longest instruction in tokens; the rest is cut off.
 
     Raises:
-        ValueError: The processor cannot be had or does not take images of that size.
+        ValueError: The processor cannot be had.
     """
 
     max_remembered = 4096
@@ -183,25 +218,14 @@ class InstructionPrompt:
         return self._remembered[instruction]
 
     def _tokenize(self, instruction: str) -> dict[str, Tensor]:
-        if not instruction.strip():
-            raise ValueError(
-                "`task` is empty, but a policy with `conditioning=vlm` is told what to do in words. Give the dataset's "
-                "episodes (or the environment) an instruction, or train with --policy.conditioning=encoders "
-                "--policy.text_encoder=null."
-            )
+        check_instructions([instruction])
         images = [torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)] * self.num_cameras
-        try:
-            encoded = self._processor(
-                text=[self._text(self._shorten(instruction))],
-                images=[images],
-                return_tensors="pt",
-                **image_options(self._processor.image_processor, self.image_size),
-            )
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"`vlm_image_size` is {self.image_size}, which `vlm={self.name}` does not take: {first_line(error)} "
-                "Choose a multiple of its patches (28 for Qwen2.5-VL, 32 for Qwen3-VL), or leave it at its default."
-            ) from error
+        encoded = self._processor(
+            text=[self._text(self._shorten(instruction))],
+            images=[images],
+            return_tensors="pt",
+            **image_options(self._processor.image_processor, self.image_size),
+        )
         shape = encoded["input_ids"].shape
         return {
             key: value[0]
@@ -230,6 +254,15 @@ def image_options(image_processor: Any, image_size: int) -> dict[str, Any]:
     if hasattr(image_processor, "do_image_splitting"):  # Idefics and SmolVLM would tile large images
         options |= {"do_image_splitting": False, "max_image_size": {"longest_edge": image_size}}
     return options
+
+
+def _load_config(name: str) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(repo_id_of(name))
+    except Exception as error:
+        raise _unavailable(name, error) from error
 
 
 @contextmanager

@@ -8,7 +8,10 @@ from dit.policies import CAMERA, fake_batch, make_policy, wake
 from test_lara_policy import TINY_LAM, loss_of, make_lara, pair_batch
 
 from lerobot_lara.backbones import build_image_encoder
+from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
+from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
+from lerobot_lara.modeling_lara import LaraPolicy
 from lerobot_lara.training_config import FusedAdamWConfig
 
 VIT = {
@@ -208,3 +211,25 @@ def test_acting_projects_the_observation_once_per_chunk(action_head):
     slow = make_policy(action_head=action_head, num_inference_steps=4, **patch)
     slow.action_head.context_projections = list
     torch.testing.assert_close(slow.predict_action_chunk(batch, noise=noise), chunk, atol=1e-6, rtol=1e-5)
+
+
+def test_a_policy_loaded_to_act_is_not_compiled(lam_path, tmp_path, compiled_graphs):
+    make_lara(lam_path, compile_model=True, gradient_checkpointing=True).save_pretrained(tmp_path / "policy")
+    policy = LaraPolicy.from_pretrained(tmp_path / "policy")
+    assert policy.config.compile_model and policy.config.gradient_checkpointing
+    policy.predict_action_chunk(fake_batch(2))
+    assert not compiled_graphs
+
+
+def test_every_policy_names_the_blocks_that_fsdp_shards(lam_path):
+    """accelerate refuses names of classes that a policy does not have."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    lam = LaraLAMPolicy(LaraLAMConfig(**TINY_LAM, device="cpu", push_to_hub=False))
+    gr00t = make_policy(action_head="gr00t", action_patch_size=1)
+    for policy in (lam, make_policy(), gr00t, make_lara(lam_path)):
+        plugin = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap")
+        plugin.set_auto_wrap_policy(policy)
+        classes = plugin.auto_wrap_policy.keywords["transformer_layer_cls"]
+        assert {type(module) for module in policy.modules()} >= classes
+        assert len(classes) == (2 if policy.name == "lara" else 1)

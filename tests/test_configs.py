@@ -11,9 +11,6 @@ from lerobot.configs.train import TrainPipelineConfig
 
 import lerobot_lara  # noqa: F401  registers the policy types
 from lerobot_lara.data.mixture.config import load_mixture
-from lerobot_lara.dit.alternating_head import AlternatingBlock
-from lerobot_lara.dit.blocks import DiTBlock
-from lerobot_lara.lam.transformer import Block
 
 ROOT = Path(__file__).parents[1] / "configs"
 MIXTURES = sorted([*(ROOT / "mixtures").glob("*.yaml"), ROOT / "demo" / "mixture.yaml"])
@@ -51,14 +48,11 @@ def test_mixture(path):
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
 def test_launcher(path):
-    """accelerate takes it, and the classes that FSDP wraps exist."""
+    """accelerate takes it."""
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(path))
     assert config.distributed_type.value == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}[path.stem]
-    classes = {DiTBlock.__name__, AlternatingBlock.__name__, Block.__name__}
-    if path.stem == "fsdp":
-        assert set(config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(",")) == classes
 
 
 def test_slurm_script_is_a_shell_script(tmp_path):

@@ -236,3 +236,32 @@ def test_lara_grows_and_exports(tmp_path):
     assert (dit.config.embodiments, dit.config.embodiment) == (["robot", "arm", "hand"], "hand")
     for key, table in tables(grown).items():
         assert torch.equal(tables(dit)[key], table), key
+
+
+def test_growth_is_asked_for_anew_each_time(tmp_path):
+    """A flag kept from a first training would let a misspelt name in later."""
+    save(tmp_path / "a", grow_embodiments=True)
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["grow_embodiments"] is False
+    with pytest.raises(ValueError, match="`embodiment` is 'amr'"):
+        load(tmp_path / "a", embodiment="amr")
+
+
+def test_acting_for_another_robot_than_trained_for_is_said(tmp_path, caplog):
+    """The row of weights follows the name; the normalisation in the checkpoint does not."""
+    save(tmp_path / "a")
+    load(tmp_path / "a", training=False, embodiment="arm")
+    assert "acts for 'arm' with the normalisation of 'robot'" in caplog.text
+    caplog.clear()
+    load(tmp_path / "a", training=False, embodiment="robot")
+    assert not caplog.text
+
+
+def test_a_new_alignment_takes_over_the_names_of_the_policy(tmp_path):
+    torch.manual_seed(0)
+    LatentActionModel.from_config(**TINY_LAM).save_pretrained(tmp_path / "lam")
+    saved = save(tmp_path / "dit", embodiment="arm")
+    config = LaraConfig(**TINY | features(), lam_path=str(tmp_path / "lam"), frame_gap=4)
+    policy = LaraPolicy.from_pretrained(tmp_path / "dit", config=config, dataset_meta=new_dataset())
+    assert policy.config.embodiments == ["robot", "arm"] and policy.config.embodiment == "arm"
+    own = tables(policy)
+    assert all(torch.equal(own[key], value) for key, value in tables(saved).items())

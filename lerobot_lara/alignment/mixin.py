@@ -22,9 +22,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lerobot_lara.acceleration import accelerate
+from lerobot_lara.acceleration import accelerate, class_names
 from lerobot_lara.alignment.diagnostics import alignment_diagnostics
 from lerobot_lara.alignment.objective import LatentAlignment
 from lerobot_lara.alignment.tap import HiddenStateTap
@@ -211,9 +212,23 @@ class LatentAlignmentMixin(BasePolicy):
             latent_action = latent_action.detach()
         return latent_action, output.loss, log
 
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Also the LAM's blocks, which FSDP shards too."""
+        return [*super()._no_split_modules, *(class_names(self.lam.blocks) if self.lam is not None else [])]
+
     def update(self) -> None:
-        """Moves the slow copy of the LAM; LeRobot calls this after every optimizer step."""
+        """Moves the slow copy of the LAM; LeRobot calls this after every optimizer step.
+
+        Raises:
+            ValueError: FSDP has sharded the LAM, so that there is no whole to copy.
+        """
         if self.lam is not None and self.lam_target is not None:
+            if any(isinstance(module, FullyShardedDataParallel) for module in self.lam.modules()):
+                raise ValueError(
+                    "`alignment_target` is 'ema', whose slow copy FSDP cannot shard. Train with DDP, or with "
+                    "--policy.alignment_target=stop."
+                )
             self.lam_target.update_parameters(self.lam)
 
     def train(self, mode: bool = True) -> Any:

@@ -83,6 +83,9 @@ class ObservationEncoder(nn.Module):
         self.image_positions = nn.Parameter(0.02 * torch.randn(1, 1, image_encoder.num_tokens, width))
         self.camera_embedding = nn.Parameter(0.02 * torch.randn(1, num_cameras, 1, width))
         self.instruction_encoder = None if text_encoder is None else InstructionEncoder(text_encoder, width)
+        # Small convolutions, or frozen: nothing to compile or to compute twice.
+        self.trained_networks: list[nn.Module] = []
+        self.trained_blocks: list[nn.Module] = []
 
     def forward(
         self,

@@ -4,6 +4,7 @@ Legend: B batch, T action chunk, A action dim (padded), S state dim (padded).
 """
 
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LAN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lerobot_lara.acceleration import accelerate, remember_outputs
+from lerobot_lara.acceleration import accelerate, class_names, remember_outputs
 from lerobot_lara.augmentation import random_shift, sample_shifts
 from lerobot_lara.backbones import ImageEncoder
 from lerobot_lara.batch_keys import (
@@ -40,6 +41,7 @@ from lerobot_lara.embodiment_loading import EmbodimentLoading
 from lerobot_lara.lam.frame_encoder import check_images
 from lerobot_lara.mixture_record import MixtureRecord
 from lerobot_lara.policy_loading import StrictLoading
+from lerobot_lara.vision_language import check_instructions
 
 
 class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedPolicy):
@@ -49,12 +51,17 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
     `observation.language.tokens` and `.attention_mask` (B, L); in training `action` (B, T, A) with
     `action_is_pad` (B, T). A mixture adds those of `lerobot_lara.batch_keys`, and `<camera>_is_pad` (B, 1 or 2),
     whose first column is True where a sample's dataset lacks the camera.
+
+    Args:
+        config: The configuration.
+        to_act: Leave out what serves training only (compilation, gradient checkpointing).
+        **kwargs: `dataset_meta`, passed by LeRobot's training.
     """
 
     config_class = LaraDiTConfig
     name = "lara_dit"
 
-    def __init__(self, config: LaraDiTConfig, **kwargs: Any) -> None:
+    def __init__(self, config: LaraDiTConfig, *, to_act: bool = False, **kwargs: Any) -> None:
         super().__init__(
             config,
             dataset_meta=kwargs.get("dataset_meta"),
@@ -64,14 +71,25 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         self.config = config
         self.observation_encoder = build_observation_encoder(config)
         self.action_head = build_action_head(config, context_width=self.observation_encoder.width)
+        if config.conditioning == "vlm":
+            tasks = getattr(kwargs.get("dataset_meta"), "tasks", None)
+            check_instructions([] if tasks is None else list(tasks.index))
+        # Only for training: a policy that acts starts at once, and needs no compiler.
+        self._is_compiled = config.compile_model and not to_act
         accelerate(
-            networks=[self.action_head],
-            blocks=self.action_head.blocks,
-            compile_model=config.compile_model,
-            gradient_checkpointing=config.gradient_checkpointing,
+            networks=[self.action_head, *self.observation_encoder.trained_networks],
+            blocks=self._blocks,
+            compile_model=self._is_compiled,
+            gradient_checkpointing=config.gradient_checkpointing and not to_act,
         )
         self.init_rtc_processor()
         self.reset()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> Any:
+        """LeRobot's `from_pretrained`; to train if `dataset_meta` is given, else to act."""
+        kwargs.setdefault("to_act", kwargs.get("dataset_meta") is None)
+        return super().from_pretrained(pretrained_name_or_path, **kwargs)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The training objective on one batch (keys in the class docstring), with its terms for the log."""
@@ -161,7 +179,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
             return -self.action_head(noisy_actions, 1 - time, **observation).float() * real
 
         # A compiled head is left as it was traced.
-        constant = [] if self.config.compile_model else self.action_head.context_projections()
+        constant = [] if self._is_compiled else self.action_head.context_projections()
         with remember_outputs(constant):
             actions = euler_integrate(
                 velocity_to_noise,
@@ -207,6 +225,16 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
 
     def _rtc_enabled(self) -> bool:
         return self.config.rtc_config is not None and self.config.rtc_config.enabled
+
+    @property
+    def _blocks(self) -> list[nn.Module]:
+        """All transformer blocks that are trained."""
+        return [*self.action_head.blocks, *self.observation_encoder.trained_blocks]
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """What FSDP shards block by block (transformers' name for it, which accelerate asks for)."""
+        return class_names(self._blocks)
 
     @property
     def shared_image_encoder(self) -> ImageEncoder | None:

@@ -51,7 +51,7 @@ class LaraVLMPromptProcessorStep(ObservationProcessorStep):
     `observation.language.prompt.<name>`.
 
     Args:
-        vlm: The policy's `vlm`; loaded when first needed.
+        vlm: The policy's `vlm`.
         num_cameras: Images per sample.
         image_size: Side of the images that the model sees, in pixels.
         max_length: Longest instruction, in tokens.

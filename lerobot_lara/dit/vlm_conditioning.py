@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from lerobot_lara.backbones import resize
 from lerobot_lara.dit.context_adapter import ContextAdapter
-from lerobot_lara.vision_language import image_options, load_processor, load_vision_language_model
+from lerobot_lara.pretrained import first_line
+from lerobot_lara.vision_language import (
+    InstructionPrompt,
+    image_options,
+    load_processor,
+    load_vision_language_model,
+)
 
 # Linear layers of a language model's attention, in all families supported.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -80,6 +86,7 @@ class VLMObservationEncoder(nn.Module):
         object.__setattr__(self, "model", model if self.trained else model.to(dtype))
         self._image_processor = load_processor(name).image_processor
         self._inputs = set(inspect.signature(model.forward).parameters)
+        self.num_image_tokens = self._count_image_tokens(name)
         self.width: int = model.config.get_text_config().hidden_size
         self.adapter = ContextAdapter(
             width=self.width,
@@ -87,6 +94,10 @@ class VLMObservationEncoder(nn.Module):
             num_heads=max(1, self.width // 64),
             dropout=dropout,
         )
+        self.trained_networks: list[nn.Module] = [self.adapter] if num_self_attention_layers else []
+        self.trained_blocks: list[nn.Module] = list(self.adapter.blocks)
+        if self.trained:
+            self.trained_blocks += list(language_model.layers)
 
     def forward(
         self,
@@ -108,12 +119,14 @@ class VLMObservationEncoder(nn.Module):
             Context tokens (B, S, W), float32, and their bool mask (B, S).
 
         Raises:
-            ValueError: The images are not as many as the prompt was made for.
+            ValueError: The prompt was not made for these images.
         """
-        if len(images) != self.num_cameras:
+        found = (input_ids == self.model.config.image_token_id).sum(1)  # (B,)
+        if len(images) != self.num_cameras or (found != self.num_cameras * self.num_image_tokens).any():
             raise ValueError(
-                f"The batch has {len(images)} cameras, but the prompt was made for {self.num_cameras}; set "
-                "`input_features` to the cameras in use."
+                f"The batch has {len(images)} cameras and prompts with {sorted(set(found.tolist()))} image tokens, but "
+                f"the policy expects {self.num_cameras} cameras of {self.num_image_tokens} tokens. Keep the "
+                "checkpoint's `vlm`, `vlm_image_size` and cameras: its preprocessor was made for them."
             )
         attention_mask = attention_mask.bool()
         if image_valid is not None:
@@ -121,8 +134,36 @@ class VLMObservationEncoder(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask.long(), **prompt}
         inputs |= self._pixels(images)
         with torch.set_grad_enabled(bool(self.trained) and torch.is_grad_enabled()):
-            output = self.model(**{key: value for key, value in inputs.items() if key in self._inputs})
+            known = {key: value for key, value in inputs.items() if key in self._inputs}
+            # Nothing is generated; and a cache would be filled twice by gradient checkpointing.
+            output = self.model(**known, use_cache=False)
         return self.adapter(output.last_hidden_state.float(), attention_mask), attention_mask
+
+    @torch.no_grad()
+    def _count_image_tokens(self, name: str) -> int:
+        """Image tokens per camera, of the prompt and of the model, which must agree.
+
+        Of a size that it does not know, a model may read another sample's image, or crash on the GPU.
+        """
+        prompt = InstructionPrompt(name, num_cameras=1, image_size=self.image_size, max_length=8)
+        error = None
+        try:
+            ids = prompt(["move"])["input_ids"]
+            pixels = self._pixels([torch.zeros(1, 3, self.image_size, self.image_size)])
+            names = inspect.signature(self.model.get_image_features).parameters
+            inputs = {key: value for key, value in pixels.items() if key in names}
+            features = self.model.get_image_features(**inputs).pooler_output
+            produced = sum(one.shape[:-1].numel() for one in features)
+            placed = int((ids == self.model.config.image_token_id).sum())
+            if produced == placed:
+                return placed
+            reason = f"it makes {produced} tokens of an image, where the prompt has room for {placed}."
+        except (ValueError, RuntimeError, IndexError) as caught:
+            error, reason = caught, first_line(caught)
+        raise ValueError(
+            f"`vlm_image_size` is {self.image_size}, which `vlm={name}` does not take: {reason} Leave it at its "
+            "default; Qwen2.5-VL takes multiples of 28, Qwen3-VL of 32."
+        ) from error
 
     def _pixels(self, images: list[Tensor]) -> dict[str, Tensor]:
         """What the model's own image processor makes of the images, in the order in which the prompt has them."""

@@ -40,6 +40,14 @@ class VLMSettings(BaseConfig):
                 f"`conditioning` is {self.conditioning!r}; it must be 'encoders' or 'vlm'. Pass "
                 "--policy.conditioning=..."
             )
+        if self.conditioning == "encoders":
+            fields = VLMSettings.__dataclass_fields__.values()
+            unused = [field.name for field in fields if getattr(self, field.name) != field.default]
+            if unused:
+                raise ValueError(
+                    f"`{unused[0]}` is {getattr(self, unused[0])!r}, but `conditioning` is 'encoders', which has no "
+                    "vision-language model. Pass --policy.conditioning=vlm, or leave it out."
+                )
         for name in ("vlm_trained_layers", "vlm_lora_rank", "vlm_self_attention_layers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give 0 (none) or a number.")

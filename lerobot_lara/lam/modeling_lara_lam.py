@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
-from lerobot_lara.acceleration import accelerate
+from lerobot_lara.acceleration import accelerate, class_names
 from lerobot_lara.augmentation import random_shift
 from lerobot_lara.batch_keys import DATASET_INDEX
 from lerobot_lara.data.frame_gap import check_frame_gap
@@ -73,6 +73,11 @@ class LaraLAMPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             "prediction_error", output.pair_error, valid, batch.get(DATASET_INDEX), remember=self.training
         )
         return output.loss, log | means
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """What FSDP shards block by block (transformers' name for it, which accelerate asks for)."""
+        return class_names(self.model.blocks)
 
     def get_optim_params(self) -> list:
         """The trained parameters; frozen encoders are not among them."""

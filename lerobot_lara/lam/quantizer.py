@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lerobot_lara.lam.losses import masked_mse
+from lerobot_lara.processes import is_distributed
 
 Quantized = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -211,9 +212,3 @@ def build_quantizer(
         restart_threshold=codebook_restart_threshold,
         commitment_weight=commitment_weight,
     )
-
-
-def is_distributed() -> bool:
-    """Whether several processes train together."""
-    dist = torch.distributed
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -15,6 +15,7 @@ from lerobot_lara.dit.vlm_conditioning import VLMObservationEncoder
 from lerobot_lara.vision_language import (
     InstructionPrompt,
     image_options,
+    image_size_of,
     load_processor,
     load_vision_language_model,
 )
@@ -200,23 +201,68 @@ def test_unknown_model_is_refused():
         load_vision_language_model("nobody/nothing")
 
 
-def test_image_size_that_the_model_does_not_take_is_refused(vlms):
-    with pytest.raises(ValueError, match="`vlm_image_size` is 50"):
-        make_prompt(vlms, "qwen2_5_vl", image_size=50)(["open drawer"])
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [("smolvlm", 16), ("smolvlm", 24), ("smolvlm", 64), ("paligemma", 40), ("qwen2_5_vl", 50)],
+)
+def test_image_size_that_the_model_does_not_take_is_refused(vlms, family, size):
+    with pytest.raises(ValueError, match=f"`vlm_image_size` is {size}"):
+        make_encoder(vlms, family, image_size=size)
 
 
 def test_more_cameras_than_configured_are_refused(vlms):
-    with pytest.raises(ValueError, match="3 cameras, but the prompt was made for 2"):
+    with pytest.raises(ValueError, match=r"3 cameras and prompts with .* expects 2 cameras of 4"):
         run(make_encoder(vlms), make_prompt(vlms), images=[torch.rand(2, 3, 32, 32)] * 3)
+    with pytest.raises(ValueError, match=r"2 cameras and prompts with \[12\] image tokens"):
+        run(make_encoder(vlms), make_prompt(vlms, num_cameras=3))
+
+
+def test_image_size_is_that_of_the_model_unless_chosen(vlms):
+    assert (
+        image_size_of("smolvlm2-500m") == image_size_of("HuggingFaceTB/SmolVLM2-500M-Video-Instruct") == 512
+    )
+    assert image_size_of(vlms["smolvlm"]) == image_size_of(f"random:{vlms['paligemma']}") == 32
+    assert image_size_of(vlms["qwen3_vl"]) == 224
+
+
+def test_gradient_checkpointing_reaches_what_is_trained_of_the_model(vlms):
+    """The adapter's blocks and the layers with low-rank adapters run twice, with the same gradients."""
+    options = {"vlm_lora_rank": 2, "vlm_self_attention_layers": 1, "vlm_layer": 2}
+    gradients, calls = [], []
+    for checkpointing in (False, True):
+        policy = wake(make_vlm_policy(vlms, gradient_checkpointing=checkpointing, **options))
+        inside = [policy.observation_encoder.adapter.blocks[0].attn1]
+        inside.append(policy.observation_encoder.model.get_decoder().layers[0].self_attn)
+        for module in inside:
+            module.register_forward_hook(lambda *_: calls.append(1))
+        preprocessor, _ = make_pre_post_processors(policy.config)
+        batch = preprocessor(fake_batch(2, CAMERAS) | {"task": ["open drawer", "push the red square"]})
+        torch.manual_seed(3)
+        policy.train()(batch)[0].backward()
+        gradients.append({name: p.grad for name, p in policy.named_parameters() if p.grad is not None})
+        assert len(calls) == (2 if not checkpointing else 6)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_a_dataset_without_instruction_is_refused_before_training(vlms, tmp_path):
+    root = make_tiny_dataset(tmp_path / "data", num_episodes=2, task=["open drawer", " "])
+    flags = {"policy__conditioning": "vlm", "policy__vlm": vlms["smolvlm"], "policy__vlm_image_size": 32}
+    with pytest.raises(ValueError, match="`task` is empty"):
+        run_train(policy__type="lara_dit", dataset__root=root, output_dir=tmp_path / "out", **flags)
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"conditioning": "vllm"}, "`conditioning` is 'vllm'"),
-        ({"vlm_lora_rank": -1}, "`vlm_lora_rank` is -1"),
-        ({"vlm_image_size": 0}, "`vlm_image_size` is 0"),
-        ({"vlm_lora_rank": 2, "vlm_trained_layers": 2}, "not both"),
+        ({"conditioning": "vlm", "vlm_lora_rank": -1}, "`vlm_lora_rank` is -1"),
+        ({"conditioning": "vlm", "vlm_image_size": 0}, "`vlm_image_size` is 0"),
+        ({"conditioning": "vlm", "vlm_lora_rank": 2, "vlm_trained_layers": 2}, "not both"),
+        ({"vlm": "qwen3-vl-2b"}, "`vlm` is 'qwen3-vl-2b', but `conditioning` is 'encoders'"),
+        ({"vlm_layer": 3}, "`vlm_layer` is 3, but `conditioning` is 'encoders'"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):

@@ -6,7 +6,6 @@ checkpoint/ (fsdp).
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +15,6 @@ from torch import distributed
 
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit import modeling_lara_dit
-from lerobot_lara.dit.alternating_head import AlternatingBlock
-from lerobot_lara.dit.blocks import DiTBlock
-from lerobot_lara.lam.transformer import Block
 from lerobot_lara.modeling_lara import LaraPolicy
 
 BATCH_SIZE = 8
@@ -93,17 +89,22 @@ def main() -> None:
     if mode == "ddp":
         parallel = torch.nn.parallel.DistributedDataParallel(policy, find_unused_parameters=True)
     else:
+        from accelerate.utils import FullyShardedDataParallelPlugin
         from torch.distributed.fsdp import FullyShardedDataParallel
-        from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
-        # As configs/accelerate/fsdp.yaml says.
-        blocks = {DiTBlock, AlternatingBlock, Block}
+        # accelerate's own reading of configs/accelerate/fsdp.yaml, which on the CPU would leave FSDP out.
+        plugin = FullyShardedDataParallelPlugin(
+            auto_wrap_policy="transformer_based_wrap", use_orig_params=True
+        )
+        plugin.set_auto_wrap_policy(policy)
         parallel = FullyShardedDataParallel(
             policy,
             use_orig_params=True,
             device_id=torch.device("cpu"),
-            auto_wrap_policy=partial(transformer_auto_wrap_policy, transformer_layer_cls=blocks),
+            auto_wrap_policy=plugin.auto_wrap_policy,
         )
+        wrapped = [m for m in parallel.modules() if isinstance(m, FullyShardedDataParallel)]
+        assert len(wrapped) == 1 + 3 + 2, "the policy, its three blocks and the LAM's two"
     optimizer = make_optimizer(parallel)
     loss, log = parallel(batch)
     loss.backward()

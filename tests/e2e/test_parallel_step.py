@@ -23,7 +23,8 @@ def run_in_two_processes(folder: Path, mode: str) -> list[dict[str, float]]:
     """What each process logged."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command.append(str(Path(__file__).with_name("parallel_step.py")))
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    tests = Path(__file__).parents[1]
+    paths = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"FOLDER": str(folder), "MODE": mode, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)

@@ -9,10 +9,11 @@ from lerobot.policies.factory import make_policy
 from safetensors.torch import load_file
 from test_lara_policy import TINY_LAM
 
+from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 pytestmark = pytest.mark.e2e
-pytest.importorskip("peft")
+PeftModel = pytest.importorskip("peft").PeftModel
 FLAGS = {
     f"policy__{key}": value
     for key, value in TINY.items()
@@ -57,6 +58,32 @@ def test_adapters_and_projections_learn_the_rest_stays(tmp_path, options):
     loaded = {key.replace("base_model.model.", ""): value for key, value in adapter.items()}
     decoder = "action_head.action_decoder.output.weight"
     assert not torch.equal(loaded[decoder], plain[decoder])
+    observation = {"observation.image": torch.rand(1, 3, 32, 32), "observation.state": torch.randn(1, 4)}
+    assert policy.predict_action_chunk(observation).shape == (1, 8, 4)
+
+
+def test_an_adapter_for_a_new_robot_acts(tmp_path):
+    """Its rows of the projections come with the adapter, as LeRobot's evaluation loads it: without a dataset."""
+    root = make_tiny_dataset(tmp_path / "data", num_frames=16)
+    flags = {"policy__type": "lara_dit", "policy__embodiment": "arm", "policy__text_encoder": "null"}
+    first = run_train(dataset__root=root, output_dir=tmp_path / "first", steps=1, **FLAGS | flags)
+    second = run_train(
+        policy__path=first.checkpoint,
+        policy__embodiment="hand",
+        policy__grow_embodiments=True,
+        peft__r=2,
+        dataset__root=root,
+        output_dir=tmp_path / "second",
+        steps=3,
+    )
+    config = PreTrainedConfig.from_pretrained(second.checkpoint)
+    assert config.embodiments == ["arm", "hand"] and config.embodiment == "hand" and config.use_peft
+    adapter = load_file(second.checkpoint / "adapter_model.safetensors")
+    [key] = [key for key in adapter if key.endswith("action_decoder.output.weight")]
+    base = LaraDiTPolicy.from_pretrained(first.checkpoint, config=config)
+    policy = PeftModel.from_pretrained(base, second.checkpoint)
+    decoder = policy.get_base_model().action_head.action_decoder.modules_to_save["default"]
+    assert torch.equal(decoder.output.weight, adapter[key]) and len(adapter[key]) == 2
     observation = {"observation.image": torch.rand(1, 3, 32, 32), "observation.state": torch.randn(1, 4)}
     assert policy.predict_action_chunk(observation).shape == (1, 8, 4)
 

@@ -167,7 +167,7 @@ def test_converted_weights_are_those_of_the_policy() -> None:
         state=8,
         action=7,
         chunk_size=CHUNK_SIZE,
-        num_embodiments=3,
+        embodiments=["a", "b", "c"],
         projection_width=32,
     )
     own = {key: value.shape for key, value in policy.state_dict().items() if key.startswith("action_head.")}
