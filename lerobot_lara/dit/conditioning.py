@@ -86,6 +86,7 @@ class ObservationEncoder(nn.Module):
         # Small convolutions, or frozen: nothing to compile or to compute twice.
         self.trained_networks: list[nn.Module] = []
         self.trained_blocks: list[nn.Module] = []
+        self.unwrapped_blocks: list[nn.Module] = []
 
     def forward(
         self,

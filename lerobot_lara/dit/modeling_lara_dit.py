@@ -78,7 +78,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         self._is_compiled = config.compile_model and not to_act
         accelerate(
             networks=[self.action_head, *self.observation_encoder.trained_networks],
-            blocks=self._blocks,
+            blocks=[*self._blocks, *self.observation_encoder.unwrapped_blocks],
             compile_model=self._is_compiled,
             gradient_checkpointing=config.gradient_checkpointing and not to_act,
         )
@@ -228,7 +228,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
 
     @property
     def _blocks(self) -> list[nn.Module]:
-        """All transformer blocks that are trained."""
+        """Transformer blocks that are trained, but for those inside a vision-language model."""
         return [*self.action_head.blocks, *self.observation_encoder.trained_blocks]
 
     @property

@@ -96,8 +96,8 @@ class VLMObservationEncoder(nn.Module):
         )
         self.trained_networks: list[nn.Module] = [self.adapter] if num_self_attention_layers else []
         self.trained_blocks: list[nn.Module] = list(self.adapter.blocks)
-        if self.trained:
-            self.trained_blocks += list(language_model.layers)
+        # Not to be wrapped by FSDP one by one: the model calls them, and would pass their wrappers by.
+        self.unwrapped_blocks: list[nn.Module] = list(language_model.layers) if self.trained else []
 
     def forward(
         self,
@@ -146,7 +146,7 @@ class VLMObservationEncoder(nn.Module):
         Of a size that it does not know, a model may read another sample's image, or crash on the GPU.
         """
         prompt = InstructionPrompt(name, num_cameras=1, image_size=self.image_size, max_length=8)
-        error = None
+        error: Exception | None = None
         try:
             ids = prompt(["move"])["input_ids"]
             pixels = self._pixels([torch.zeros(1, 3, self.image_size, self.image_size)])

@@ -125,6 +125,17 @@ def test_frozen_weights_stay_out_of_checkpoints(vlms):
     assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
+@pytest.mark.parametrize("options", [{}, {"vlm_trained_layers": 1}, {"vlm_lora_rank": 2}])
+def test_fsdp_shards_the_blocks_outside_of_the_model(vlms, options):
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    policy = make_vlm_policy(vlms, vlm_self_attention_layers=1, **options)
+    plugin = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap")
+    plugin.set_auto_wrap_policy(policy)
+    names = {one.__name__ for one in plugin.auto_wrap_policy.keywords["transformer_layer_cls"]}
+    assert names == {"DiTBlock", "BasicTransformerBlock"}
+
+
 @pytest.mark.parametrize("options", [{"num_trained_layers": 1}, {"lora_rank": 2}])
 def test_trained_parts_learn_and_are_saved(vlms, options):
     encoder, prompt = make_encoder(vlms, **options), make_prompt(vlms)
