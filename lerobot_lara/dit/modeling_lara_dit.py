@@ -28,7 +28,6 @@ from lerobot_lara.batch_keys import (
     STATE_REST,
 )
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
-from lerobot_lara.dit.build import build_action_head, build_observation_encoder
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
@@ -41,6 +40,7 @@ from lerobot_lara.embodiment_loading import EmbodimentLoading
 from lerobot_lara.lam.frame_encoder import check_images
 from lerobot_lara.mixture_record import MixtureRecord
 from lerobot_lara.policy_loading import StrictLoading
+from lerobot_lara.policy_networks import build_action_head, build_observation_encoder
 from lerobot_lara.vision_language import check_instructions
 
 
