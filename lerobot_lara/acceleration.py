@@ -62,14 +62,17 @@ def remember_outputs(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     The steps of a flow see the same observation, whose projections to keys and values cost more than all else.
     """
-    before = [(module, module.forward) for module in modules]
-    for module, forward in before:
-        module.forward = _once(forward)
+    # A module may already have a `forward` of its own, beside its class's.
+    before = [(module, vars(module).get("forward")) for module in modules]
+    for module, _ in before:
+        module.forward = _once(module.forward)
     try:
         yield
     finally:
         for module, forward in before:
-            module.forward = forward
+            del module.forward
+            if forward is not None:
+                module.forward = forward
 
 
 def _once(function: Callable[..., Any]) -> Callable[..., Any]:

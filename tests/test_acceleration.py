@@ -207,8 +207,12 @@ def test_acting_projects_the_observation_once_per_chunk(action_head):
     assert (policy.predict_action_chunk(other, noise=noise) - chunk).abs().max() > 1e-4, (
         "no memory across chunks"
     )
+    assert all(layer.forward.__name__ == "<lambda>" for layer in projections), "what was there is there again"
     # Step by step, nothing remembered.
     slow = make_policy(action_head=action_head, num_inference_steps=4, **patch)
+    assert not any("forward" in vars(module) for module in slow.modules())
+    slow.predict_action_chunk(batch)
+    assert not any("forward" in vars(module) for module in slow.modules())
     slow.action_head.context_projections = list
     torch.testing.assert_close(slow.predict_action_chunk(batch, noise=noise), chunk, atol=1e-6, rtol=1e-5)
 
