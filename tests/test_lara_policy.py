@@ -9,6 +9,7 @@ from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
 
 from lerobot_lara.checkpoint import export_dit
+from lerobot_lara.alignment import mixin
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
@@ -409,3 +410,12 @@ def test_each_dataset_of_a_mixture_is_centred_by_itself(lam_path):
     together = loss_of(policy, batch)[1]["alignment_loss"]
     assert alignment_loss([0] * 6) == pytest.approx(together)
     assert alignment_loss([0, 0, 0, 1, 1, 1]) != pytest.approx(together, rel=1e-3)
+
+
+def test_a_slow_copy_of_a_sharded_lam_is_refused(lam_path, monkeypatch):
+    policy = make_lara(lam_path, alignment_target="ema")
+    policy.update()
+    # Stands in for FSDP's wrapper, which needs several processes.
+    monkeypatch.setattr(mixin, "FullyShardedDataParallel", type(policy.lam.inverse_dynamics))
+    with pytest.raises(ValueError, match="`alignment_target` is 'ema', whose slow copy FSDP cannot shard"):
+        policy.update()
