@@ -8,8 +8,8 @@ from dit.policies import CAMERA, GR00T, TINY, fake_batch, features, wake
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
 
-from lerobot_lara.checkpoint import export_dit
 from lerobot_lara.alignment import mixin
+from lerobot_lara.checkpoint import export_dit
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
