@@ -185,12 +185,7 @@ class InstructionPrompt:
     max_remembered = 4096
 
     def __init__(self, name: str, *, num_cameras: int, image_size: int, max_length: int) -> None:
-        self.name, self.num_cameras, self.image_size, self.max_length = (
-            name,
-            num_cameras,
-            image_size,
-            max_length,
-        )
+        self.num_cameras, self.image_size, self.max_length = num_cameras, image_size, max_length
         self._processor = load_processor(name)
         self._remembered: dict[str, dict[str, Tensor]] = {}
 

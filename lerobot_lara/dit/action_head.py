@@ -7,12 +7,16 @@ Legend: B batch, T action chunk, A action dim, S state dim, D width, N = T / act
 M context tokens.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from lerobot_lara.dit.blocks import DiTBlock, EmbodimentMLP, FlowTimeEmbedding, encode_state
+from lerobot_lara.dit.blocks import (
+    DiTBlock,
+    EmbodimentMLP,
+    FlowTimeEmbedding,
+    encode_state,
+    key_value_projections,
+)
 
 
 class FlowMatchingActionHead(nn.Module):
@@ -109,5 +113,4 @@ class FlowMatchingActionHead(nn.Module):
 
     def context_projections(self) -> list[nn.Module]:
         """What turns context tokens into keys and values; the same in all steps of a flow."""
-        attentions: list[Any] = [block.cross_attention for block in self.blocks]
-        return [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
+        return key_value_projections([block.cross_attention for block in self.blocks])

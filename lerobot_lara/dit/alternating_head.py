@@ -9,8 +9,6 @@ Legend: B batch, T action chunk, A action dim, S state dim, D width, P projectio
 E embodiments.
 """
 
-from typing import Any
-
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
@@ -19,7 +17,13 @@ from diffusers.models.normalization import AdaLayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lerobot_lara.dit.blocks import EmbodimentLinear, EmbodimentMLP, FlowTimeEmbedding, encode_state
+from lerobot_lara.dit.blocks import (
+    EmbodimentLinear,
+    EmbodimentMLP,
+    FlowTimeEmbedding,
+    encode_state,
+    key_value_projections,
+)
 
 
 class AlternatingActionHead(nn.Module):
@@ -128,8 +132,7 @@ class AlternatingActionHead(nn.Module):
 
     def context_projections(self) -> list[nn.Module]:
         """What turns context tokens into keys and values; the same in all steps of a flow."""
-        attentions: list[Any] = [block.attention for block in self.blocks if block.is_cross_attention]
-        return [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
+        return key_value_projections([block.attention for block in self.blocks if block.is_cross_attention])
 
 
 class AlternatingBlock(nn.Module):

@@ -3,7 +3,7 @@
 Legend: B batch, N tokens, M context tokens, D width, E embodiments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -79,6 +79,11 @@ class DiTBlock(nn.Module):
             normed = self.norms[i](hidden_states) * (1 + scale) + shift
             hidden_states = hidden_states + gate * sublayer(normed)
         return hidden_states
+
+
+def key_value_projections(attentions: Iterable[Any]) -> list[nn.Module]:
+    """The layers of attentions that turn context tokens into keys and values."""
+    return [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
 
 
 class EmbodimentLinear(nn.Module):

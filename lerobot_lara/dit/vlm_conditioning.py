@@ -180,8 +180,7 @@ class VLMObservationEncoder(nn.Module):
     def _token_valid(self, input_ids: Tensor, image_valid: Tensor) -> Tensor:
         """(B, S) bool, False at the placeholders of missing cameras."""
         is_image = input_ids == self.model.config.image_token_id  # (B, S)
-        per_image = is_image.sum(1, keepdim=True) // self.num_cameras
-        camera = ((is_image.cumsum(1) - 1) // per_image).clamp(0, self.num_cameras - 1)  # (B, S)
+        camera = ((is_image.cumsum(1) - 1) // self.num_image_tokens).clamp(min=0)  # (B, S)
         return ~is_image | image_valid.gather(1, camera)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "VLMObservationEncoder":
