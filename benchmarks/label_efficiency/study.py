@@ -264,7 +264,8 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="the validation tasks instead")
     parser.add_argument("--quick", action="store_true", help="one task, few steps: checks that all runs")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # LeRobot's import left a handler that drops these messages.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     tasks = VALIDATION_TASKS if arguments.validation else TASKS
     labels = [int(number) for number in arguments.labels.split(",")]
     unknown = set(arguments.arms.split(",")) - set(ARMS)

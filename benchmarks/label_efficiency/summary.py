@@ -69,25 +69,37 @@ def summarise(results: dict[tuple[str, int], Outcomes]) -> str:
 
 
 def draw(results: dict[tuple[str, int], Outcomes], path: Path) -> None:
-    """Success rate of every arm by number of labels; a dot per seed, a bar for their mean."""
+    """A row per number of labels: success rates, a dot per seed, and differences from the baseline with intervals."""
     numbers = sorted({labels for _, labels in results if labels})
+    rows = {labels: sorted(arm for arm, number in results if number == labels) for labels in numbers}
+    heights = [0.6 + 0.32 * len(arms) for arms in rows.values()]
     figure, panels = plt.subplots(
-        1, len(numbers), figsize=(4.2 * len(numbers), 4), sharey=True, squeeze=False
+        len(numbers),
+        2,
+        figsize=(9.5, 0.9 + sum(heights)),
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+        height_ratios=heights,
     )
-    for panel, labels in zip(panels[0], numbers, strict=True):
-        arms = [arm for arm, number in results if number == labels]
-        for position, arm in enumerate(arms):
-            rates = [
-                np.mean([outcomes.mean() for outcomes in seed.values()])
-                for seed in results[arm, labels].values()
-            ]
-            colour = "#3f7cac" if arm.startswith("dit") else "#d9622b"
-            panel.barh(position, np.mean(rates), color=colour, alpha=0.35)
-            panel.plot(rates, [position] * len(rates), "o", color=colour, markersize=4)
-        panel.set_yticks(range(len(arms)), arms)
-        panel.set_xlim(0, 1)
-        panel.set_xlabel("share of scenes solved")
-        panel.set_title(f"{labels} demonstrations per task")
+    for (labels, arms), (rates, differences) in zip(rows.items(), panels, strict=True):
+        for position, arm in enumerate(reversed(arms)):
+            cells = results[arm, labels]
+            colour = "#3f7cac" if arm.startswith(BASELINE) else "#d9622b"
+            by_seed = [np.mean([outcomes.mean() for outcomes in seed.values()]) for seed in cells.values()]
+            rates.barh(position, np.mean(by_seed), color=colour, alpha=0.35)
+            rates.plot(by_seed, [position] * len(by_seed), "o", color=colour, markersize=4)
+            if arm != BASELINE and (BASELINE, labels) in results:
+                mean, low, high = paired_difference(cells, results[BASELINE, labels])
+                differences.plot([low, high], [position, position], color=colour, linewidth=2)
+                differences.plot(mean, position, "o", color=colour, markersize=6)
+        rates.set_yticks(range(len(arms)), list(reversed(arms)))
+        rates.set_xlim(0, 1)
+        rates.set_xlabel("share of scenes solved; a dot per seed")
+        rates.set_title(f"{labels} demonstrations per task")
+        differences.axvline(0, color="black", linewidth=0.8)
+        differences.locator_params(axis="x", nbins=6)
+        differences.set_xlabel("paired difference from dit, 95 % bootstrap")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
