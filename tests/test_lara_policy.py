@@ -99,6 +99,19 @@ def test_gradient_of_the_alignment_reaches_the_lam_only_if_joint(lam_path, targe
     assert grad_norm(tapped) > 0 and grad_norm(after) > 0
 
 
+def test_alignment_loss_is_the_configured_one(lam_path):
+    losses = {}
+    for name, options in {
+        "cosine": {},
+        "contrastive": {"alignment_loss": "contrastive"},
+        "colder": {"alignment_loss": "contrastive", "alignment_temperature": 0.01},
+    }.items():
+        _, log = loss_of(make_lara(lam_path, **options), pair_batch())
+        losses[name] = log["alignment_loss"]
+    assert losses["cosine"] < 2 and len(set(losses.values())) == 3
+    assert losses["colder"] > losses["contrastive"], "an untrained policy errs more surely at a low temperature"
+
+
 def test_warmup_keeps_the_policys_gradient_from_the_lam(lam_path):
     policy = make_lara(lam_path, alignment_target="joint", lam_warmup_steps=2, lam_loss_weight=0.0)
     reached = []
@@ -336,6 +349,8 @@ def test_another_lam_path_replaces_the_checkpoints_lam(lam_path, tmp_path):
         ({"alignment_target": "none"}, "`alignment_target`"),
         ({"alignment_pooling": "max"}, "`alignment_pooling`"),
         ({"lam_camera": "observation.images.top"}, "`lam_camera`.*observation.images.top.*observation.image"),
+        ({"alignment_loss": "l2"}, "`alignment_loss` is 'l2'.*contrastive"),
+        ({"alignment_temperature": 0.0}, "`alignment_temperature` is 0.0"),
         ({"alignment_loss_weight": -1.0}, "`alignment_loss_weight`"),
         ({"lam_ema_decay": 1.0}, "`lam_ema_decay`"),
         ({"frame_gap": 0}, "`frame_gap` is 0"),

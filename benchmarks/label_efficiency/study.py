@@ -31,6 +31,8 @@ NUM_SCENES = 50
 FIRST_SCENE = 1000
 EPISODE_LENGTH = 200
 LONGER = 1.8
+FPS = 80
+FRAME_GAP = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Arm:
         lam: "videos" or "labels", what its latent action model is trained on; None without one.
         mixed: Action-free samples are mixed into its batches.
         flags: Added to its `lerobot-train` command.
+        frame_gap: K of the policy and of its latent action model.
         from_lam_encoder: Its image encoder starts from the latent action model's.
         more_seeds: Belongs to the main comparison.
     """
@@ -50,6 +53,7 @@ class Arm:
     lam: str | None = None
     mixed: bool = False
     flags: tuple[str, ...] = ()
+    frame_gap: int = FRAME_GAP
     from_lam_encoder: bool = False
     more_seeds: bool = field(default=False, kw_only=True)
 
@@ -71,6 +75,20 @@ ARMS = {
     "lara_labelled": Arm("lara", "labels"),
     "lara_mixture": Arm("lara_mixture", "videos", mixed=True),
 }
+# For the validation tasks.
+REMEDIES = {
+    "lara_weight_05": Arm("lara", "videos", flags=("--policy.alignment_loss_weight=0.5",)),
+    "lara_weight_2": Arm("lara", "videos", flags=("--policy.alignment_loss_weight=2",)),
+    "lara_layer_1": Arm("lara", "videos", flags=("--policy.alignment_layer=1",)),
+    "lara_layer_4": Arm("lara", "videos", flags=("--policy.alignment_layer=4",)),
+    "lara_last_token": Arm("lara", "videos", flags=("--policy.alignment_pooling=last",)),
+    "lara_gap_32": Arm("lara", "videos", frame_gap=32),
+    "lara_mixture_05": Arm(
+        "lara_mixture", "videos", mixed=True, flags=("--policy.alignment_loss_weight=0.5",)
+    ),
+    "lara_mixture_2": Arm("lara_mixture", "videos", mixed=True, flags=("--policy.alignment_loss_weight=2",)),
+}
+ALL_ARMS = ARMS | REMEDIES
 
 
 class Study:
@@ -82,16 +100,25 @@ class Study:
         scenes: Evaluation scenes per task.
         videos: Action-free videos per task.
         flags: Added to all training commands.
+        held_out: Cells end with the error on held-out demonstrations in the place of evaluation scenes.
     """
 
     def __init__(
-        self, output_dir: Path, *, tasks: Sequence[str], scenes: int, videos: int, flags: Sequence[str] = ()
+        self,
+        output_dir: Path,
+        *,
+        tasks: Sequence[str],
+        scenes: int,
+        videos: int,
+        flags: Sequence[str] = (),
+        held_out: bool = False,
     ) -> None:
         self.output_dir = output_dir
         self.tasks = tuple(tasks)
         self.scenes = scenes
         self.videos = videos
         self.flags = tuple(flags)
+        self.held_out = held_out
 
     def jobs(self, arms: Iterable[str], labels: Iterable[int], seeds: Sequence[int] | None) -> list[Job]:
         """All jobs of the cells, each after those that it needs.
@@ -104,14 +131,14 @@ class Study:
         listed = {job.name: job for job in self._recordings(max(LABELS))}
         for number in labels:
             for name in arms:
-                arm = ARMS[name]
+                arm = ALL_ARMS[name]
                 registered = SEEDS + (MORE_SEEDS if arm.more_seeds else ())
                 for seed in registered if seeds is None else seeds:
                     for job in self._cell(name, number, seed):
                         listed.setdefault(job.name, job)
-        listed["eval_zero"] = self._evaluation(
-            "zero", ("python", "-m", "lerobot_lara.evaluation.zero_policy")
-        )
+        if not self.held_out:
+            program = ("python", "-m", "lerobot_lara.evaluation.zero_policy")
+            listed["eval_zero"] = self._evaluation("zero", program)
         return list(listed.values())
 
     def write_mixtures(self, labels: Iterable[int]) -> None:
@@ -137,9 +164,12 @@ class Study:
                 "episodes": episodes,
             }
             files |= {f"labels_{number}": [demos], f"mixed_{number}": [demos, videos]}
-        for name, entries in files.items():
-            content = yaml.safe_dump({"frame_gap_s": 0.2, "entries": entries}, sort_keys=False)
-            (folder / f"{name}.yaml").write_text(content)
+        for frame_gap in {arm.frame_gap for arm in ALL_ARMS.values()}:
+            for name, entries in files.items():
+                content = yaml.safe_dump(
+                    {"frame_gap_s": frame_gap / FPS, "entries": entries}, sort_keys=False
+                )
+                (folder / f"{name}{_suffix(frame_gap)}.yaml").write_text(content)
 
     def _recordings(self, number: int) -> list[Job]:
         def collect(name: str, episodes: int, seed: int, *flags: str) -> Job:
@@ -155,17 +185,18 @@ class Study:
         return [collect("videos", self.videos, 1, "--action-free"), collect("demos", number, 0)]
 
     def _cell(self, name: str, number: int, seed: int) -> list[Job]:
-        arm, cell = ARMS[name], f"{name}_{number}_{seed}"
-        jobs, flags = [], list(arm.flags)
+        arm, cell, suffix = ALL_ARMS[name], f"{name}_{number}_{seed}", _suffix(ALL_ARMS[name].frame_gap)
+        gap = (f"--policy.frame_gap={arm.frame_gap}",) if suffix else ()
+        jobs, flags = [], [*arm.flags, *gap]
         needs = ["collect_demos"]
         if arm.lam is not None:
-            data = "videos" if arm.lam == "videos" else f"labels_{number}"
+            data = ("videos" if arm.lam == "videos" else f"labels_{number}") + suffix
             # To lend its encoder to the policy, a latent action model has to have one of the same width.
             width = yaml.safe_load((CONFIGS / "dit.yaml").read_text())["policy"]["vision_encoder_width"]
             same_encoder = (f"--policy.frame_encoder_width={width}",) if arm.from_lam_encoder else ()
             lam = f"lam_{'wide_' if arm.from_lam_encoder else ''}{data}_{seed}"
             recorded = ["collect_videos", "collect_demos"]
-            jobs.append(self._training(lam, "lam", data, seed, recorded, *same_encoder))
+            jobs.append(self._training(lam, "lam", data, seed, recorded, *same_encoder, *gap))
             needs.append(f"train_{lam}")
             if arm.from_lam_encoder:
                 start = self.output_dir / "train" / f"start_{cell}"
@@ -176,13 +207,16 @@ class Study:
                 flags.append(f"--policy.lam_path={self._checkpoint(lam)}")
         if arm.mixed:
             needs.append("collect_videos")
-        data = f"mixed_{number}" if arm.mixed else f"labels_{number}"
+        data = (f"mixed_{number}" if arm.mixed else f"labels_{number}") + suffix
         if name == "dit_longer":
             steps = yaml.safe_load((CONFIGS / "dit.yaml").read_text())["steps"]
             flags.append(f"--steps={round(LONGER * steps)}")
         jobs.append(self._training(cell, arm.config, data, seed, needs, *flags))
-        program = ("lerobot-eval", f"--policy.path={self._checkpoint(cell)}")
-        jobs.append(self._evaluation(cell, program, needs=(f"train_{cell}",)))
+        if self.held_out:
+            jobs.append(self._held_out_error(cell, number))
+        else:
+            program = ("lerobot-eval", f"--policy.path={self._checkpoint(cell)}")
+            jobs.append(self._evaluation(cell, program, needs=(f"train_{cell}",)))
         return jobs
 
     def _training(
@@ -236,6 +270,18 @@ class Study:
         product = folder / "eval_info.json"
         return Job(f"eval_{name}", f"Evaluate {name}", command, folder, product, needs=needs)
 
+    def _held_out_error(self, cell: str, number: int) -> Job:
+        folder = self.output_dir / "held_out" / cell
+        command = (
+            *("python", str(Path(__file__).with_name("held_out_error.py"))),
+            *(f"--policy.path={self._checkpoint(cell)}", f"--root={self.output_dir / 'data' / 'demos'}"),
+            *(f"--first_episode={number * len(self.tasks)}", f"--output_dir={folder}"),
+        )
+        product = folder / "held_out.json"
+        return Job(
+            f"held_out_{cell}", f"Held-out error {cell}", command, folder, product, needs=(f"train_{cell}",)
+        )
+
     def _checkpoint(self, name: str) -> Path:
         return self.output_dir / "train" / name / "checkpoints" / "last" / "pretrained_model"
 
@@ -255,6 +301,21 @@ def collect_results(output_dir: Path) -> list[dict[str, str]]:
     return rows
 
 
+def collect_held_out_errors(output_dir: Path) -> list[dict[str, str]]:
+    """One row per finished cell and held-out episode."""
+    rows = []
+    for path in sorted((output_dir / "held_out").glob("*/held_out.json")):
+        arm, labels, seed = path.parent.name.rsplit("_", 2)
+        for episode, error in json.loads(path.read_text()).items():
+            row = {"arm": arm, "labels": labels, "seed": seed, "episode": episode, "error": f"{error:.5f}"}
+            rows.append(row)
+    return rows
+
+
+def _suffix(frame_gap: int) -> str:
+    return "" if frame_gap == FRAME_GAP else f"_gap_{frame_gap}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, required=True)
@@ -262,15 +323,19 @@ def main() -> None:
     parser.add_argument("--labels", default=",".join(map(str, LABELS)), help="demonstrations per task")
     parser.add_argument("--seeds", help="training seeds; default: those registered")
     parser.add_argument("--validation", action="store_true", help="the validation tasks instead")
+    parser.add_argument(
+        "--held-out", action="store_true", help="errors on held-out demonstrations, no evaluation scenes"
+    )
     parser.add_argument("--quick", action="store_true", help="one task, few steps: checks that all runs")
     arguments = parser.parse_args()
     # LeRobot's import left a handler that drops these messages.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     tasks = VALIDATION_TASKS if arguments.validation else TASKS
     labels = [int(number) for number in arguments.labels.split(",")]
-    unknown = set(arguments.arms.split(",")) - set(ARMS)
+    allowed = ALL_ARMS if arguments.validation else ARMS
+    unknown = set(arguments.arms.split(",")) - set(allowed)
     if unknown or not set(labels) <= set(LABELS):
-        parser.error(f"choose --arms of {', '.join(ARMS)} and --labels of {LABELS}")
+        parser.error(f"choose --arms of {', '.join(allowed)} and --labels of {LABELS}")
     quick = ("--steps=3", "--batch_size=6", "--log_freq=1") if arguments.quick else ()
     study = Study(
         arguments.output_dir.resolve(),
@@ -278,17 +343,21 @@ def main() -> None:
         scenes=1 if arguments.quick else NUM_SCENES,
         videos=2 if arguments.quick else NUM_VIDEOS,
         flags=quick,
+        held_out=arguments.held_out,
     )
     study.write_mixtures(LABELS)
     seeds = None if arguments.seeds is None else [int(seed) for seed in arguments.seeds.split(",")]
     jobs = study.jobs(arguments.arms.split(","), labels, seeds)
     run_jobs(jobs, state_dir=study.output_dir / "jobs")
-    rows = collect_results(study.output_dir)
-    with (study.output_dir / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=["arm", "labels", "seed", "task", "outcomes"])
+    if arguments.held_out:
+        rows, path = collect_held_out_errors(study.output_dir), study.output_dir / "held_out.csv"
+    else:
+        rows, path = collect_results(study.output_dir), study.output_dir / "results.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    logger.info("%d rows in %s", len(rows), study.output_dir / "results.csv")
+    logger.info("%d rows in %s", len(rows), path)
 
 
 if __name__ == "__main__":

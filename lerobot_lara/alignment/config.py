@@ -7,6 +7,7 @@ CHOICES = {
     "alignment_head": ("linear", "mlp"),
     "alignment_pooling": ("mean", "last"),
     "alignment_target": ("joint", "stop", "ema"),
+    "alignment_loss": ("cosine", "contrastive"),
 }
 
 
@@ -35,6 +36,9 @@ class LatentAlignmentConfig(BaseConfig):
             to predict. "ema" aligns to a slow copy of the LAM.
         alignment_centring: Subtract the batch means from both sides before the cosine. Without it a constant
             prediction scores well; False is the reference's plain cosine.
+        alignment_loss: "cosine" (paper), or "contrastive": tell each pair's latent action from those of the other
+            pairs in the batch.
+        alignment_temperature: Temperature of the contrastive loss; lower looks at the nearest candidates only.
         alignment_loss_weight: Weight of the alignment loss; the flow loss has 1.
         lam_loss_weight: Weight of the LAM's own loss.
         lam_lr: Learning rate of the LAM; None takes the policy's.
@@ -52,6 +56,8 @@ class LatentAlignmentConfig(BaseConfig):
     alignment_pooling: str = "mean"
     alignment_target: str = "stop"
     alignment_centring: bool = True
+    alignment_loss: str = "cosine"
+    alignment_temperature: float = 0.1
     alignment_loss_weight: float = 0.1
     lam_loss_weight: float = 0.1
     lam_lr: float | None = None
@@ -69,6 +75,10 @@ class LatentAlignmentConfig(BaseConfig):
         for name, lowest in (("frame_gap", 1), ("lam_warmup_steps", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {lowest}.")
+        if self.alignment_temperature <= 0:
+            raise ValueError(
+                f"`alignment_temperature` is {self.alignment_temperature}; it must be above 0, for example 0.1."
+            )
         for name in ("alignment_loss_weight", "lam_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must not be negative.")

@@ -123,6 +123,8 @@ class LatentAlignmentMixin(BasePolicy):
             head=config.alignment_head,
             pooling=config.alignment_pooling,
             centring=config.alignment_centring,
+            loss=config.alignment_loss,
+            temperature=config.alignment_temperature,
         )
         encoder = getattr(self, "shared_image_encoder", None)
         if encoder is not None and encoder.source == lam.frame_encoder.source:

@@ -7,6 +7,10 @@ The centre is the mean of the batch, of all processes together. A running mean i
 two constants which drift the same way keep a common offset from it, and the loss goes to zero while retrieval stays
 at chance.
 
+A target that receives gradient can also be made easy: the cosine draws latent actions onto one line, where every
+pair is near +1 or -1. The contrastive loss (InfoNCE, arXiv 1807.03748) gives no such prize, for a latent action has to
+be told from those of the other pairs in the batch.
+
 Legend: B batch, V valid pairs, N action tokens, D hidden width, Z = L * C flattened latent action.
 """
 
@@ -26,6 +30,8 @@ class LatentAlignment(nn.Module):
         head: "mlp" (two hidden layers) or "linear".
         pooling: "mean" over valid tokens, or "last" token.
         centring: Subtract the batch means of both sides; False is the reference's plain cosine.
+        loss: "cosine", or "contrastive" over the pairs of the batch, in both directions.
+        temperature: Of the contrastive loss.
 
     Attributes:
         num_updates: Training batches seen, for the LAM's warm-up.
@@ -43,8 +49,12 @@ class LatentAlignment(nn.Module):
         head: str = "mlp",
         pooling: str = "mean",
         centring: bool = True,
+        loss: str = "cosine",
+        temperature: float = 0.1,
     ) -> None:
         super().__init__()
+        self.loss = loss
+        self.temperature = temperature
         self.pooling = pooling
         self.centring = centring
         self.alignment_head: nn.Module
@@ -97,15 +107,18 @@ class LatentAlignment(nn.Module):
         return loss, predicted[pair_valid], target[pair_valid]
 
     def _distance(self, predicted: Tensor, target: Tensor, valid: Tensor, group: Tensor | None) -> Tensor:
-        """Mean of 1 - cos over the valid rows of all processes."""
+        """Mean over the valid rows of all processes."""
         predicted, target = predicted[valid], target[valid]  # (V, Z)
         if len(predicted) < (2 if self.centring else 1):
             return predicted.sum() * 0
-        if not self.centring:
-            return (1 - F.cosine_similarity(predicted, target, dim=-1)).mean()
         group = None if group is None else group[valid]
-        (own, comparable), (other, _) = centre(predicted, group), centre(target, group)
-        distances = 1 - F.cosine_similarity(own, other, dim=-1)  # (V,)
+        comparable = torch.ones(len(predicted), dtype=torch.bool, device=predicted.device)
+        if self.centring:
+            (predicted, comparable), (target, _) = centre(predicted, group), centre(target, group)
+        if self.loss == "contrastive":
+            distances = contrast(predicted, target, group, temperature=self.temperature)  # (V,)
+        else:
+            distances = 1 - F.cosine_similarity(predicted, target, dim=-1)  # (V,)
         # A sample that is alone in its group is its own mean.
         return (distances * comparable).sum() / comparable.sum().clamp(min=1)
 
@@ -118,6 +131,26 @@ class LatentAlignment(nn.Module):
             return hidden_states[torch.arange(len(last), device=last.device), last]  # (B, D)
         weights = valid[..., None].to(hidden_states.dtype)
         return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)  # (B, D)
+
+
+def contrast(predicted: Tensor, target: Tensor, group: Tensor | None, *, temperature: float) -> Tensor:
+    """Cross-entropy of finding each row's counterpart by cosine among the rows of its group, mean of both directions.
+
+    Args:
+        predicted: (V, Z).
+        target: (V, Z), row i belonging to row i.
+        group: (V,) int64; None is one group. Others are no candidates: telling datasets apart is no alignment.
+        temperature: Divides the cosines.
+
+    Returns:
+        (V,), log V at chance in one group.
+    """
+    logits = F.normalize(predicted, dim=-1) @ F.normalize(target, dim=-1).T / temperature  # (V, V)
+    if group is not None:
+        logits = logits.masked_fill(group[:, None] != group, float("-inf"))
+    own = torch.arange(len(logits), device=logits.device)
+    found, found_back = (F.cross_entropy(side, own, reduction="none") for side in (logits, logits.T))
+    return (found + found_back) / 2
 
 
 def centre(x: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
