@@ -109,7 +109,9 @@ def test_alignment_loss_is_the_configured_one(lam_path):
         _, log = loss_of(make_lara(lam_path, **options), pair_batch())
         losses[name] = log["alignment_loss"]
     assert losses["cosine"] < 2 and len(set(losses.values())) == 3
-    assert losses["colder"] > losses["contrastive"], "an untrained policy errs more surely at a low temperature"
+    assert losses["colder"] > losses["contrastive"], (
+        "an untrained policy errs more surely at a low temperature"
+    )
 
 
 def test_warmup_keeps_the_policys_gradient_from_the_lam(lam_path):

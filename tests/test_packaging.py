@@ -376,3 +376,24 @@ def test_doctor_tries_to_render(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "__EGL_VENDOR_LIBRARY_FILENAMES", "/no/such/driver.json")
     finding = doctor.look_for_rendering()
     assert not finding.ok and "apt-get install libegl1" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("missing", "is_explained"), [("matplotlib.pyplot", True), ("lerobot_lara.gone", False)]
+)
+def test_a_missing_extra_is_said_and_a_broken_package_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str, is_explained: bool
+) -> None:
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    if not is_explained:
+        with pytest.raises(ModuleNotFoundError):
+            cli.main(["demo"])
+        return
+    assert cli.main(["demo"]) == 1
+    assert (
+        "'matplotlib.pyplot' is missing; pip install -e '.[offline,metaworld,eval]'"
+        in capsys.readouterr().err
+    )

@@ -23,9 +23,25 @@ def main(argv: list[str] | None = None) -> int:
     """Runs `lara <subcommand> ...`.
 
     Only the chosen sub-command's module is imported, so that `lara --help` stays instant.
-    A `ValueError` is the user's to fix: its message is shown without a traceback, and the exit status is 1.
+    What the user has to fix, a `ValueError` or a package of an extra that is not installed, is said without a
+    traceback, and the exit status is 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(arguments)
+    except ValueError as error:
+        problem = str(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "lerobot_lara":
+            raise
+        problem = (
+            f"the package of {error.name!r} is missing; pip install -e '.[offline,metaworld,eval]' brings it."
+        )
+    sys.stderr.write(f"lara {arguments[0]}: {problem}\n")
+    return 1
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="lara", description=__doc__.split(":")[0])
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="subcommand")
     for name, description in SUBCOMMANDS.items():
@@ -37,8 +53,4 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     # LeRobot has logged while it was imported, which left a handler that drops progress messages.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    try:
-        return args.run(args)
-    except ValueError as error:
-        sys.stderr.write(f"lara {args.subcommand}: {error}\n")
-        return 1
+    return args.run(args)
