@@ -114,6 +114,26 @@ def test_alignment_loss_is_the_configured_one(lam_path):
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"alignment_target": "joint"}, {"alignment_target": "ema"}, {"freeze_lam": True}],
+    ids=["stop", "joint", "ema", "frozen"],
+)
+def test_relative_alignment_leaves_out_what_the_latent_says_without_motion(lam_path, options):
+    policy, batch, compared = make_lara(lam_path, alignment_relative=True, **options), pair_batch(), []
+    policy.alignment.register_forward_pre_hook(lambda module, inputs: compared.append(inputs[1]))
+    loss_of(policy, batch)
+    frames = batch[CAMERA]
+    with torch.no_grad():
+        own, still = (policy.lam.encode(pair).latent_action for pair in (frames, frames[:, [0, 0]]))
+    torch.testing.assert_close(compared[0].detach(), own - still)
+    assert (own - still).abs().max() > 0.01
+    assert compared[0].requires_grad == (options.get("alignment_target") == "joint")
+    batch[CAMERA] = frames[:, [0, 0]]
+    loss_of(policy, batch)
+    assert compared[1].abs().max() < 1e-5, "nothing has moved"
+
+
 def test_warmup_keeps_the_policys_gradient_from_the_lam(lam_path):
     policy = make_lara(lam_path, alignment_target="joint", lam_warmup_steps=2, lam_loss_weight=0.0)
     reached = []

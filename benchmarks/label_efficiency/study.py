@@ -75,8 +75,14 @@ ARMS = {
     "lara_labelled": Arm("lara", "labels"),
     "lara_mixture": Arm("lara_mixture", "videos", mixed=True),
 }
+CONTRASTIVE = ("--policy.alignment_loss=contrastive",)
+RELATIVE = (*CONTRASTIVE, "--policy.alignment_relative=true")
 # For the validation tasks.
 REMEDIES = {
+    "lara_contrastive": Arm("lara", "videos", flags=CONTRASTIVE),
+    "lara_relative": Arm("lara", "videos", flags=RELATIVE),
+    "lara_joint_relative": Arm("lara", "videos", flags=(*RELATIVE, "--policy.alignment_target=joint")),
+    "lara_mixture_contrastive": Arm("lara_mixture", "videos", mixed=True, flags=CONTRASTIVE),
     "lara_weight_05": Arm("lara", "videos", flags=("--policy.alignment_loss_weight=0.5",)),
     "lara_weight_2": Arm("lara", "videos", flags=("--policy.alignment_loss_weight=2",)),
     "lara_layer_1": Arm("lara", "videos", flags=("--policy.alignment_layer=1",)),

@@ -36,6 +36,8 @@ class LatentAlignmentConfig(BaseConfig):
             to predict. "ema" aligns to a slow copy of the LAM.
         alignment_centring: Subtract the batch means from both sides before the cosine. Without it a constant
             prediction scores well; False is the reference's plain cosine.
+        alignment_relative: Align to z(o_t, o_t+K) - z(o_t, o_t), the latent action relative to that of no motion: what
+            the latent says of o_t itself drops out. One more inverse dynamics pass.
         alignment_loss: "cosine" (paper), or "contrastive": tell each pair's latent action from those of the other
             pairs in the batch.
         alignment_temperature: Temperature of the contrastive loss; lower looks at the nearest candidates only.
@@ -56,6 +58,7 @@ class LatentAlignmentConfig(BaseConfig):
     alignment_pooling: str = "mean"
     alignment_target: str = "stop"
     alignment_centring: bool = True
+    alignment_relative: bool = False
     alignment_loss: str = "cosine"
     alignment_temperature: float = 0.1
     alignment_loss_weight: float = 0.1

@@ -163,9 +163,9 @@ class LatentAlignmentMixin(BasePolicy):
         batch = self.augment(batch)
         camera = config.lam_camera or next(iter(config.image_features))
         frames, pair_valid = frame_pairs(batch, camera)
+        check_frames(frames)
         present, frame_tokens = self._present(batch), None
         if self._shares_encoder:
-            check_frames(frames)
             frame_tokens = encode_frames(self.lam.frame_encoder, frames)
             present[IMAGE_TOKENS + camera] = frame_tokens[0]
         group = batch[DATASET_INDEX].reshape(-1) if DATASET_INDEX in batch else None
@@ -198,21 +198,33 @@ class LatentAlignmentMixin(BasePolicy):
         config = self.config
         if config.freeze_lam:
             with torch.no_grad():
-                return self.lam.encode(frames, frame_tokens=frame_tokens).latent_action, 0.0, {}
-        output = self.lam(frames, valid=pair_valid, frame_tokens=frame_tokens)
+                return self._target(self.lam, frames, frame_tokens), 0.0, {}
+        lam_tokens = frame_tokens or encode_frames(self.lam.frame_encoder, frames)
+        output = self.lam(frames, valid=pair_valid, frame_tokens=lam_tokens)
         terms = {name: loss.item() for name, loss in output.losses.items()} | output.metrics
         log = {"lam_loss": output.loss.item()} | {f"lam_{name}": value for name, value in terms.items()}
         log |= self.dataset_means(
             "lam_prediction_error", output.pair_error, pair_valid, group, remember=self.training
         )
-        latent_action = output.latent_action
         if self.lam_target is not None:
             slow_lam = cast(LatentActionModel, self.lam_target.module)
             with torch.no_grad():
-                latent_action = slow_lam.encode(frames, frame_tokens=frame_tokens).latent_action
-        elif config.alignment_target == "stop" or self.alignment.num_updates < config.lam_warmup_steps:
+                return self._target(slow_lam, frames, frame_tokens), output.loss, log
+        latent_action = self._relative(self.lam, output.latent_action, lam_tokens)
+        if config.alignment_target == "stop" or self.alignment.num_updates < config.lam_warmup_steps:
             latent_action = latent_action.detach()
         return latent_action, output.loss, log
+
+    def _target(self, lam: LatentActionModel, frames: Tensor, frame_tokens: FrameTokens | None) -> Tensor:
+        frame_tokens = frame_tokens or encode_frames(lam.frame_encoder, frames)
+        return self._relative(lam, lam.encode(frames, frame_tokens=frame_tokens).latent_action, frame_tokens)
+
+    def _relative(self, lam: LatentActionModel, latent_action: Tensor, frame_tokens: FrameTokens) -> Tensor:
+        return (
+            latent_action - lam.no_motion(frame_tokens[0])
+            if self.config.alignment_relative
+            else latent_action
+        )
 
     @property
     def _no_split_modules(self) -> list[str]:

@@ -221,6 +221,17 @@ class LatentActionModel(nn.Module):
         quantized, code_indices, _ = self.quantizer(latent_action)
         return LatentActionOutput(latent_action, quantized, code_indices)
 
+    def no_motion(self, current: Tensor) -> Tensor:
+        """The latent action of the pairs (o_t, o_t), which can only speak of o_t.
+
+        Args:
+            current: (B, P, D) tokens of o_t, of the frame encoder.
+
+        Returns:
+            (B, L, C) float32.
+        """
+        return self.inverse_dynamics(current, current)
+
     def decode(self, frame: Tensor, latent_action: Tensor) -> Tensor:
         """Predicts what a latent action does to a frame.
 
