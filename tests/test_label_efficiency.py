@@ -130,3 +130,22 @@ def test_outcomes_are_collected_by_cell(tmp_path):
     (folder / "eval_info.json").write_text(json.dumps(info))
     (row,) = study.collect_results(tmp_path)
     assert row == {"arm": "lara_mixture", "labels": "10", "seed": "2", "task": "a", "outcomes": "10"}
+
+
+def test_the_expert_is_an_anchor_by_its_attempts(tmp_path):
+    folder = tmp_path / "data" / "demos" / "meta"
+    folder.mkdir(parents=True)
+    episodes = [
+        {"task": "a", "failed_attempts": 0},
+        {"task": "b", "failed_attempts": 2},
+        {"task": "a", "failed_attempts": 1},
+    ]
+    (folder / "collection.json").write_text(json.dumps({"episodes": episodes}))
+    rows = study.collect_results(tmp_path)
+    assert {row["task"]: row["outcomes"] for row in rows} == {"a": "101", "b": "001"}
+    (tmp_path / "results.csv").write_text(
+        "\n".join(["arm,labels,seed,task,outcomes", *(",".join(row.values()) for row in rows)])
+    )
+    assert "| - | `expert` | 1 | 67% | 33% | 50.0% [" in summary.summarise(
+        summary.read_results(tmp_path / "results.csv")
+    )

@@ -293,8 +293,19 @@ class Study:
 
 
 def collect_results(output_dir: Path) -> list[dict[str, str]]:
-    """One row per finished cell and task: arm, labels, seed, task, and the scenes' outcomes as a string of 0 and 1."""
+    """One row per finished cell and task: arm, labels, seed, task, and the scenes' outcomes as a string of 0 and 1.
+
+    The expert's outcomes are those of its attempts while it recorded the demonstrations.
+    """
     rows = []
+    recorded = output_dir / "data" / "demos" / "meta" / "collection.json"
+    if recorded.exists():
+        attempts: dict[str, str] = {}
+        for episode in json.loads(recorded.read_text())["episodes"]:
+            outcomes = "0" * episode["failed_attempts"] + "1"
+            attempts[episode["task"]] = attempts.get(episode["task"], "") + outcomes
+        for task, outcomes in sorted(attempts.items()):
+            rows.append({"arm": "expert", "labels": "", "seed": "", "task": task, "outcomes": outcomes})
     for path in sorted((output_dir / "eval").glob("*/eval_info.json")):
         arm, labels, seed = (path.parent.name, "", "")
         if arm != "zero":
