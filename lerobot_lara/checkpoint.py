@@ -7,8 +7,8 @@ from draccus.utils import DecodingError
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 
+from lerobot_lara.alignment.attachment import LAM_FOLDER
 from lerobot_lara.alignment.config import LatentAlignmentConfig
-from lerobot_lara.alignment.mixin import LAM_FOLDER
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy

@@ -13,8 +13,8 @@ from lerobot.configs import PreTrainedConfig
 from torch import Tensor
 
 import lerobot_lara  # noqa: F401  registers the policy types
+from lerobot_lara.alignment.attachment import LAM_FOLDER
 from lerobot_lara.alignment.config import LatentAlignmentConfig
-from lerobot_lara.alignment.mixin import LAM_FOLDER
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
