@@ -108,7 +108,7 @@ def test_alignment_loss_is_the_configured_one(lam_path):
     }.items():
         _, log = loss_of(make_lara(lam_path, **options), pair_batch())
         losses[name] = log["alignment_loss"]
-    assert losses["cosine"] < 2 and len(set(losses.values())) == 3
+    assert losses["cosine"] < 1.5 < losses["contrastive"], "an untrained policy is near 1, and near log 6"
     assert losses["colder"] > losses["contrastive"], (
         "an untrained policy errs more surely at a low temperature"
     )
@@ -122,10 +122,14 @@ def test_alignment_loss_is_the_configured_one(lam_path):
 def test_relative_alignment_leaves_out_what_the_latent_says_without_motion(lam_path, options):
     policy, batch, compared = make_lara(lam_path, alignment_relative=True, **options), pair_batch(), []
     policy.alignment.register_forward_pre_hook(lambda module, inputs: compared.append(inputs[1]))
+    lam = policy.lam
+    if policy.lam_target is not None:
+        lam = policy.lam_target.module
+        torch.nn.init.normal_(policy.lam.inverse_dynamics.queries)  # the copy and what it copies differ
     loss_of(policy, batch)
     frames = batch[CAMERA]
     with torch.no_grad():
-        own, still = (policy.lam.encode(pair).latent_action for pair in (frames, frames[:, [0, 0]]))
+        own, still = (lam.encode(pair).latent_action for pair in (frames, frames[:, [0, 0]]))
     torch.testing.assert_close(compared[0].detach(), own - still)
     assert (own - still).abs().max() > 0.01
     assert compared[0].requires_grad == (options.get("alignment_target") == "joint")

@@ -379,21 +379,31 @@ def test_doctor_tries_to_render(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "is_explained"), [("matplotlib.pyplot", True), ("lerobot_lara.gone", False)]
+    ("error", "explanation"),
+    [
+        (
+            ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot"),
+            "'matplotlib.pyplot' is missing; pip install -e '.[eval]'",
+        ),
+        (ImportError("'metaworld' is required but not installed."), "'metaworld' is required"),
+        (ModuleNotFoundError("No module named 'lerobot_lara.gone'", name="lerobot_lara.gone"), None),
+        (ModuleNotFoundError("No module named 'peft'", name="peft"), None),
+        (ImportError("cannot import name 'x' from 'y'", name="y"), None),
+    ],
 )
 def test_a_missing_extra_is_said_and_a_broken_package_is_not_hidden(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str, is_explained: bool
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: ImportError,
+    explanation: str | None,
 ) -> None:
     def fail(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+        raise error
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    if not is_explained:
-        with pytest.raises(ModuleNotFoundError):
+    if explanation is None:
+        with pytest.raises(ImportError):
             cli.main(["demo"])
-        return
-    assert cli.main(["demo"]) == 1
-    assert (
-        "'matplotlib.pyplot' is missing; pip install -e '.[offline,metaworld,eval]'"
-        in capsys.readouterr().err
-    )
+    else:
+        assert cli.main(["demo"]) == 1
+        assert explanation in capsys.readouterr().err

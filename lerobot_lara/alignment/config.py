@@ -39,7 +39,7 @@ class LatentAlignmentConfig(BaseConfig):
         alignment_relative: Align to z(o_t, o_t+K) - z(o_t, o_t), the latent action relative to that of no motion: what
             the latent says of o_t itself drops out. One more inverse dynamics pass.
         alignment_loss: "cosine" (paper), or "contrastive": tell each pair's latent action from those of the other
-            pairs in the batch.
+            valid pairs of its dataset in the batch. It starts at log(pairs) in the place of 1.
         alignment_temperature: Temperature of the contrastive loss; lower looks at the nearest candidates only.
         alignment_loss_weight: Weight of the alignment loss; the flow loss has 1.
         lam_loss_weight: Weight of the LAM's own loss.

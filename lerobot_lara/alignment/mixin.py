@@ -102,7 +102,7 @@ class LatentAlignmentMixin(AttachedLAM):
         config = self.config
         if config.freeze_lam:
             with torch.no_grad():
-                return self._target(self.lam, frames, frame_tokens), 0.0, {}
+                return self._encode_target(self.lam, frames, frame_tokens), 0.0, {}
         lam_tokens = frame_tokens or encode_frames(self.lam.frame_encoder, frames)
         output = self.lam(frames, valid=pair_valid, frame_tokens=lam_tokens)
         terms = {name: loss.item() for name, loss in output.losses.items()} | output.metrics
@@ -113,22 +113,25 @@ class LatentAlignmentMixin(AttachedLAM):
         if self.lam_target is not None:
             slow_lam = cast(LatentActionModel, self.lam_target.module)
             with torch.no_grad():
-                return self._target(slow_lam, frames, frame_tokens), output.loss, log
-        latent_action = self._relative(self.lam, output.latent_action, lam_tokens)
-        if config.alignment_target == "stop" or self.alignment.num_updates < config.lam_warmup_steps:
-            latent_action = latent_action.detach()
-        return latent_action, output.loss, log
+                return self._encode_target(slow_lam, frames, frame_tokens), output.loss, log
+        stopped = config.alignment_target == "stop" or self.alignment.num_updates < config.lam_warmup_steps
+        latent_action = output.latent_action.detach() if stopped else output.latent_action
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not stopped):
+            return self._as_target(self.lam, latent_action, lam_tokens), output.loss, log
 
-    def _target(self, lam: LatentActionModel, frames: Tensor, frame_tokens: FrameTokens | None) -> Tensor:
+    def _encode_target(
+        self, lam: LatentActionModel, frames: Tensor, frame_tokens: FrameTokens | None
+    ) -> Tensor:
+        """What the policy is aligned with, of a LAM that does not learn here."""
         frame_tokens = frame_tokens or encode_frames(lam.frame_encoder, frames)
-        return self._relative(lam, lam.encode(frames, frame_tokens=frame_tokens).latent_action, frame_tokens)
+        latent_action = lam.encode(frames, frame_tokens=frame_tokens).latent_action
+        return self._as_target(lam, latent_action, frame_tokens)
 
-    def _relative(self, lam: LatentActionModel, latent_action: Tensor, frame_tokens: FrameTokens) -> Tensor:
-        return (
-            latent_action - lam.no_motion(frame_tokens[0])
-            if self.config.alignment_relative
-            else latent_action
-        )
+    def _as_target(self, lam: LatentActionModel, latent_action: Tensor, frame_tokens: FrameTokens) -> Tensor:
+        """The latent action, relative to that of no motion where so configured."""
+        if not self.config.alignment_relative:
+            return latent_action
+        return latent_action - lam.no_motion(frame_tokens[0])
 
     @property
     def _no_split_modules(self) -> list[str]:

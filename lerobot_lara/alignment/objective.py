@@ -7,9 +7,9 @@ The centre is the mean of the batch, of all processes together. A running mean i
 two constants which drift the same way keep a common offset from it, and the loss goes to zero while retrieval stays
 at chance.
 
-A target that receives gradient can also be made easy: the cosine draws latent actions onto one line, where every
-pair is near +1 or -1. The contrastive loss (InfoNCE, arXiv 1807.03748) gives no such prize, for a latent action has to
-be told from those of the other pairs in the batch.
+A target that receives gradient can also be made easy. The cosine draws latent actions onto one line, where every
+pair is near +1 or -1; the contrastive loss (InfoNCE, arXiv 1807.03748) does not, as a latent action has to be told from
+those of the other pairs in the batch. Both reward latent actions that describe o_t, which the policy sees.
 
 Legend: B batch, V valid pairs, N action tokens, D hidden width, Z = L * C flattened latent action.
 """
@@ -90,7 +90,7 @@ class LatentAlignment(nn.Module):
                 else pass for alignment. None: one group.
 
         Returns:
-            The loss (0, still in the graph, with too few valid pairs: centring needs two), and what the
+            The loss (0, still in the graph, with too few valid pairs: comparing needs two), and what the
             diagnostics compare: the projected prediction and the target of this process's valid pairs, (V, Z) each,
             neither centred.
         """
@@ -109,17 +109,20 @@ class LatentAlignment(nn.Module):
     def _distance(self, predicted: Tensor, target: Tensor, valid: Tensor, group: Tensor | None) -> Tensor:
         """Mean over the valid rows of all processes."""
         predicted, target = predicted[valid], target[valid]  # (V, Z)
-        if len(predicted) < (2 if self.centring else 1):
+        compares = self.centring or self.loss == "contrastive"
+        if len(predicted) < (2 if compares else 1):
             return predicted.sum() * 0
         group = None if group is None else group[valid]
-        comparable = torch.ones(len(predicted), dtype=torch.bool, device=predicted.device)
+        (own, comparable), (other, _) = centre(predicted, group), centre(target, group)
         if self.centring:
-            (predicted, comparable), (target, _) = centre(predicted, group), centre(target, group)
+            predicted, target = own, other
         if self.loss == "contrastive":
             distances = contrast(predicted, target, group, temperature=self.temperature)  # (V,)
         else:
             distances = 1 - F.cosine_similarity(predicted, target, dim=-1)  # (V,)
-        # A sample that is alone in its group is its own mean.
+        if not compares:
+            return distances.mean()
+        # A sample that is alone in its group is its own mean, and its only candidate.
         return (distances * comparable).sum() / comparable.sum().clamp(min=1)
 
     def _pool(self, hidden_states: Tensor, valid: Tensor | None) -> Tensor:
@@ -137,15 +140,16 @@ def contrast(predicted: Tensor, target: Tensor, group: Tensor | None, *, tempera
     """Cross-entropy of finding each row's counterpart by cosine among the rows of its group, mean of both directions.
 
     Args:
-        predicted: (V, Z).
-        target: (V, Z), row i belonging to row i.
+        predicted: (V, Z) float32.
+        target: (V, Z) float32, row i belonging to row i.
         group: (V,) int64; None is one group. Others are no candidates: telling datasets apart is no alignment.
         temperature: Divides the cosines.
 
     Returns:
         (V,), log V at chance in one group.
     """
-    logits = F.normalize(predicted, dim=-1) @ F.normalize(target, dim=-1).T / temperature  # (V, V)
+    with torch.autocast(predicted.device.type, enabled=False):  # in half precision the nearest candidates tie
+        logits = F.normalize(predicted, dim=-1) @ F.normalize(target, dim=-1).T / temperature  # (V, V)
     if group is not None:
         logits = logits.masked_fill(group[:, None] != group, float("-inf"))
     own = torch.arange(len(logits), device=logits.device)

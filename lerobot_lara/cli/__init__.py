@@ -17,6 +17,16 @@ SUBCOMMANDS = {
     "export-dit": "write a `lara` checkpoint as a plain `lara_dit` one",
     "demo": "collect, train, evaluate and report on a small Meta-World study",
 }
+EXTRA_OF_MODULE = {
+    "sklearn": "eval",
+    "torchmetrics": "eval",
+    "scipy": "eval",
+    "matplotlib": "eval",
+    "jinja2": "eval",
+    "metaworld": "metaworld",
+    "mujoco": "metaworld",
+    "stlpips_pytorch": "offline",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,11 +42,14 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         problem = str(error)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "lerobot_lara":
+        extra = EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
+        if extra is None:
             raise
-        problem = (
-            f"the package of {error.name!r} is missing; pip install -e '.[offline,metaworld,eval]' brings it."
-        )
+        problem = f"{error.name!r} is missing; pip install -e '.[{extra}]' brings it."
+    except ImportError as error:
+        if error.name is not None:
+            raise
+        problem = str(error)  # LeRobot's `require_package`, which says what to install
     sys.stderr.write(f"lara {arguments[0]}: {problem}\n")
     return 1
 

@@ -208,7 +208,8 @@ class LatentActionModel(nn.Module):
 
         Args:
             frames: (B, 2, 3, H, W) RGB in [0, 1], any size: o_t and o_{t+K}.
-            frame_tokens: `encode_frames(frame_encoder, frames)`, where it is known already.
+            frame_tokens: `encode_frames(frame_encoder, frames)`, where it is known already; the frames then were
+                checked before.
 
         Returns:
             Output with the latent action, its quantised form and codes only.
@@ -216,8 +217,8 @@ class LatentActionModel(nn.Module):
         Raises:
             ValueError: If the frames have another shape or range.
         """
-        check_frames(frames)
-        latent_action = self.inverse_dynamics(*(frame_tokens or encode_frames(self.frame_encoder, frames)))
+        frame_tokens = frame_tokens or self._encode_frames(frames)
+        latent_action = self.inverse_dynamics(*frame_tokens)
         quantized, code_indices, _ = self.quantizer(latent_action)
         return LatentActionOutput(latent_action, quantized, code_indices)
 
@@ -281,9 +282,8 @@ class LatentActionModel(nn.Module):
         Raises:
             ValueError: If the frames have another shape or range.
         """
-        check_frames(frames)
+        current_tokens, future_tokens = frame_tokens or self._encode_frames(frames)
         current, future = frames.unbind(1)
-        current_tokens, future_tokens = frame_tokens or encode_frames(self.frame_encoder, frames)
         latent_action = self.inverse_dynamics(current_tokens, future_tokens)
         quantized, code_indices, quantizer_loss = self.quantizer(latent_action, valid, update=self.training)
         current_features, future_features = self._features(current_tokens), self._features(future_tokens)
@@ -334,6 +334,10 @@ class LatentActionModel(nn.Module):
         latent = self.encode(frames).quantized_latent_action.roll(len(frames) // 2, dims=0)
         current, future = frames.unbind(1)
         return psnr(self.decode(current, latent), resize(future, self.settings.prediction_size)).item()
+
+    def _encode_frames(self, frames: Tensor) -> FrameTokens:
+        check_frames(frames)
+        return encode_frames(self.frame_encoder, frames)
 
     def _features(self, tokens: Tensor) -> Tensor | None:
         """Encoder tokens at unit scale, as target and input of feature prediction."""

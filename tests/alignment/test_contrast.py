@@ -65,10 +65,11 @@ def test_other_datasets_are_no_candidates():
     torch.testing.assert_close(together, sum(parts) / SIZE)
 
 
-def test_pairs_that_are_alone_or_invalid_add_nothing():
+@pytest.mark.parametrize("centring", [True, False])
+def test_pairs_that_are_alone_or_invalid_add_nothing(centring):
     torch.manual_seed(0)
     hidden, target = torch.randn(SIZE, 1, WIDTH, requires_grad=True), torch.randn(SIZE, WIDTH)
-    alignment = identity_alignment(loss="contrastive")
+    alignment = identity_alignment(loss="contrastive", centring=centring)
     group, valid = torch.zeros(SIZE, dtype=torch.long), torch.ones(SIZE, dtype=torch.bool)
     group[0], valid[1] = 1, False
     loss, *_ = alignment(hidden, target, group=group, pair_valid=valid)
@@ -87,3 +88,12 @@ def test_low_temperatures_look_at_the_nearest_candidates():
         for temperature in (1.0, 0.05)
     )
     assert cold < 0.05 < 0.5 < warm
+
+
+def test_close_candidates_are_told_apart_under_autocast():
+    """In bfloat16 cosines of 0.999 and 1 are the same."""
+    angles = torch.linspace(0, 0.5, SIZE)
+    target = torch.stack([angles.cos(), angles.sin()], dim=1)
+    exact = contrast(target, target, None, temperature=0.001)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(contrast(target, target, None, temperature=0.001), exact)

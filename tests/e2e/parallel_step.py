@@ -39,6 +39,8 @@ def make_policy(lam_path: Path) -> LaraPolicy:
         lam_path=str(lam_path),
         frame_gap=4,
         alignment_target="joint",
+        alignment_loss="contrastive",
+        alignment_relative=True,
         lam_loss_weight=1.0,
     )
     policy = LaraPolicy(config)
