@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from dit.policies import make_policy
+from lerobot.datasets import LeRobotDatasetMetadata
+from lerobot.policies.factory import make_pre_post_processors
 
 from lerobot_lara.data.mixture.config import load_mixture
 
@@ -21,7 +25,7 @@ def load(name):
     return module
 
 
-study, summary = load("study"), load("summary")
+study, summary, held_out_error = load("study"), load("summary"), load("held_out_error")
 
 
 @pytest.fixture
@@ -70,6 +74,37 @@ def test_arms_differ_in_what_they_are_named_for(jobs):
     assert flag(jobs["train_dit_5_2"], "seed") == "2"
 
 
+def test_remedies_end_with_the_error_on_held_out_demonstrations(tmp_path):
+    tasks = study.VALIDATION_TASKS
+    validation = study.Study(tmp_path, tasks=tasks, scenes=50, videos=50, held_out=True)
+    validation.write_mixtures(study.LABELS)
+    jobs = {job.name: job for job in validation.jobs(["lara", *study.REMEDIES], [5], [0])}
+    assert not [name for name in jobs if name.startswith("eval_")]
+    for name, arm in study.REMEDIES.items():
+        job, training = jobs[f"held_out_{name}_5_0"], jobs[f"train_{name}_5_0"]
+        assert job.needs == (f"train_{name}_5_0",)
+        assert int(flag(job, "first_episode")) == 5 * len(tasks), "the first that no policy was trained on"
+        lam = jobs[f"train_{Path(flag(training, 'policy.lam_path')).parents[2].name}"]
+        assert flag(training, "policy.frame_gap") == flag(lam, "policy.frame_gap"), name
+        for part in (training, lam):
+            mixture = load_mixture(flag(part, "dataset.repo_id"))
+            assert mixture.frame_gap_s == arm.frame_gap / study.FPS
+    own = {
+        part
+        for part in set(jobs["train_lara_5_0"].command) ^ set(jobs["train_lara_layer_1_5_0"].command)
+        if not part.startswith("--output_dir")
+    }
+    assert own == {"--policy.alignment_layer=1"}
+
+
+def test_held_out_errors_are_collected_by_cell(tmp_path):
+    folder = tmp_path / "held_out" / "lara_layer_1_5_2"
+    folder.mkdir(parents=True)
+    (folder / "held_out.json").write_text(json.dumps({"15": 0.25}))
+    (row,) = study.collect_held_out_errors(tmp_path)
+    assert row == {"arm": "lara_layer_1", "labels": "5", "seed": "2", "episode": "15", "error": "0.25000"}
+
+
 def test_label_budgets(tmp_path, jobs):
     for number in study.LABELS:
         labels = load_mixture(tmp_path / "data" / f"labels_{number}.yaml")
@@ -105,6 +140,33 @@ def test_paired_difference_covers_the_truth_and_knows_no_difference():
     assert lower < 0 < upper
 
 
+def test_scenes_that_all_seeds_share_stay_uncertain():
+    """Many seeds on few scenes: what is measured is these scenes, and the interval has to say so."""
+    scenes = (np.arange(20) % 2 == 0).astype(int)
+    widths = []
+    for seeds in (2, 30):
+        won, lost = ({s: {"a": outcome} for s in range(seeds)} for outcome in (scenes, 1 - scenes))
+        _, lower, upper = summary.paired_difference(won, lost, draws=500)
+        widths.append(upper - lower)
+    assert widths[1] > 0.7 * widths[0] > 0.3
+
+
+def test_interval_by_seed_is_students():
+    first = {
+        seed: {"a": np.array(list(outcomes), dtype=int)}
+        for seed, outcomes in enumerate(["1100", "1000", "1110"])
+    }
+    second = {seed: {"a": np.zeros(4, dtype=int)} for seed in range(3)}
+    low, high = summary.interval_by_seed(first, second)
+    assert (low + high) / 2 == pytest.approx(0.5)
+    assert high - low == pytest.approx(2 * 4.3027 * 0.25 / 3**0.5, rel=1e-4)
+
+
+def test_success_rate_spreads_with_the_seeds():
+    ones, zeros = np.ones(50, dtype=int), np.zeros(50, dtype=int)
+    assert summary.success_rate({0: {"a": ones}, 1: {"a": zeros}}, draws=500) == (0.5, 0.0, 1.0)
+
+
 def test_few_seeds_that_disagree_widen_the_interval():
     ones, zeros = np.ones(50, dtype=int), np.zeros(50, dtype=int)
     mixed, none = {0: {"a": ones}, 1: {"a": zeros}}, {0: {"a": zeros}, 1: {"a": zeros}}
@@ -118,6 +180,7 @@ def test_results_are_read_back_and_summarised(tmp_path):
     results = summary.read_results(tmp_path / "results.csv")
     table = summary.summarise(results)
     assert "| 5 | `lara_mixture` | 1 | 75% | 75.0% [30%, 95%] | +25.0 [" in table
+    assert table.count("[+nan, +nan]") == 1, "one seed has no spread"
     assert "| - | `zero` | 1 | 0% |" in table
     summary.draw(results, tmp_path / "summary.png")
     assert (tmp_path / "summary.png").stat().st_size > 5000
@@ -149,3 +212,37 @@ def test_the_expert_is_an_anchor_by_its_attempts(tmp_path):
     assert "| - | `expert` | 1 | 67% | 33% | 50.0% [" in summary.summarise(
         summary.read_results(tmp_path / "results.csv")
     )
+
+
+def save_policy(folder, meta, **options):
+    policy = make_policy(**options)
+    for part in (policy, *make_pre_post_processors(policy.config, dataset_stats=meta.stats)):
+        part.save_pretrained(folder)
+
+
+def test_held_out_error_is_that_of_the_executed_actions(tmp_path, tiny_dataset, monkeypatch):
+    root = tiny_dataset(num_episodes=3, num_frames=[8, 9, 10], state_dim=3)
+    meta = LeRobotDatasetMetadata(root.name, root=root)
+    save_policy(tmp_path / "policy", meta)
+
+    def predict(self, batch, noise):
+        assert noise.shape == (len(batch["action"]), 8, 4)
+        padded = batch["action_is_pad"]
+        wrong = batch["action"] + 2 + 100 * padded[..., None]
+        return torch.cat([wrong, torch.full_like(wrong, 50)], dim=1)  # later steps are not executed
+
+    monkeypatch.setattr(held_out_error.LaraDiTPolicy, "predict_action_chunk", predict)
+    errors = held_out_error.errors_by_episode(tmp_path / "policy", root, 1)
+    assert errors == {1: pytest.approx(4.0, rel=1e-5), 2: pytest.approx(4.0, rel=1e-5)}
+
+
+def test_held_out_error_averages_over_samples(tmp_path, tiny_dataset, monkeypatch):
+    """The actions of an untrained policy are the noise, of whose variance of 1 four samples leave a quarter."""
+    root = tiny_dataset(num_episodes=2, num_frames=60, state_dim=3)
+    save_policy(tmp_path / "policy", LeRobotDatasetMetadata(root.name, root=root), fresh=True)
+    errors = []
+    for number in (4, 4, 1):
+        monkeypatch.setattr(held_out_error, "NUM_SAMPLES", number)
+        errors += held_out_error.errors_by_episode(tmp_path / "policy", root, 1).values()
+    assert errors[0] == errors[1], "the same noise for every policy"
+    assert errors[2] - errors[0] == pytest.approx(0.75, abs=0.2)

@@ -49,9 +49,8 @@ def errors_by_episode(checkpoint: Path, root: Path, first_episode: int) -> dict[
         samples = [dataset[index] for index in indices[first : first + BATCH_SIZE]]
         batch = preprocessor(torch.utils.data.default_collate(samples))
         shape = (NUM_SAMPLES, len(samples), config.chunk_size, config.action_dim)
-        chunks = [
-            policy.predict_action_chunk(batch, noise) for noise in torch.randn(shape, generator=generator)
-        ]
+        noises = torch.randn(shape, generator=generator).to(config.device)
+        chunks = [policy.predict_action_chunk(batch, noise) for noise in noises]
         predicted = torch.stack(chunks).mean(0)[:, : config.n_action_steps]
         squared = (predicted - batch["action"]).square().mean(-1)  # (B, n_action_steps)
         valid = ~batch["action_is_pad"]

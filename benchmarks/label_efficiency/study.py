@@ -247,7 +247,7 @@ class Study:
             folder,
             product,
             needs=tuple(needs),
-            inputs=(path,),
+            inputs=(path, mixture),
             progress="Training",
         )
 
@@ -343,6 +343,7 @@ def main() -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="errors on held-out demonstrations, no evaluation scenes"
     )
+    parser.add_argument("--collect", action="store_true", help="run nothing; collect what is there")
     parser.add_argument("--quick", action="store_true", help="one task, few steps: checks that all runs")
     arguments = parser.parse_args()
     # LeRobot's import left a handler that drops these messages.
@@ -353,6 +354,8 @@ def main() -> None:
     unknown = set(arguments.arms.split(",")) - set(allowed)
     if unknown or not set(labels) <= set(LABELS):
         parser.error(f"choose --arms of {', '.join(allowed)} and --labels of {LABELS}")
+    if arguments.held_out and max(LABELS) in labels:
+        parser.error(f"with --held-out, --labels {max(LABELS)} leaves no demonstration to hold out")
     quick = ("--steps=3", "--batch_size=6", "--log_freq=1") if arguments.quick else ()
     study = Study(
         arguments.output_dir.resolve(),
@@ -362,10 +365,11 @@ def main() -> None:
         flags=quick,
         held_out=arguments.held_out,
     )
-    study.write_mixtures(LABELS)
     seeds = None if arguments.seeds is None else [int(seed) for seed in arguments.seeds.split(",")]
-    jobs = study.jobs(arguments.arms.split(","), labels, seeds)
-    run_jobs(jobs, state_dir=study.output_dir / "jobs")
+    if not arguments.collect:
+        study.write_mixtures(LABELS)
+        jobs = study.jobs(arguments.arms.split(","), labels, seeds)
+        run_jobs(jobs, state_dir=study.output_dir / "jobs")
     if arguments.held_out:
         rows, path = collect_held_out_errors(study.output_dir), study.output_dir / "held_out.csv"
     else:

@@ -11,11 +11,12 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.stats import t
 
 from lerobot_lara.evaluation.intervals import wilson_interval
 
 DRAWS = 10_000
-BASELINE = "dit"
+BASELINE, METHOD = "dit", "lara"
 Outcomes = dict[int, dict[str, np.ndarray]]  # seed -> task -> (scenes,) of 0 and 1
 
 
@@ -34,38 +35,76 @@ def paired_difference(first: Outcomes, second: Outcomes, *, draws: int = DRAWS) 
 
     Seeds are resampled, and scenes within each task; both arms keep the same ones.
     """
+    return _bootstrap(_differences(first, second), draws)
+
+
+def success_rate(cells: Outcomes, *, draws: int = DRAWS) -> tuple[float, float, float]:
+    """Mean over seeds, tasks and scenes with its 95 % bootstrap interval, as above; Wilson's for a single run."""
+    tasks = sorted(next(iter(cells.values())))
+    if len(cells) == 1:
+        outcomes = np.concatenate([cells[seed][task] for seed in cells for task in tasks])
+        return float(outcomes.mean()), *wilson_interval(int(outcomes.sum()), len(outcomes))
+    return _bootstrap(np.stack([[cells[seed][task] for task in tasks] for seed in sorted(cells)]), draws)
+
+
+def interval_by_seed(first: Outcomes, second: Outcomes) -> tuple[float, float]:
+    """95 % t-interval of the difference from its values by seed alone; NaN with fewer than two seeds."""
+    by_seed = _differences(first, second).mean((1, 2))
+    if len(by_seed) < 2:
+        return float("nan"), float("nan")
+    half = t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / np.sqrt(len(by_seed))
+    return float(by_seed.mean() - half), float(by_seed.mean() + half)
+
+
+def _differences(first: Outcomes, second: Outcomes) -> np.ndarray:
+    """(seeds, tasks, scenes) of -1, 0 and 1, for the seeds that both have."""
     seeds = sorted(set(first) & set(second))
     tasks = sorted(first[seeds[0]])
-    differences = np.stack([[first[seed][task] - second[seed][task] for task in tasks] for seed in seeds])
-    num_seeds, num_tasks, num_scenes = differences.shape
+    return np.stack([[first[seed][task] - second[seed][task] for task in tasks] for seed in seeds])
+
+
+def _bootstrap(values: np.ndarray, draws: int) -> tuple[float, float, float]:
+    num_seeds, num_tasks, num_scenes = values.shape
     generator = np.random.default_rng(0)
     means = np.empty(draws)
     for draw in range(draws):
-        chosen = differences[generator.integers(0, num_seeds, num_seeds)]  # (seeds, tasks, scenes)
+        chosen = values[generator.integers(0, num_seeds, num_seeds)]  # (seeds, tasks, scenes)
         scenes = generator.integers(0, num_scenes, (num_tasks, num_scenes))
         means[draw] = np.take_along_axis(chosen, scenes[None], axis=2).mean()
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(differences.mean()), float(low), float(high)
+    return float(values.mean()), float(low), float(high)
 
 
 def summarise(results: dict[tuple[str, int], Outcomes]) -> str:
-    """Markdown table: a row per arm and number of labels, a column per task."""
+    """Markdown table: a row per arm and number of labels, a column per task, and the differences."""
     tasks = sorted({task for cells in results.values() for seed in cells.values() for task in seed})
-    head = ["labels", "arm", "seeds", *tasks, "all (95 % Wilson)", "minus `dit`, paired (95 % bootstrap)"]
+    head = ["labels", "arm", "seeds", *tasks, "all", f"minus `{BASELINE}`", "by seed", f"minus `{METHOD}`"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for (arm, labels), cells in sorted(results.items(), key=lambda item: (item[0][1], item[0][0])):
         rates = [np.mean([seed[task].mean() for seed in cells.values()]) for task in tasks]
-        outcomes = np.concatenate([seed[task] for seed in cells.values() for task in tasks])
-        low, high = wilson_interval(int(outcomes.sum()), len(outcomes))
-        difference = ""
-        baseline = results.get((BASELINE, labels))
-        if baseline is not None and arm != BASELINE:
-            mean, lower, upper = paired_difference(cells, baseline)
-            difference = f"{100 * mean:+.1f} [{100 * lower:+.1f}, {100 * upper:+.1f}]"
-        cells_of_row = [str(labels or "-"), f"`{arm}`", str(len(cells)), *(f"{rate:.0%}" for rate in rates)]
-        cells_of_row += [f"{outcomes.mean():.1%} [{low:.0%}, {high:.0%}]", difference]
-        lines.append("| " + " | ".join(cells_of_row) + " |")
+        rate, low, high = success_rate(cells)
+        row = [str(labels or "-"), f"`{arm}`", str(len(cells)), *(f"{rate:.0%}" for rate in rates)]
+        row.append(f"{rate:.1%} [{low:.0%}, {high:.0%}]")
+        baseline, method = (results.get((other, labels)) for other in (BASELINE, METHOD))
+        with_baseline = baseline is not None and arm != BASELINE
+        row.append(_points(*paired_difference(cells, baseline)) if with_baseline else "")
+        row.append(
+            "[{:+.1f}, {:+.1f}]".format(*_percent(*interval_by_seed(cells, baseline)))
+            if with_baseline
+            else ""
+        )
+        with_method = method is not None and arm not in (BASELINE, METHOD)
+        row.append(_points(*paired_difference(cells, method)) if with_method else "")
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _percent(*shares: float) -> list[float]:
+    return [100 * share for share in shares]
+
+
+def _points(*difference: float) -> str:
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*_percent(*difference))
 
 
 def draw(results: dict[tuple[str, int], Outcomes], path: Path) -> None:
@@ -99,7 +138,7 @@ def draw(results: dict[tuple[str, int], Outcomes], path: Path) -> None:
         rates.set_title(f"{labels} demonstrations per task")
         differences.axvline(0, color="black", linewidth=0.8)
         differences.locator_params(axis="x", nbins=6)
-        differences.set_xlabel("paired difference from dit, 95 % bootstrap")
+        differences.set_xlabel(f"paired difference from {BASELINE}, 95 % bootstrap")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
