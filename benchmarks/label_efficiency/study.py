@@ -31,6 +31,7 @@ NUM_SCENES = 50
 FIRST_SCENE = 1000
 EPISODE_LENGTH = 200
 LONGER = 1.8
+STEP_RATIO = 2.2
 FPS = 80
 FRAME_GAP = 16
 
@@ -45,6 +46,7 @@ class Arm:
         mixed: Action-free samples are mixed into its batches.
         flags: Added to its `lerobot-train` command.
         frame_gap: K of the policy and of its latent action model.
+        steps: Times the steps of `config`.
         from_lam_encoder: Its image encoder starts from the latent action model's.
         more_seeds: Belongs to the main comparison.
     """
@@ -54,6 +56,7 @@ class Arm:
     mixed: bool = False
     flags: tuple[str, ...] = ()
     frame_gap: int = FRAME_GAP
+    steps: float = 1
     from_lam_encoder: bool = False
     more_seeds: bool = field(default=False, kw_only=True)
 
@@ -66,7 +69,7 @@ REFERENCE_LOSS = (
 )
 ARMS = {
     "dit": Arm("dit", more_seeds=True),
-    "dit_longer": Arm("dit"),
+    "dit_longer": Arm("dit", steps=LONGER),
     "dit_lam_encoder": Arm("dit", "videos", from_lam_encoder=True),
     "lara": Arm("lara", "videos", more_seeds=True),
     "lara_frozen": Arm("lara", "videos", flags=("--policy.freeze_lam=true",)),
@@ -74,6 +77,13 @@ ARMS = {
     "lara_reference": Arm("lara", "videos", flags=REFERENCE_LOSS),
     "lara_labelled": Arm("lara", "labels"),
     "lara_mixture": Arm("lara_mixture", "videos", mixed=True),
+}
+# The second study: three times the steps, and for `dit` as much time as `lara` then takes.
+FOLLOW_UP = {
+    "dit_3x": Arm("dit", steps=3),
+    "dit_3x_longer": Arm("dit", steps=3 * STEP_RATIO),
+    "lara_3x": Arm("lara", "videos", steps=3),
+    "lara_mixture_3x": Arm("lara_mixture", "videos", mixed=True, steps=3),
 }
 CONTRASTIVE = ("--policy.alignment_loss=contrastive",)
 RELATIVE = (*CONTRASTIVE, "--policy.alignment_relative=true")
@@ -94,7 +104,7 @@ REMEDIES = {
     ),
     "lara_mixture_2": Arm("lara_mixture", "videos", mixed=True, flags=("--policy.alignment_loss_weight=2",)),
 }
-ALL_ARMS = ARMS | REMEDIES
+ALL_ARMS = ARMS | FOLLOW_UP | REMEDIES
 
 
 class Study:
@@ -214,9 +224,9 @@ class Study:
         if arm.mixed:
             needs.append("collect_videos")
         data = (f"mixed_{number}" if arm.mixed else f"labels_{number}") + suffix
-        if name == "dit_longer":
-            steps = yaml.safe_load((CONFIGS / "dit.yaml").read_text())["steps"]
-            flags.append(f"--steps={round(LONGER * steps)}")
+        if arm.steps != 1:
+            steps = yaml.safe_load((CONFIGS / f"{arm.config}.yaml").read_text())["steps"]
+            flags.append(f"--steps={round(arm.steps * steps)}")
         jobs.append(self._training(cell, arm.config, data, seed, needs, *flags))
         if self.held_out:
             jobs.append(self._held_out_error(cell, number))
@@ -350,7 +360,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     tasks = VALIDATION_TASKS if arguments.validation else TASKS
     labels = [int(number) for number in arguments.labels.split(",")]
-    allowed = ALL_ARMS if arguments.validation else ARMS
+    allowed = ALL_ARMS if arguments.validation else ARMS | FOLLOW_UP
     unknown = set(arguments.arms.split(",")) - set(allowed)
     if unknown or not set(labels) <= set(LABELS):
         parser.error(f"choose --arms of {', '.join(allowed)} and --labels of {LABELS}")
