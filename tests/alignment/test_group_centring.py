@@ -62,3 +62,11 @@ def test_invalid_pairs_leave_their_group():
     masked, *_ = alignment(hidden, target, group=group, pair_valid=valid)
     picked, *_ = alignment(hidden[valid], target[valid], group=group[valid])
     torch.testing.assert_close(masked, picked)
+
+
+def test_the_plain_cosine_knows_no_groups():
+    torch.manual_seed(0)
+    alignment = LatentAlignment(hidden_width=4, latent_width=4, centring=False)
+    hidden, target = torch.randn(5, 1, 4), torch.randn(5, 4)
+    grouped, *_ = alignment(hidden, target, group=torch.tensor([0, 0, 1, 0, 2]))
+    torch.testing.assert_close(grouped, alignment(hidden, target)[0])
