@@ -178,12 +178,25 @@ def test_results_are_read_back_and_summarised(tmp_path):
         "arm,labels,seed,task,outcomes\nzero,,,a,0000\ndit,5,0,a,0011\nlara_mixture,5,0,a,0111\n"
     )
     results = summary.read_results(tmp_path / "results.csv")
-    table = summary.summarise(results)
+    table = summary.summarise(results, ["dit"])
     assert "| 5 | `lara_mixture` | 1 | 75% | 75.0% [30%, 95%] | +25.0 [" in table
     assert table.count("[+nan, +nan]") == 1, "one seed has no spread"
     assert "| - | `zero` | 1 | 0% |" in table
     summary.draw(results, tmp_path / "summary.png")
     assert (tmp_path / "summary.png").stat().st_size > 5000
+
+
+def test_every_arm_is_compared_with_those_listed_before_it():
+    results = {
+        (arm, 5): {seed: {"a": np.array([1] * solved + [0] * (4 - solved))} for seed in range(2)}
+        for arm, solved in (("slow", 1), ("fast", 2), ("other", 4))
+    }
+    rows = summary.summarise(results, ["slow", "fast"]).splitlines()
+    assert rows[0].endswith("| minus `slow` | by seed | minus `fast` | by seed |")
+    fast, other, slow = ([cell.strip() for cell in row.split("|")[6:-1]] for row in rows[2:])
+    assert [cell.split(" ")[0] for cell in other] == ["+75.0", "[+75.0,", "+50.0", "[+50.0,"]
+    assert [cell.split(" ")[0] for cell in fast] == ["+25.0", "[+25.0,", "", ""]
+    assert slow == [""] * 4
 
 
 def test_outcomes_are_collected_by_cell(tmp_path):

@@ -1,8 +1,9 @@
-"""Makes the table and the figure of the label-efficiency study from its `results.csv`."""
+"""Makes a table and a figure of the label-efficiency study from its results."""
 
 import argparse
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,13 +17,14 @@ from scipy.stats import t
 from lerobot_lara.evaluation.intervals import wilson_interval
 
 DRAWS = 10_000
-BASELINE, METHOD = "dit", "lara"
+AGAINST = ("dit", "lara")
 Outcomes = dict[int, dict[str, np.ndarray]]  # seed -> task -> (scenes,) of 0 and 1
+Results = dict[tuple[str, int], Outcomes]  # (arm, labels) -> outcomes
 
 
-def read_results(path: Path) -> dict[tuple[str, int], Outcomes]:
+def read_results(path: Path) -> Results:
     """(arm, labels) -> outcomes; the zero policy has labels 0 and seed 0."""
-    results: dict[tuple[str, int], Outcomes] = defaultdict(lambda: defaultdict(dict))
+    results: Results = defaultdict(lambda: defaultdict(dict))
     with path.open() as file:
         for row in csv.DictReader(file):
             outcomes = np.array([int(outcome) for outcome in row["outcomes"]])
@@ -75,28 +77,38 @@ def _bootstrap(values: np.ndarray, draws: int) -> tuple[float, float, float]:
     return float(values.mean()), float(low), float(high)
 
 
-def summarise(results: dict[tuple[str, int], Outcomes]) -> str:
-    """Markdown table: a row per arm and number of labels, a column per task, and the differences."""
+def summarise(results: Results, against: Sequence[str] = AGAINST) -> str:
+    """Markdown table: a row per arm and number of labels, a column per task, and the differences from other arms.
+
+    Args:
+        results: As read.
+        against: Arms that every other is compared with; those listed earlier are not, as that is said already.
+    """
     tasks = sorted({task for cells in results.values() for seed in cells.values() for task in seed})
-    head = ["labels", "arm", "seeds", *tasks, "all", f"minus `{BASELINE}`", "by seed", f"minus `{METHOD}`"]
+    compared = [head for other in against for head in (f"minus `{other}`", "by seed")]
+    head = ["labels", "arm", "seeds", *tasks, "all", *compared]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for (arm, labels), cells in sorted(results.items(), key=lambda item: (item[0][1], item[0][0])):
         rates = [np.mean([seed[task].mean() for seed in cells.values()]) for task in tasks]
         rate, low, high = success_rate(cells)
         row = [str(labels or "-"), f"`{arm}`", str(len(cells)), *(f"{rate:.0%}" for rate in rates)]
         row.append(f"{rate:.1%} [{low:.0%}, {high:.0%}]")
-        baseline, method = (results.get((other, labels)) for other in (BASELINE, METHOD))
-        with_baseline = baseline is not None and arm != BASELINE
-        row.append(_points(*paired_difference(cells, baseline)) if with_baseline else "")
-        row.append(
-            "[{:+.1f}, {:+.1f}]".format(*_percent(*interval_by_seed(cells, baseline)))
-            if with_baseline
-            else ""
-        )
-        with_method = method is not None and arm not in (BASELINE, METHOD)
-        row.append(_points(*paired_difference(cells, method)) if with_method else "")
+        for other in against:
+            baseline = _baseline(results, arm, labels, against, other)
+            if baseline is None:
+                row += ["", ""]
+            else:
+                by_seed = "[{:+.1f}, {:+.1f}]".format(*_percent(*interval_by_seed(cells, baseline)))
+                row += [_points(*paired_difference(cells, baseline)), by_seed]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _baseline(results: Results, arm: str, labels: int, against: Sequence[str], other: str) -> Outcomes | None:
+    """What `arm` is compared with; None if `other` is not there, is `arm`, or has itself been compared with it."""
+    if arm in against and against.index(arm) <= against.index(other):
+        return None
+    return results.get((other, labels))
 
 
 def _percent(*shares: float) -> list[float]:
@@ -107,51 +119,57 @@ def _points(*difference: float) -> str:
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*_percent(*difference))
 
 
-def draw(results: dict[tuple[str, int], Outcomes], path: Path) -> None:
-    """A row per number of labels: success rates, a dot per seed, and differences from the baseline with intervals."""
+def draw(results: Results, path: Path, against: Sequence[str] = AGAINST) -> None:
+    """A row per number of labels: success rates, a dot per seed, and the differences with their intervals."""
     numbers = sorted({labels for _, labels in results if labels})
     rows = {labels: sorted(arm for arm, number in results if number == labels) for labels in numbers}
     heights = [0.6 + 0.32 * len(arms) for arms in rows.values()]
     figure, panels = plt.subplots(
         len(numbers),
-        2,
-        figsize=(9.5, 0.9 + sum(heights)),
+        1 + len(against),
+        figsize=(5 + 3.5 * len(against), 0.9 + sum(heights)),
         sharey="row",
         squeeze=False,
         layout="constrained",
         height_ratios=heights,
     )
-    for (labels, arms), (rates, differences) in zip(rows.items(), panels, strict=True):
+    for (labels, arms), (rates, *differences) in zip(rows.items(), panels, strict=True):
         for position, arm in enumerate(reversed(arms)):
             cells = results[arm, labels]
-            colour = "#3f7cac" if arm.startswith(BASELINE) else "#d9622b"
+            colour = "#3f7cac" if arm.startswith("dit") else "#d9622b"
             by_seed = [np.mean([outcomes.mean() for outcomes in seed.values()]) for seed in cells.values()]
             rates.barh(position, np.mean(by_seed), color=colour, alpha=0.35)
             rates.plot(by_seed, [position] * len(by_seed), "o", color=colour, markersize=4)
-            if arm != BASELINE and (BASELINE, labels) in results:
-                mean, low, high = paired_difference(cells, results[BASELINE, labels])
-                differences.plot([low, high], [position, position], color=colour, linewidth=2)
-                differences.plot(mean, position, "o", color=colour, markersize=6)
+            for panel, other in zip(differences, against, strict=True):
+                if (baseline := _baseline(results, arm, labels, against, other)) is not None:
+                    mean, low, high = paired_difference(cells, baseline)
+                    panel.plot([low, high], [position, position], color=colour, linewidth=2)
+                    panel.plot(mean, position, "o", color=colour, markersize=6)
         rates.set_yticks(range(len(arms)), list(reversed(arms)))
         rates.set_xlim(0, 1)
         rates.set_xlabel("share of scenes solved; a dot per seed")
         rates.set_title(f"{labels} demonstrations per task")
-        differences.axvline(0, color="black", linewidth=0.8)
-        differences.locator_params(axis="x", nbins=6)
-        differences.set_xlabel(f"paired difference from {BASELINE}, 95 % bootstrap")
+        for panel, other in zip(differences, against, strict=True):
+            panel.axvline(0, color="black", linewidth=0.8)
+            panel.locator_params(axis="x", nbins=6)
+            panel.set_xlabel(f"minus {other}, paired, 95 % bootstrap")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="CSV file; a table (.md) and a figure (.png) go beside it")
     parser.add_argument(
-        "folder", type=Path, help="where results.csv is; summary.md and summary.png go there too"
+        "--against", default=",".join(AGAINST), help="arms to compare the others with (default: %(default)s)"
     )
-    folder = parser.parse_args().folder
-    results = read_results(folder / "results.csv")
-    (folder / "summary.md").write_text(summarise(results))
-    draw(results, folder / "summary.png")
+    arguments = parser.parse_args()
+    against = arguments.against.split(",")
+    results = read_results(arguments.results)
+    if missing := set(against) - {arm for arm, _ in results}:
+        raise ValueError(f"--against names {sorted(missing)}, which {arguments.results} does not have.")
+    arguments.results.with_suffix(".md").write_text(summarise(results, against))
+    draw(results, arguments.results.with_suffix(".png"), against)
 
 
 if __name__ == "__main__":

@@ -113,9 +113,9 @@ class LatentAlignment(nn.Module):
         if len(predicted) < (2 if compares else 1):
             return predicted.sum() * 0
         group = None if group is None else group[valid]
-        (own, comparable), (other, _) = centre(predicted, group), centre(target, group)
+        centred, comparable = centre(predicted, group)
         if self.centring:
-            predicted, target = own, other
+            predicted, target = centred, centre(target, group)[0]
         if self.loss == "contrastive":
             distances = contrast(predicted, target, group, temperature=self.temperature)  # (V,)
         else:
