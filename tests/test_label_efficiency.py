@@ -208,6 +208,19 @@ def test_outcomes_are_collected_by_cell(tmp_path):
     assert row == {"arm": "lara_mixture", "labels": "10", "seed": "2", "task": "a", "outcomes": "10"}
 
 
+def test_training_is_collected_by_policy(tmp_path):
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    for name, status in (("dit_3x_5_1", "done"), ("lara_5_0", "running"), ("lam_videos_0", "done")):
+        (folder / f"train_{name}.json").write_text(json.dumps({"status": status, "seconds": 12.3}))
+        (folder / f"train_{name}.log").write_text(
+            "step:10 smpl:1 ep:1 epch:1 loss:3 flow_loss:0.4\rstep:20 smpl:1 ep:1 epch:1 loss:2 flow_loss:0.3\n"
+        )
+    (row,) = study.collect_training(tmp_path)
+    expected = {"arm": "dit_3x", "labels": "5", "seed": "1", "seconds": "12", "flow_loss": "0.3"}
+    assert row == expected | dict.fromkeys(study.TRAINING_METRICS[1:], "")
+
+
 def test_the_expert_is_an_anchor_by_its_attempts(tmp_path):
     folder = tmp_path / "data" / "demos" / "meta"
     folder.mkdir(parents=True)

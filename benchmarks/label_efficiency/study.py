@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from lerobot_lara.evaluation.jobs import Job, run_jobs
+from lerobot_lara.evaluation.training_log import parse_training_log
 
 logger = logging.getLogger("label_efficiency")
 
@@ -32,6 +33,7 @@ FIRST_SCENE = 1000
 EPISODE_LENGTH = 200
 LONGER = 1.8
 STEP_RATIO = 2.2
+TRAINING_METRICS = ("flow_loss", "alignment_centred_cosine", "alignment_retrieval", "latent_effective_rank")
 FPS = 80
 FRAME_GAP = 16
 
@@ -328,6 +330,26 @@ def collect_results(output_dir: Path) -> list[dict[str, str]]:
     return rows
 
 
+def collect_training(output_dir: Path) -> list[dict[str, str]]:
+    """One row per trained policy: the seconds of its training, and the last value that it logged of each metric.
+
+    The seconds depend on what else the machine did.
+    """
+    rows = []
+    for path in sorted((output_dir / "jobs").glob("train_*.json")):
+        name = path.stem.removeprefix("train_")
+        job = json.loads(path.read_text())
+        if name.startswith("lam_") or job["status"] != "done":
+            continue
+        arm, labels, seed = name.rsplit("_", 2)
+        curves = parse_training_log(path.with_suffix(".log"))
+        last = {
+            metric: f"{curves[metric][-1][1]:g}" if metric in curves else "" for metric in TRAINING_METRICS
+        }
+        rows.append({"arm": arm, "labels": labels, "seed": seed, "seconds": f"{job['seconds']:.0f}"} | last)
+    return rows
+
+
 def collect_held_out_errors(output_dir: Path) -> list[dict[str, str]]:
     """One row per finished cell and held-out episode."""
     rows = []
@@ -337,6 +359,14 @@ def collect_held_out_errors(output_dir: Path) -> list[dict[str, str]]:
             row = {"arm": arm, "labels": labels, "seed": seed, "episode": episode, "error": f"{error:.5f}"}
             rows.append(row)
     return rows
+
+
+def _write(rows: list[dict[str, str]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+    logger.info("%d rows in %s", len(rows), path)
 
 
 def _suffix(frame_gap: int) -> str:
@@ -384,11 +414,8 @@ def main() -> None:
         rows, path = collect_held_out_errors(study.output_dir), study.output_dir / "held_out.csv"
     else:
         rows, path = collect_results(study.output_dir), study.output_dir / "results.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    logger.info("%d rows in %s", len(rows), path)
+    _write(rows, path)
+    _write(collect_training(study.output_dir), study.output_dir / "training.csv")
 
 
 if __name__ == "__main__":
