@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from dit.policies import make_policy
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies.factory import make_pre_post_processors
@@ -44,7 +45,10 @@ def test_the_registered_cells(jobs):
     assert len(cells) == 3 * (9 * 3 + 2 * 2)
     assert {"eval_dit_5_4", "eval_lara_5_4"} <= set(cells) and "eval_lara_joint_5_3" not in cells
     readme = (FOLDER / "README.md").read_text()
-    assert all(f"`{name}`" in readme for name in (*study.ARMS, *study.TASKS, *study.VALIDATION_TASKS))
+    assert all(
+        f"`{name}`" in readme
+        for name in (*study.ARMS, *study.FOLLOW_UP, *study.TASKS, *study.VALIDATION_TASKS)
+    )
     assert not set(study.TASKS) & set(study.VALIDATION_TASKS)
 
 
@@ -72,6 +76,23 @@ def test_arms_differ_in_what_they_are_named_for(jobs):
     assert flag(jobs["train_lara_mixture_5_1"], "dataset.repo_id").endswith("mixed_5.yaml")
     assert {flag(job, "seed") for name, job in jobs.items() if name.startswith("eval_")} == {"1000"}
     assert flag(jobs["train_dit_5_2"], "seed") == "2"
+
+
+def test_arms_train_as_long_as_is_said(tmp_path):
+    whole = study.Study(tmp_path, tasks=study.TASKS, scenes=50, videos=50)
+    jobs = {job.name: job for job in whole.jobs(study.ARMS | study.FOLLOW_UP, [5], [0])}
+    steps = {name: flag(jobs[f"train_{name}_5_0"], "steps") for name in study.ARMS | study.FOLLOW_UP}
+    expected = {"dit_longer": "1260", "dit_3x": "2100", "lara_3x": "2100", "lara_mixture_3x": "2100"}
+    assert {name: number for name, number in steps.items() if number} == expected | {"dit_3x_longer": "4620"}
+    for name in ("dit", "lara", "lara_mixture"):
+        own = set(jobs[f"train_{name}_5_0"].command) ^ set(jobs[f"train_{name}_3x_5_0"].command)
+        assert {part.split("=")[0] for part in own} == {"--steps", "--output_dir"}
+    config = steps_of(study.CONFIGS / "dit.yaml"), steps_of(study.CONFIGS / "lara.yaml")
+    assert config == (700, 700)
+
+
+def steps_of(path):
+    return yaml.safe_load(path.read_text())["steps"]
 
 
 def test_remedies_end_with_the_error_on_held_out_demonstrations(tmp_path):
@@ -182,8 +203,44 @@ def test_results_are_read_back_and_summarised(tmp_path):
     assert "| 5 | `lara_mixture` | 1 | 75% | 75.0% [30%, 95%] | +25.0 [" in table
     assert table.count("[+nan, +nan]") == 1, "one seed has no spread"
     assert "| - | `zero` | 1 | 0% |" in table
-    summary.draw(results, tmp_path / "summary.png")
-    assert (tmp_path / "summary.png").stat().st_size > 5000
+
+
+def test_the_figure_has_the_differences_of_the_table(tmp_path, monkeypatch):
+    results = {
+        (arm, 5): outcomes({"a": rate}, seed=seed)
+        for seed, (arm, rate) in enumerate({"dit": 0.2, "lara": 0.7}.items())
+    }
+    drawn = []
+    monkeypatch.setattr(summary.plt, "close", drawn.append)
+    summary.draw(results, tmp_path / "summary.png", ["dit"])
+    rates, differences = drawn[0].axes
+    assert [bar.get_width() for bar in rates.patches] == [
+        pytest.approx(summary.success_rate(results[arm, 5])[0]) for arm in ("lara", "dit")
+    ]
+    interval, point, zero = (list(line.get_xdata()) for line in differences.lines)
+    mean, low, high = summary.paired_difference(results["lara", 5], results["dit", 5])
+    assert interval == [100 * low, 100 * high] and point == [100 * mean] and zero == [0, 0]
+    assert (tmp_path / "summary.png").exists()
+
+
+def run_summary(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["summary.py", *map(str, arguments)])
+    summary.main()
+
+
+def test_the_summary_lies_beside_the_results(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "second.csv"
+    results.write_text("arm,labels,seed,task,outcomes\nzero,,,a,0000\n")
+    with pytest.raises(SystemExit):
+        run_summary(monkeypatch, results, "--against=zero")
+    assert "no policy but the anchors" in capsys.readouterr().err
+    results.write_text(results.read_text() + "slow,5,0,a,0011\nfast,5,0,a,0111\n")
+    with pytest.raises(SystemExit):
+        run_summary(monkeypatch, results)
+    assert "['dit', 'lara']" in capsys.readouterr().err
+    run_summary(monkeypatch, results, "--against=slow")
+    assert "minus `slow`" in results.with_suffix(".md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"second.csv", "second.md", "second.png"}
 
 
 def test_every_arm_is_compared_with_those_listed_before_it():
@@ -208,17 +265,22 @@ def test_outcomes_are_collected_by_cell(tmp_path):
     assert row == {"arm": "lara_mixture", "labels": "10", "seed": "2", "task": "a", "outcomes": "10"}
 
 
-def test_training_is_collected_by_policy(tmp_path):
+def test_trainings_are_collected(tmp_path):
     folder = tmp_path / "jobs"
     folder.mkdir()
-    for name, status in (("dit_3x_5_1", "done"), ("lara_5_0", "running"), ("lam_videos_0", "done")):
+    line = "step:{} smpl:1 ep:1 epch:1 loss:3 {}:{}"
+    for name, status, metric in (
+        ("dit_3x_5_1", "done", "flow_loss"),
+        ("lam_videos_0", "done", "psnr"),
+        ("lara_5_0", "running", "flow_loss"),
+    ):
         (folder / f"train_{name}.json").write_text(json.dumps({"status": status, "seconds": 12.3}))
-        (folder / f"train_{name}.log").write_text(
-            "step:10 smpl:1 ep:1 epch:1 loss:3 flow_loss:0.4\rstep:20 smpl:1 ep:1 epch:1 loss:2 flow_loss:0.3\n"
-        )
-    (row,) = study.collect_training(tmp_path)
-    expected = {"arm": "dit_3x", "labels": "5", "seed": "1", "seconds": "12", "flow_loss": "0.3"}
-    assert row == expected | dict.fromkeys(study.TRAINING_METRICS[1:], "")
+        log = "\r".join(line.format(step, metric, value) for step, value in ((10, 0.4), (20, 0.3)))
+        (folder / f"train_{name}.log").write_text(log)
+    none = dict.fromkeys(study.TRAINING_METRICS, "")
+    policy, lam = study.collect_training(tmp_path)
+    assert policy == {"training": "dit_3x_5_1", "seconds": "12"} | none | {"flow_loss": "0.3"}
+    assert lam == {"training": "lam_videos_0", "seconds": "12"} | none
 
 
 def test_the_expert_is_an_anchor_by_its_attempts(tmp_path):

@@ -142,7 +142,7 @@ class Study:
         """All jobs of the cells, each after those that it needs.
 
         Args:
-            arms: Names of `ARMS`.
+            arms: Names of `ALL_ARMS`.
             labels: Labelled demonstrations per task.
             seeds: Training seeds; None is those registered.
         """
@@ -331,22 +331,18 @@ def collect_results(output_dir: Path) -> list[dict[str, str]]:
 
 
 def collect_training(output_dir: Path) -> list[dict[str, str]]:
-    """One row per trained policy: the seconds of its training, and the last value that it logged of each metric.
+    """One row per finished training, latent action models too: its seconds, and what it logged last of each metric.
 
     The seconds depend on what else the machine did.
     """
     rows = []
     for path in sorted((output_dir / "jobs").glob("train_*.json")):
-        name = path.stem.removeprefix("train_")
         job = json.loads(path.read_text())
-        if name.startswith("lam_") or job["status"] != "done":
-            continue
-        arm, labels, seed = name.rsplit("_", 2)
-        curves = parse_training_log(path.with_suffix(".log"))
-        last = {
-            metric: f"{curves[metric][-1][1]:g}" if metric in curves else "" for metric in TRAINING_METRICS
-        }
-        rows.append({"arm": arm, "labels": labels, "seed": seed, "seconds": f"{job['seconds']:.0f}"} | last)
+        if job["status"] == "done":
+            curves = parse_training_log(path.with_suffix(".log"))
+            last = {name: f"{curves[name][-1][1]:g}" if name in curves else "" for name in TRAINING_METRICS}
+            name = path.stem.removeprefix("train_")
+            rows.append({"training": name, "seconds": f"{job['seconds']:.0f}"} | last)
     return rows
 
 
@@ -362,8 +358,11 @@ def collect_held_out_errors(output_dir: Path) -> list[dict[str, str]]:
 
 
 def _write(rows: list[dict[str, str]], path: Path) -> None:
+    if not rows:
+        logger.warning("Nothing is finished yet: %s is not written", path)
+        return
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     logger.info("%d rows in %s", len(rows), path)

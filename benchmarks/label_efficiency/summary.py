@@ -82,7 +82,8 @@ def summarise(results: Results, against: Sequence[str] = AGAINST) -> str:
 
     Args:
         results: As read.
-        against: Arms that every other is compared with; those listed earlier are not, as that is said already.
+        against: Arms to compare the others with. One of them is compared with those before it only: the reverse
+            is said already.
     """
     tasks = sorted({task for cells in results.values() for seed in cells.values() for task in seed})
     compared = [head for other in against for head in (f"minus `{other}`", "by seed")]
@@ -142,7 +143,7 @@ def draw(results: Results, path: Path, against: Sequence[str] = AGAINST) -> None
             rates.plot(by_seed, [position] * len(by_seed), "o", color=colour, markersize=4)
             for panel, other in zip(differences, against, strict=True):
                 if (baseline := _baseline(results, arm, labels, against, other)) is not None:
-                    mean, low, high = paired_difference(cells, baseline)
+                    mean, low, high = _percent(*paired_difference(cells, baseline))
                     panel.plot([low, high], [position, position], color=colour, linewidth=2)
                     panel.plot(mean, position, "o", color=colour, markersize=6)
         rates.set_yticks(range(len(arms)), list(reversed(arms)))
@@ -152,7 +153,7 @@ def draw(results: Results, path: Path, against: Sequence[str] = AGAINST) -> None
         for panel, other in zip(differences, against, strict=True):
             panel.axvline(0, color="black", linewidth=0.8)
             panel.locator_params(axis="x", nbins=6)
-            panel.set_xlabel(f"minus {other}, paired, 95 % bootstrap")
+            panel.set_xlabel(f"points more than {other}; paired, 95 %")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -167,7 +168,9 @@ def main() -> None:
     against = arguments.against.split(",")
     results = read_results(arguments.results)
     if missing := set(against) - {arm for arm, _ in results}:
-        raise ValueError(f"--against names {sorted(missing)}, which {arguments.results} does not have.")
+        parser.error(f"--against names {sorted(missing)}, which {arguments.results} does not have")
+    if not any(labels for _, labels in results):
+        parser.error(f"{arguments.results} has no policy but the anchors yet")
     arguments.results.with_suffix(".md").write_text(summarise(results, against))
     draw(results, arguments.results.with_suffix(".png"), against)
 
