@@ -254,6 +254,8 @@ def test_every_arm_is_compared_with_those_listed_before_it():
     assert [cell.split(" ")[0] for cell in other] == ["+75.0", "[+75.0,", "+50.0", "[+50.0,"]
     assert [cell.split(" ")[0] for cell in fast] == ["+25.0", "[+25.0,", "", ""]
     assert slow == [""] * 4
+    results["unlike", 5] = {7: results["slow", 5][0]}
+    assert summary.summarise(results, ["slow"]).splitlines()[-1].endswith(" |  |  |"), "no seed in common"
 
 
 def test_outcomes_are_collected_by_cell(tmp_path):

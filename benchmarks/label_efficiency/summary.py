@@ -106,10 +106,11 @@ def summarise(results: Results, against: Sequence[str] = AGAINST) -> str:
 
 
 def _baseline(results: Results, arm: str, labels: int, against: Sequence[str], other: str) -> Outcomes | None:
-    """What `arm` is compared with; None if `other` is not there, is `arm`, or has itself been compared with it."""
+    """What `arm` is compared with; None if `other` has no seed of it yet, is `arm`, or has been compared with it."""
     if arm in against and against.index(arm) <= against.index(other):
         return None
-    return results.get((other, labels))
+    baseline = results.get((other, labels), {})
+    return baseline if baseline.keys() & results[arm, labels].keys() else None
 
 
 def _percent(*shares: float) -> list[float]:
