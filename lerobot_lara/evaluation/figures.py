@@ -129,8 +129,10 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
             if name in curves:
                 panel.plot(*zip(*curves[name], strict=True), color=_colour(run), label=_label(run))
             if (reference := _REFERENCE_CURVES.get(name)) in curves:
-                panel.plot(*zip(*curves[reference], strict=True), "--", color="#777", label="copy o_t")
-                panel.legend(fontsize=7.5)
+                (copy,) = panel.plot(
+                    *zip(*curves[reference], strict=True), "--", color="#777", label="copy o_t"
+                )
+                panel.legend(handles=[copy], fontsize=7.5)
         panel.set_title(_METRIC_LABELS.get(name, name.replace("lam_", "LAM ").replace("_", " ")))
     for panel in grid.flat[len(names) :]:
         panel.set_visible(False)
