@@ -223,6 +223,16 @@ def test_the_figure_has_the_differences_of_the_table(tmp_path, monkeypatch):
     assert (tmp_path / "summary.png").exists()
 
 
+def test_every_cell_has_its_rate():
+    cells = {
+        0: {"a": np.array([0, 1]), "b": np.array([1, 1])},
+        2: {"a": np.array([0, 0]), "b": np.array([0, 1])},
+    }
+    rows = summary.rates_by_seed({("lara", 5): cells, ("dit", 5): {1: cells[0]}}).splitlines()
+    assert rows[0] == "| labels | arm | seed 0 | seed 1 | seed 2 |"
+    assert rows[2:] == ["| 5 | `dit` |  | 75.0 |  |", "| 5 | `lara` | 75.0 |  | 25.0 |"]
+
+
 def run_summary(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["summary.py", *map(str, arguments)])
     summary.main()

@@ -105,6 +105,19 @@ def summarise(results: Results, against: Sequence[str] = AGAINST) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rates_by_seed(results: Results) -> str:
+    """Markdown table: the success rate of every cell, in percent."""
+    seeds = sorted({seed for cells in results.values() for seed in cells})
+    head = ["labels", "arm", *(f"seed {seed}" for seed in seeds)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (arm, labels), cells in sorted(results.items(), key=lambda item: (item[0][1], item[0][0])):
+        rates = [
+            f"{100 * np.mean(list(cells[seed].values())):.1f}" if seed in cells else "" for seed in seeds
+        ]
+        lines.append("| " + " | ".join([str(labels or "-"), f"`{arm}`", *rates]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _baseline(results: Results, arm: str, labels: int, against: Sequence[str], other: str) -> Outcomes | None:
     """What `arm` is compared with; None if `other` has no seed of it yet, is `arm`, or has been compared with it."""
     if arm in against and against.index(arm) <= against.index(other):
@@ -172,7 +185,9 @@ def main() -> None:
         parser.error(f"--against names {sorted(missing)}, which {arguments.results} does not have")
     if not any(labels for _, labels in results):
         parser.error(f"{arguments.results} has no policy but the anchors yet")
-    arguments.results.with_suffix(".md").write_text(summarise(results, against))
+    arguments.results.with_suffix(".md").write_text(
+        summarise(results, against) + "\n" + rates_by_seed(results)
+    )
     draw(results, arguments.results.with_suffix(".png"), against)
 
 
