@@ -27,7 +27,7 @@ from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import load_mixture
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from helpers import make_tiny_dataset
+from support.tiny_datasets import make_tiny_dataset
 
 FPS, GAP, CHUNK, BATCH = 10, 8, 16, 16
 logger = logging.getLogger("data_loading")

@@ -24,9 +24,9 @@ from lerobot.policies.multi_task_dit.modeling_multi_task_dit import DiffusionTra
 from step import repeat
 from torch import Tensor, nn
 
-from lerobot_lara.acceleration import remember_outputs
 from lerobot_lara.dit.action_head import FlowMatchingActionHead
 from lerobot_lara.dit.alternating_head import AlternatingActionHead
+from lerobot_lara.training.memory import remember_outputs
 
 EULER_STEPS, TURNS, ACTION_DIM, STATE_DIM = 4, 5, 32, 64
 logger = logging.getLogger("latency")

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16
 
+from lerobot_lara.backbones.vision_language import load_vision_language_model
 from lerobot_lara.dit.alternating_head import AlternatingActionHead
 from lerobot_lara.dit.context_adapter import ContextAdapter
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.settings import LatentActionSettings
-from lerobot_lara.vision_language import load_vision_language_model
 
 PAPER = Path(__file__).parents[1] / "configs" / "paper"
 BATCH = 2

@@ -25,12 +25,12 @@ from reference_models import write_qwen3_vl_2b, write_vit_mae_large
 from torch.utils.flop_counter import FlopCounterMode
 
 from lerobot_lara import LaraConfig, LaraDiTConfig, LaraLAMConfig
-from lerobot_lara.batch_keys import PROMPT
+from lerobot_lara.backbones.vision_language import InstructionPrompt, image_size_of
+from lerobot_lara.batch.keys import PROMPT
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.frame_encoder import encode_frames
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
 from lerobot_lara.modeling_lara import LaraPolicy
-from lerobot_lara.vision_language import InstructionPrompt, image_size_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CAMERA, STATE_DIM, ACTION_DIM, TURNS = "observation.image", 4, 4, 5

@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture
 def tiny_dataset(tmp_path: Path) -> Callable[..., Path]:
     """Returns `make(**options) -> root`: a new dataset per call, with the options of `make_tiny_dataset`."""
-    from helpers import make_tiny_dataset
+    from support.tiny_datasets import make_tiny_dataset
 
     number = itertools.count(1)
 

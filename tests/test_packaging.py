@@ -20,8 +20,35 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lerobot_lara"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 POLICY_TYPES = {"lara_lam": "LaraLAM", "lara_dit": "LaraDiT", "lara": "Lara"}
-# The LeRobot side of a policy; everything else in the three folders is plain PyTorch.
-ADAPTER = re.compile(r"(configuration|modeling|processor)_\w+\.py")
+# What each folder of the package may import from the others (itself always); the files at the top import anything.
+LAYERS = {
+    "batch": set(),
+    "backbones": set(),
+    "training": set(),
+    "envs": set(),
+    "policy": {"batch", "training"},
+    "lam": {"batch", "backbones", "training", "policy"},
+    "dit": {"batch", "backbones", "training", "policy"},
+    "alignment": {"batch", "backbones", "training", "policy", "lam"},
+    "data": {"batch", "training", "policy", "envs"},
+    "publish": {"batch", "backbones", "policy", "lam", "dit", "alignment", ""},
+    "evaluation": {"batch", "backbones", "training", "policy", "lam", "dit", "alignment", "data", "envs", ""},
+}
+# Folders of plain PyTorch, with the files in them that meet LeRobot.
+PURE = {
+    "batch": set(),
+    "backbones": set(),
+    "training": {"config.py"},
+    "lam": {"configuration_lara_lam.py", "modeling_lara_lam.py", "processor_lara_lam.py"},
+    "dit": {
+        "configuration_lara_dit.py",
+        "modeling_lara_dit.py",
+        "processor_lara_dit.py",
+        "networks.py",
+        "embodiment_loading.py",
+    },
+    "alignment": set(),
+}
 
 
 def modules() -> list[Path]:
@@ -29,11 +56,11 @@ def modules() -> list[Path]:
 
 
 def pure_modules() -> list[Path]:
-    in_folders = [path for part in ("lam", "dit", "alignment") for path in (PACKAGE / part).rglob("*.py")]
     return [
-        PACKAGE / "backbones.py",
-        PACKAGE / "augmentation.py",
-        *(path for path in sorted(in_folders) if not ADAPTER.fullmatch(path.name)),
+        path
+        for folder, adapters in PURE.items()
+        for path in sorted((PACKAGE / folder).rglob("*.py"))
+        if path.name not in adapters
     ]
 
 
@@ -104,12 +131,34 @@ def imports_matching(pattern: str, paths: list[Path]) -> dict[str, list[str]]:
 
 
 def test_pure_modules_know_neither_lerobot_nor_adapters() -> None:
-    forbidden = r"lerobot(\.|$)|draccus|lerobot_lara\.(\w+\.)*(configuration|modeling|processor)_"
+    adapters = "|".join(
+        rf"{folder}\.{name.removesuffix('.py')}" for folder, names in PURE.items() for name in names
+    )
+    forbidden = rf"lerobot(\.|$)|draccus|lerobot_lara\.({adapters})(\.|$)"
     assert imports_matching(forbidden, pure_modules()) == {}
+    assert all((PACKAGE / folder / name).is_file() for folder, names in PURE.items() for name in names)
+
+
+def test_every_folder_has_its_place_in_the_import_direction() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == {*LAYERS, "cli"}
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_imports_run_one_way(folder: str) -> None:
+    allowed = {folder, *LAYERS[folder]}
+    upwards = {}
+    for path in sorted((PACKAGE / folder).rglob("*.py")):
+        names = [name.split(".") for name in imported_names(path) if name.startswith("lerobot_lara.")]
+        # `lerobot_lara.modeling_lara` is a file at the top: the folder "".
+        places = {parts[1] if (PACKAGE / parts[1]).is_dir() else "" for parts in names}
+        if places - allowed:
+            upwards[relative(path)] = sorted(places - allowed)
+    assert upwards == {}
 
 
 def test_package_imports_nothing_that_is_not_installed_with_it() -> None:
-    assert imports_matching(r"(benchmarks|hub|tests|scripts|helpers|conftest)(\.|$)", modules()) == {}
+    assert imports_matching(r"(benchmarks|hub|tests|scripts|support|conftest)(\.|$)", modules()) == {}
 
 
 def test_relative_imports_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +224,7 @@ def test_lock_pins_every_dependency_within_its_range_and_no_host() -> None:
         assert version in requirement.specifier, f"{pin} does not satisfy {requirement}"
 
 
-def test_licence_is_the_one_declared() -> None:
+def test_license_is_the_one_declared() -> None:
     assert PROJECT["license"] == "Apache-2.0"
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License\n                           Version 2.0, January 2004" in text

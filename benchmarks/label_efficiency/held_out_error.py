@@ -16,9 +16,9 @@ import torch
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 from lerobot.policies.factory import make_pre_post_processors
 
-from lerobot_lara.checkpoint_files import read_config
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.modeling_lara import LaraPolicy
+from lerobot_lara.policy.checkpoint_files import read_config
 
 POLICIES = {"lara_dit": LaraDiTPolicy, "lara": LaraPolicy}
 EVERY = 3
@@ -28,7 +28,7 @@ BATCH_SIZE = 64
 
 @torch.no_grad()
 def errors_by_episode(checkpoint: Path, root: Path, first_episode: int) -> dict[int, float]:
-    """Mean squared error of the executed actions, in normalised units, by episode from `first_episode` on.
+    """Mean squared error of the executed actions, in normalized units, by episode from `first_episode` on.
 
     The policy's actions are the mean of several samples, so that its own variance counts little.
     """

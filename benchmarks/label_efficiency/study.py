@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from lerobot_lara.evaluation.jobs import Job, run_jobs
-from lerobot_lara.evaluation.training_log import parse_training_log
+from lerobot_lara.evaluation.study.jobs import Job, run_jobs
+from lerobot_lara.evaluation.study.training_log import parse_training_log
 
 logger = logging.getLogger("label_efficiency")
 
@@ -33,7 +33,7 @@ FIRST_SCENE = 1000
 EPISODE_LENGTH = 200
 LONGER = 1.8
 STEP_RATIO = 2.2
-TRAINING_METRICS = ("flow_loss", "alignment_centred_cosine", "alignment_retrieval", "latent_effective_rank")
+TRAINING_METRICS = ("flow_loss", "alignment_centered_cosine", "alignment_retrieval", "latent_effective_rank")
 FPS = 80
 FRAME_GAP = 16
 
@@ -65,7 +65,7 @@ class Arm:
 
 REFERENCE_LOSS = (
     "--policy.alignment_target=joint",
-    "--policy.alignment_centring=false",
+    "--policy.alignment_centering=false",
     "--policy.alignment_head=linear",
     "--policy.alignment_pooling=last",
 )
@@ -77,7 +77,7 @@ ARMS = {
     "lara_frozen": Arm("lara", "videos", flags=("--policy.freeze_lam=true",)),
     "lara_joint": Arm("lara", "videos", flags=("--policy.alignment_target=joint",)),
     "lara_reference": Arm("lara", "videos", flags=REFERENCE_LOSS),
-    "lara_labelled": Arm("lara", "labels"),
+    "lara_labeled": Arm("lara", "labels"),
     "lara_mixture": Arm("lara_mixture", "videos", mixed=True),
 }
 # The second study: three times the steps, and for `dit` as much time as `lara` then takes.
@@ -143,7 +143,7 @@ class Study:
 
         Args:
             arms: Names of `ALL_ARMS`.
-            labels: Labelled demonstrations per task.
+            labels: Labeled demonstrations per task.
             seeds: Training seeds; None is those registered.
         """
         listed = {job.name: job for job in self._recordings(max(LABELS))}
@@ -155,7 +155,7 @@ class Study:
                     for job in self._cell(name, number, seed):
                         listed.setdefault(job.name, job)
         if not self.held_out:
-            program = ("python", "-m", "lerobot_lara.evaluation.zero_policy")
+            program = ("python", "-m", "lerobot_lara.evaluation.study.zero_policy")
             listed["eval_zero"] = self._evaluation("zero", program)
         return list(listed.values())
 

@@ -77,7 +77,7 @@ def _bootstrap(values: np.ndarray, draws: int) -> tuple[float, float, float]:
     return float(values.mean()), float(low), float(high)
 
 
-def summarise(results: Results, against: Sequence[str] = AGAINST) -> str:
+def summarize(results: Results, against: Sequence[str] = AGAINST) -> str:
     """Markdown table: a row per arm and number of labels, a column per task, and the differences from other arms.
 
     Args:
@@ -151,15 +151,15 @@ def draw(results: Results, path: Path, against: Sequence[str] = AGAINST) -> None
     for (labels, arms), (rates, *differences) in zip(rows.items(), panels, strict=True):
         for position, arm in enumerate(reversed(arms)):
             cells = results[arm, labels]
-            colour = "#3f7cac" if arm.startswith("dit") else "#d9622b"
+            color = "#3f7cac" if arm.startswith("dit") else "#d9622b"
             by_seed = [np.mean([outcomes.mean() for outcomes in seed.values()]) for seed in cells.values()]
-            rates.barh(position, np.mean(by_seed), color=colour, alpha=0.35)
-            rates.plot(by_seed, [position] * len(by_seed), "o", color=colour, markersize=4)
+            rates.barh(position, np.mean(by_seed), color=color, alpha=0.35)
+            rates.plot(by_seed, [position] * len(by_seed), "o", color=color, markersize=4)
             for panel, other in zip(differences, against, strict=True):
                 if (baseline := _baseline(results, arm, labels, against, other)) is not None:
                     mean, low, high = _percent(*paired_difference(cells, baseline))
-                    panel.plot([low, high], [position, position], color=colour, linewidth=2)
-                    panel.plot(mean, position, "o", color=colour, markersize=6)
+                    panel.plot([low, high], [position, position], color=color, linewidth=2)
+                    panel.plot(mean, position, "o", color=color, markersize=6)
         rates.set_yticks(range(len(arms)), list(reversed(arms)))
         rates.set_xlim(0, 1)
         rates.set_xlabel("share of scenes solved; a dot per seed")
@@ -186,7 +186,7 @@ def main() -> None:
     if not any(labels for _, labels in results):
         parser.error(f"{arguments.results} has no policy but the anchors yet")
     arguments.results.with_suffix(".md").write_text(
-        summarise(results, against) + "\n" + rates_by_seed(results)
+        summarize(results, against) + "\n" + rates_by_seed(results)
     )
     draw(results, arguments.results.with_suffix(".png"), against)
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lerobot_lara.acceleration import accelerate
 from lerobot_lara.alignment.objective import LatentAlignment
-from lerobot_lara.checkpoint_files import checkpoint_file, read_config
 from lerobot_lara.lam.latent_action_model import LatentActionModel
+from lerobot_lara.policy.checkpoint_files import checkpoint_file, read_config
+from lerobot_lara.training.memory import accelerate
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class AttachedLAM(BasePolicy):
             latent_width=latent_width,
             head=config.alignment_head,
             pooling=config.alignment_pooling,
-            centring=config.alignment_centring,
+            centering=config.alignment_centering,
             loss=config.alignment_loss,
             temperature=config.alignment_temperature,
         )

@@ -34,7 +34,7 @@ class LatentAlignmentConfig(BaseConfig):
             the LAM. "joint" lets the alignment's gradient into the LAM (paper); watch `latent_effective_rank`
             then, which fell from 4.6 to 1.3 within 200 steps of the demo: latent actions on one line are easy
             to predict. "ema" aligns to a slow copy of the LAM.
-        alignment_centring: Subtract the batch means from both sides before the cosine. Without it a constant
+        alignment_centering: Subtract the batch means from both sides before the cosine. Without it a constant
             prediction scores well; False is the reference's plain cosine.
         alignment_relative: Align to z(o_t, o_t+K) - z(o_t, o_t), the latent action relative to that of no motion: what
             the latent says of o_t itself drops out. One more inverse dynamics pass.
@@ -57,7 +57,7 @@ class LatentAlignmentConfig(BaseConfig):
     alignment_head: str = "mlp"
     alignment_pooling: str = "mean"
     alignment_target: str = "stop"
-    alignment_centring: bool = True
+    alignment_centering: bool = True
     alignment_relative: bool = False
     alignment_loss: str = "cosine"
     alignment_temperature: float = 0.1

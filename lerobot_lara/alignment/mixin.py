@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from lerobot_lara.acceleration import class_names
 from lerobot_lara.alignment.attachment import AttachedLAM
 from lerobot_lara.alignment.diagnostics import alignment_diagnostics
 from lerobot_lara.alignment.tap import HiddenStateTap
-from lerobot_lara.batch_keys import DATASET_INDEX, IMAGE_TOKENS
-from lerobot_lara.data.frame_gap import check_frame_gap
-from lerobot_lara.frame_pairs import frame_pairs
+from lerobot_lara.batch.frame_gap import check_frame_gap
+from lerobot_lara.batch.frame_pairs import frame_pairs
+from lerobot_lara.batch.keys import DATASET_INDEX, IMAGE_TOKENS
 from lerobot_lara.lam.frame_encoder import check_frames, encode_frames
 from lerobot_lara.lam.latent_action_model import FrameTokens, LatentActionModel
+from lerobot_lara.training.memory import class_names
 
 
 class LatentAlignmentMixin(AttachedLAM):

@@ -1,9 +1,9 @@
 """The alignment objective: bring a policy's hidden state and the latent action of its frame pair together.
 
 L_align = mean over pairs of 1 - cos(P(pool(h)), z) (paper §3.2; REPA, arXiv 2410.06940), with both sides
-centred: against a target that receives gradient, the plain cosine has a constant solution.
+centered: against a target that receives gradient, the plain cosine has a constant solution.
 
-The centre is the mean of the batch, of all processes together. A running mean is not enough: it lags, so that
+The center is the mean of the batch, of all processes together. A running mean is not enough: it lags, so that
 two constants which drift the same way keep a common offset from it, and the loss goes to zero while retrieval stays
 at chance.
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lerobot_lara.processes import gather
+from lerobot_lara.training.distributed import gather
 
 
 class LatentAlignment(nn.Module):
@@ -29,7 +29,7 @@ class LatentAlignment(nn.Module):
         latent_width: Z.
         head: "mlp" (two hidden layers) or "linear".
         pooling: "mean" over valid tokens, or "last" token.
-        centring: Subtract the batch means of both sides; False is the reference's plain cosine.
+        centering: Subtract the batch means of both sides; False is the reference's plain cosine.
         loss: "cosine", or "contrastive" over the pairs of the batch, in both directions.
         temperature: Of the contrastive loss.
 
@@ -48,7 +48,7 @@ class LatentAlignment(nn.Module):
         latent_width: int,
         head: str = "mlp",
         pooling: str = "mean",
-        centring: bool = True,
+        centering: bool = True,
         loss: str = "cosine",
         temperature: float = 0.1,
     ) -> None:
@@ -56,7 +56,7 @@ class LatentAlignment(nn.Module):
         self.loss = loss
         self.temperature = temperature
         self.pooling = pooling
-        self.centring = centring
+        self.centering = centering
         self.alignment_head: nn.Module
         if head == "linear":
             self.alignment_head = nn.Linear(hidden_width, latent_width)
@@ -86,13 +86,13 @@ class LatentAlignment(nn.Module):
             latent_action: (B, L, C), or (B, Z).
             token_valid: (B, N) bool; at least one True per row. None: all valid.
             pair_valid: (B,) bool; False where the frame pair crosses the episode's end. None: all valid.
-            group: (B,) int64 dataset of each sample; each is centred by its own mean, as telling datasets apart would
+            group: (B,) int64 dataset of each sample; each is centered by its own mean, as telling datasets apart would
                 else pass for alignment. None: one group.
 
         Returns:
             The loss (0, still in the graph, with too few valid pairs: comparing needs two), and what the
             diagnostics compare: the projected prediction and the target of this process's valid pairs, (V, Z) each,
-            neither centred.
+            neither centered.
         """
         predicted = self.alignment_head(self._pool(hidden_states, token_valid)).float()  # (B, Z)
         target = latent_action.flatten(1).float()  # (B, Z)
@@ -109,13 +109,13 @@ class LatentAlignment(nn.Module):
     def _distance(self, predicted: Tensor, target: Tensor, valid: Tensor, group: Tensor | None) -> Tensor:
         """Mean over the valid rows of all processes."""
         predicted, target = predicted[valid], target[valid]  # (V, Z)
-        compares = self.centring or self.loss == "contrastive"
+        compares = self.centering or self.loss == "contrastive"
         if len(predicted) < (2 if compares else 1):
             return predicted.sum() * 0
         group = None if group is None else group[valid]
-        centred, comparable = centre(predicted, group)
-        if self.centring:
-            predicted, target = centred, centre(target, group)[0]
+        centered, comparable = center(predicted, group)
+        if self.centering:
+            predicted, target = centered, center(target, group)[0]
         if self.loss == "contrastive":
             distances = contrast(predicted, target, group, temperature=self.temperature)  # (V,)
         else:
@@ -157,7 +157,7 @@ def contrast(predicted: Tensor, target: Tensor, group: Tensor | None, *, tempera
     return (found + found_back) / 2
 
 
-def centre(x: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+def center(x: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
     """Subtracts the mean of each group.
 
     Args:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lerobot_lara.evaluation.demo import CONFIG_DIR, QUICK_SETTINGS, DemoSettings, run_demo
-from lerobot_lara.evaluation.jobs import JobError
+from lerobot_lara.evaluation.study.jobs import JobError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> int:
-    from lerobot_lara.checkpoint import export_dit
+    from lerobot_lara.publish.export import export_dit
 
     export_dit(args.checkpoint, args.directory)
     logger.info("Wrote %s", args.directory)

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lerobot_lara.checkpoint import export_lam
+    from lerobot_lara.publish.export import export_lam
 
     export_lam(args.checkpoint, args.directory)
     logger.info("Wrote %s", args.directory)

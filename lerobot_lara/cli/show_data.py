@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the page."""
     # Imported here, as `lara show-data --help` would otherwise load the data libraries.
-    from lerobot_lara.data.show.show_data import show_data
+    from lerobot_lara.evaluation.show_data.page import show_data
 
     page = show_data(
         args.data,

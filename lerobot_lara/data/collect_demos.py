@@ -88,7 +88,7 @@ def collect_demos(
     not solve the task are drawn again with another seed, counted and logged.
 
     Features: `observation.image`, (image_size, image_size, 3) uint8 RGB; `observation.state`, (4,) hand
-    x, y, z in metres and gripper opening; `action`, (4,) in [-1, 1]; 80 frames per second; the task string is
+    x, y, z in meters and gripper opening; `action`, (4,) in [-1, 1]; 80 frames per second; the task string is
     Meta-World's description. Episodes take turns over the tasks: the first `n * len(tasks)` episodes are the
     first n of each task. `meta/collection.json` holds the settings and, per episode, the task name, simulator
     seed, noise and failed attempts.

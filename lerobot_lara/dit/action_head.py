@@ -83,9 +83,9 @@ class FlowMatchingActionHead(nn.Module):
         """One velocity prediction.
 
         Args:
-            noisy_actions: (B, T, A), normalised.
+            noisy_actions: (B, T, A), normalized.
             timestep: (B,) flow time in [0, 1].
-            state: (B, S), normalised, or None.
+            state: (B, S), normalized, or None.
             context: (B, M, context_width) observation tokens.
             context_mask: (B, M) bool, False at padding.
             embodiment_id: (B,) int64.

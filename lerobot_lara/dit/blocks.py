@@ -139,7 +139,7 @@ def encode_state(
     """The state token; where the state is missing or hidden, the learned null state.
 
     Args:
-        state: (B, S), normalised, or None.
+        state: (B, S), normalized, or None.
         embodiment_id: (B,) int64.
         encoder: None for a robot that reports no state.
         null_state: (1, 1, D).

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from lerobot_lara.backbones import ImageEncoder, TextEncoder
+from lerobot_lara.backbones.encoders import ImageEncoder, TextEncoder
 
 
 class InstructionEncoder(nn.Module):
@@ -125,7 +125,7 @@ class ObservationEncoder(nn.Module):
             return context, mask
         if input_ids is None or attention_mask is None:
             raise ValueError(
-                "The batch has no tokenised instruction although `text_encoder` is set. Run it through the "
+                "The batch has no tokenized instruction although `text_encoder` is set. Run it through the "
                 "policy's preprocessor, or train with --policy.text_encoder=null."
             )
         instruction = self.instruction_encoder(input_ids, attention_mask)  # (B, 1, D)

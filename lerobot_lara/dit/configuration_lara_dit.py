@@ -6,9 +6,9 @@ from typing import ClassVar
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
-from lerobot_lara.data.mixture.config import DEFAULT_EMBODIMENT
+from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
 from lerobot_lara.dit.vlm_settings import VLMSettings
-from lerobot_lara.training_config import TrainingConfig
+from lerobot_lara.training.config import TrainingConfig
 
 ACTION_HEADS = ("adaln_zero", "gr00t")
 
@@ -16,7 +16,7 @@ ACTION_HEADS = ("adaln_zero", "gr00t")
 @PreTrainedConfig.register_subclass("lara_dit")
 @dataclass
 class LaraDiTConfig(VLMSettings, TrainingConfig):
-    """Flow-matching DiT that attends to camera images and an instruction; optimised as `TrainingConfig` says.
+    """Flow-matching DiT that attends to camera images and an instruction; optimized as `TrainingConfig` says.
 
     The images and the instruction are encoded by two small encoders, or with `conditioning=vlm` by a vision-language
     model, whose fields are those of `VLMSettings`.
@@ -63,7 +63,7 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
         rtc_config: Real-time chunking; `lerobot-rollout --inference.type=rtc` sets it.
     """
 
-    # The policy reads what a mixture adds to a batch (`lerobot_lara.batch_keys`), such as masks of missing actions.
+    # The policy reads what a mixture adds to a batch (`lerobot_lara.batch.keys`), such as masks of missing actions.
     supports_mixtures: ClassVar[bool] = True
 
     chunk_size: int = 16
@@ -142,7 +142,7 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
         self._require(
             "ignore_context_mask",
             alternating or not self.ignore_context_mask,
-            f"false with action_head={self.action_head!r}, which honours the mask",
+            f"false with action_head={self.action_head!r}, which honors the mask",
         )
         self._require(
             "projection_width",
@@ -168,7 +168,7 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
             is not NormalizationMode.IDENTITY
         ):
             raise ValueError(
-                "`normalization_mapping` normalises VISUAL; the image encoders take RGB in [0, 1] and normalise "
+                "`normalization_mapping` normalizes VISUAL; the image encoders take RGB in [0, 1] and normalize "
                 "themselves. Set it to IDENTITY."
             )
         if self.action_feature is None:

@@ -14,7 +14,7 @@ def rows_by_name(module: nn.Module, saved: Sequence[str], wanted: Sequence[str])
     """Lets `module.load_state_dict` take a state whose `EmbodimentLinear` layers have other rows.
 
     Inside this context a row goes where its name is in `wanted`, bit for bit. Rows of names that are not in `saved`
-    stay as they are in `module`: initialised like those of a new one. Everything else loads as ever.
+    stay as they are in `module`: initialized like those of a new one. Everything else loads as ever.
 
     Args:
         module: Built for `wanted`, anything that holds `EmbodimentLinear` layers.

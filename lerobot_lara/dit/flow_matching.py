@@ -9,7 +9,7 @@ Legend: B batch, T action chunk, A action dim.
 import torch
 from torch import Tensor
 
-from lerobot_lara.processes import mean_over_processes
+from lerobot_lara.training.distributed import mean_over_processes
 
 
 def sample_timestep(
@@ -47,7 +47,7 @@ def interpolate(noise: Tensor, actions: Tensor, timestep: Tensor) -> Tensor:
 
     Args:
         noise: (B, T, A).
-        actions: (B, T, A), normalised.
+        actions: (B, T, A), normalized.
         timestep: (B,) in [0, 1].
 
     Returns:
@@ -65,7 +65,7 @@ def velocity_target(noise: Tensor, actions: Tensor) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask` (broadcastable, bool) holds; 0, still in the graph, where nothing does.
 
-    Normalising by the valid elements keeps a loss from shrinking with the share of padding. With several processes,
+    Normalizing by the valid elements keeps a loss from shrinking with the share of padding. With several processes,
     whose gradients are averaged, each divides by the mean count of all, so that the average is the mean over all
     their valid elements.
     """

@@ -15,10 +15,10 @@ from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LAN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lerobot_lara.acceleration import accelerate, class_names, remember_outputs
-from lerobot_lara.augmentation import random_shift, sample_shifts
-from lerobot_lara.backbones import ImageEncoder
-from lerobot_lara.batch_keys import (
+from lerobot_lara.backbones.encoders import ImageEncoder
+from lerobot_lara.backbones.images import check_images
+from lerobot_lara.backbones.vision_language import check_instructions
+from lerobot_lara.batch.keys import (
     ACTION_DIM_IS_PAD,
     ACTION_REST,
     DATASET_INDEX,
@@ -29,6 +29,7 @@ from lerobot_lara.batch_keys import (
 )
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
+from lerobot_lara.dit.embodiment_loading import EmbodimentLoading
 from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
     interpolate,
@@ -36,12 +37,11 @@ from lerobot_lara.dit.flow_matching import (
     sample_timestep,
     velocity_target,
 )
-from lerobot_lara.embodiment_loading import EmbodimentLoading
-from lerobot_lara.lam.frame_encoder import check_images
-from lerobot_lara.mixture_record import MixtureRecord
-from lerobot_lara.policy_loading import StrictLoading
-from lerobot_lara.policy_networks import build_action_head, build_observation_encoder
-from lerobot_lara.vision_language import check_instructions
+from lerobot_lara.dit.networks import build_action_head, build_observation_encoder
+from lerobot_lara.policy.base import StrictLoading
+from lerobot_lara.policy.mixture_record import MixtureRecord
+from lerobot_lara.training.augmentation import random_shift, sample_shifts
+from lerobot_lara.training.memory import accelerate, class_names, remember_outputs
 
 
 class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedPolicy):
@@ -49,7 +49,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
 
     Batch keys: every camera of `config.image_features` (B, 3, H, W) in [0, 1]; `observation.state` (B, S);
     `observation.language.tokens` and `.attention_mask` (B, L); in training `action` (B, T, A) with
-    `action_is_pad` (B, T). A mixture adds those of `lerobot_lara.batch_keys`, and `<camera>_is_pad` (B, 1 or 2),
+    `action_is_pad` (B, T). A mixture adds those of `lerobot_lara.batch.keys`, and `<camera>_is_pad` (B, 1 or 2),
     whose first column is True where a sample's dataset lacks the camera.
 
     Args:
@@ -113,7 +113,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         """
         actions = self._with_rest(batch[ACTION], batch, ACTION_REST, "action")  # (B, T, A)
         step_valid = self._step_valid(batch)
-        labelled = step_valid.any(dim=1)  # (B,)
+        labeled = step_valid.any(dim=1)  # (B,)
         dim_valid = self._dim_valid(batch, actions)[:, None]  # (B or 1, 1, A)
         noise = torch.randn_like(actions) * dim_valid
         timestep = sample_timestep(
@@ -123,11 +123,11 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
             s=self.config.time_s,
             device=actions.device,
         )
-        timestep = torch.where(labelled, timestep, torch.zeros_like(timestep))
+        timestep = torch.where(labeled, timestep, torch.zeros_like(timestep))
         velocity = self.action_head(
             interpolate(noise, actions, timestep),
             timestep,
-            state_valid=labelled & self._state_known(batch, labelled),
+            state_valid=labeled & self._state_known(batch, labeled),
             **self._encode_observation(batch),
         )
         valid = step_valid[..., None] & dim_valid  # (B, T, A)
@@ -135,10 +135,10 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         loss = flow_matching_loss(velocity, target, valid)
         log = {"flow_loss": loss.item()}
         if DATASET_INDEX in batch:
-            log["labelled_share"] = labelled.float().mean().item()
+            log["labeled_share"] = labeled.float().mean().item()
             errors = sample_errors(velocity.detach(), target, valid)  # (B,)
             log |= self.dataset_means(
-                "flow_loss", errors, labelled, batch[DATASET_INDEX], of_actions=True, remember=self.training
+                "flow_loss", errors, labeled, batch[DATASET_INDEX], of_actions=True, remember=self.training
             )
         return loss, log
 
@@ -151,7 +151,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         prev_chunk_left_over: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Integrates the velocity from noise to a chunk of normalised actions.
+        """Integrates the velocity from noise to a chunk of normalized actions.
 
         Args:
             batch: Observation as in the class docstring.
@@ -257,7 +257,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         return hidden_states[:, 1:]
 
     def action_token_valid(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B, N) bool: action tokens that hold at least one real step; all of them where none is labelled."""
+        """(B, N) bool: action tokens that hold at least one real step; all of them where none is labeled."""
         patched = self._step_valid(batch).unflatten(1, (-1, self.config.action_patch_size)).any(-1)  # (B, N)
         return patched | ~patched.any(dim=1, keepdim=True)
 

@@ -16,10 +16,10 @@ from lerobot.processor.factory import make_default_policy_processor_steps, make_
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
-from lerobot_lara.backbones import text_encoder_path
-from lerobot_lara.batch_keys import PROMPT
+from lerobot_lara.backbones.encoders import text_encoder_path
+from lerobot_lara.backbones.vision_language import InstructionPrompt, image_size_of
+from lerobot_lara.batch.keys import PROMPT
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
-from lerobot_lara.vision_language import InstructionPrompt, image_size_of
 
 Pipelines = tuple[
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
@@ -90,11 +90,11 @@ class LaraVLMPromptProcessorStep(ObservationProcessorStep):
 def make_lara_dit_pre_post_processors(
     config: LaraDiTConfig, dataset_stats: dict[str, dict[str, Tensor]] | None = None
 ) -> Pipelines:
-    """Builds rename -> batch -> tokenise -> device -> normalise, and unnormalise -> CPU.
+    """Builds rename -> batch -> tokenize -> device -> normalize, and unnormalize -> CPU.
 
     Args:
         config: The policy's configuration.
-        dataset_stats: Statistics for normalisation, by feature key.
+        dataset_stats: Statistics for normalization, by feature key.
 
     Returns:
         The pre- and the post-processor.

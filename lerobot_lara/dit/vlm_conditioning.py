@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lerobot_lara.backbones import resize
-from lerobot_lara.dit.context_adapter import ContextAdapter
-from lerobot_lara.pretrained import first_line
-from lerobot_lara.vision_language import (
+from lerobot_lara.backbones.images import resize
+from lerobot_lara.backbones.pretrained import first_line
+from lerobot_lara.backbones.vision_language import (
     InstructionPrompt,
     image_options,
     load_processor,
     load_vision_language_model,
 )
+from lerobot_lara.dit.context_adapter import ContextAdapter
 
 # Linear layers of a language model's attention, in all families supported.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -19,7 +19,7 @@ class MetaworldFastEnv(MetaworldEnv):
     """One Meta-World task seen by a camera, with the robot's state.
 
     Observations: `pixels`, (image_size, image_size, 3) uint8 RGB of camera `corner2`, upright;
-    `agent_pos`, (4,) hand x, y, z in metres and gripper opening in [0, 1].
+    `agent_pos`, (4,) hand x, y, z in meters and gripper opening in [0, 1].
     Actions: (4,) in [-1, 1], hand displacement dx, dy, dz and gripper effort.
 
     An episode terminates on success and is truncated after `episode_length` steps. `is_success` is in every

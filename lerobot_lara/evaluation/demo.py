@@ -1,4 +1,4 @@
-"""The demo study: does aligning a policy with a latent action model help when labelled demonstrations are few?
+"""The demo study: does aligning a policy with a latent action model help when labeled demonstrations are few?
 
 Scripted Meta-World demonstrations and action-free videos are recorded, a latent action model is trained on the
 videos, `lara_dit` and `lara` are trained on the same demonstrations for the same number of steps, `lara` once more on
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from lerobot_lara.evaluation.jobs import (
+from lerobot_lara.evaluation.report import write_report
+from lerobot_lara.evaluation.study.jobs import (
     ENVIRONMENT,
     ENVIRONMENT_DEFAULTS,
     Job,
@@ -28,7 +29,6 @@ from lerobot_lara.evaluation.jobs import (
     run_jobs,
     shell_line,
 )
-from lerobot_lara.evaluation.report import write_report
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class DemoSettings:
 
     Args:
         tasks: Meta-World tasks; one policy per arm learns all of them.
-        num_demos: Labelled demonstrations per task.
+        num_demos: Labeled demonstrations per task.
         num_videos: Action-free videos per task.
         num_episodes: Evaluation episodes per task and arm.
         episode_length: Steps after which an evaluation episode counts as failed.
@@ -233,7 +233,7 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
         collect(
             "videos", "Record action-free videos", settings.num_videos, settings.video_seed, "--action-free"
         ),
-        collect("demos", "Record labelled demonstrations", settings.num_demos, settings.demo_seed),
+        collect("demos", "Record labeled demonstrations", settings.num_demos, settings.demo_seed),
         training("lara_lam", "lam", "Train the latent action model", "videos", ("collect_videos",)),
         training("lara_dit", "dit", "Train DiT only", "demos", ("collect_demos",)),
         training(
@@ -261,7 +261,7 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
         ),
         evaluation(
             *("zero", "Evaluate the zero policy", settings.episode_length),
-            *("python", "-m", "lerobot_lara.evaluation.zero_policy"),
+            *("python", "-m", "lerobot_lara.evaluation.study.zero_policy"),
         ),
     ]
 

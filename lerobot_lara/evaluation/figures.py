@@ -14,10 +14,10 @@ import torch
 from matplotlib.figure import Figure
 
 from lerobot_lara.evaluation.intervals import wilson_interval
-from lerobot_lara.evaluation.training_log import Curves
+from lerobot_lara.evaluation.study.training_log import Curves
 from lerobot_lara.lam.metrics import effective_rank
 
-ARM_COLOURS = {
+ARM_COLORS = {
     "zero": "#9aa3ad",
     "lara_dit": "#3f7cac",
     "lara": "#d9622b",
@@ -72,12 +72,12 @@ def success_bars(arms: Counts, path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(max(5.0, 1.9 * len(tasks) + 1.5), 3.2))
     width = 0.8 / len(arms)
     for position, (arm, counts) in enumerate(arms.items()):
-        centres = np.arange(len(tasks)) + (position - (len(arms) - 1) / 2) * width
+        centers = np.arange(len(tasks)) + (position - (len(arms) - 1) / 2) * width
         rates = np.array([counts[task]["successes"] / counts[task]["episodes"] for task in tasks])
         bounds = np.array([wilson_interval(**counts[task]) for task in tasks])
-        axes.bar(centres, rates, 0.92 * width, color=_colour(arm), label=_label(arm))
+        axes.bar(centers, rates, 0.92 * width, color=_color(arm), label=_label(arm))
         axes.errorbar(
-            centres,
+            centers,
             rates,
             yerr=np.clip(np.stack([rates - bounds[:, 0], bounds[:, 1] - rates]), 0, None),
             fmt="none",
@@ -85,10 +85,10 @@ def success_bars(arms: Counts, path: Path) -> Path:
             elinewidth=1,
             capsize=3,
         )
-        for centre, task, upper in zip(centres, tasks, bounds[:, 1], strict=True):
+        for center, task, upper in zip(centers, tasks, bounds[:, 1], strict=True):
             text = "{successes}/{episodes}".format(**counts[task])
             axes.annotate(
-                text, (centre, upper), (0, 3), textcoords="offset points", ha="center", fontsize=7.5
+                text, (center, upper), (0, 3), textcoords="offset points", ha="center", fontsize=7.5
             )
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylim(0, 1.12)
@@ -127,7 +127,7 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
     for panel, name in zip(grid.flat, names, strict=False):
         for run, curves in runs.items():
             if name in curves:
-                panel.plot(*zip(*curves[name], strict=True), color=_colour(run), label=_label(run))
+                panel.plot(*zip(*curves[name], strict=True), color=_color(run), label=_label(run))
             if (reference := _REFERENCE_CURVES.get(name)) in curves:
                 (copy,) = panel.plot(
                     *zip(*curves[reference], strict=True), "--", color="#777", label="copy o_t"
@@ -139,7 +139,7 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
     for panel in grid[-1]:
         panel.set_xlabel("step")
     if len(runs) > 1:
-        handles = [plt.Line2D([], [], color=_colour(run), label=_label(run)) for run in runs]
+        handles = [plt.Line2D([], [], color=_color(run), label=_label(run)) for run in runs]
         figure.legend(handles=handles, ncols=len(runs), loc="outside upper center")
     return _save(figure, path)
 
@@ -185,7 +185,7 @@ def latent_usage(latents: np.ndarray, path: Path, *, code_counts: np.ndarray | N
     Args:
         latents: Latent actions, (N, D), flattened over tokens.
         path: PNG to write.
-        code_counts: Number of uses of each code, (codebook_size,), for a quantised model.
+        code_counts: Number of uses of each code, (codebook_size,), for a quantized model.
     """
     figure, panels = plt.subplots(1, 2 + (code_counts is not None), figsize=(8.2, 2.7))
     num_bins = 40
@@ -204,7 +204,7 @@ def latent_usage(latents: np.ndarray, path: Path, *, code_counts: np.ndarray | N
     variances = np.linalg.eigvalsh(np.cov(latents, rowvar=False))[::-1].clip(min=0)
     share = variances / max(variances.sum(), np.finfo(float).tiny)
     rank = effective_rank(torch.from_numpy(latents).unsqueeze(1)).item()
-    panels[1].bar(np.arange(1, len(share) + 1), 100 * share, color=ARM_COLOURS["lara_lam"])
+    panels[1].bar(np.arange(1, len(share) + 1), 100 * share, color=ARM_COLORS["lara_lam"])
     panels[1].set(
         xlabel="principal component",
         ylabel="% of variance",
@@ -212,7 +212,7 @@ def latent_usage(latents: np.ndarray, path: Path, *, code_counts: np.ndarray | N
     )
     if code_counts is not None:
         ranked = np.sort(code_counts)[::-1]
-        panels[2].bar(np.arange(1, len(ranked) + 1), ranked, color=ARM_COLOURS["lara_lam"], width=1.0)
+        panels[2].bar(np.arange(1, len(ranked) + 1), ranked, color=ARM_COLORS["lara_lam"], width=1.0)
         panels[2].set(
             xlabel="code, by rank",
             ylabel="uses",
@@ -229,7 +229,7 @@ class FilmStrip:
     Args:
         label: What is shown, such as the task, the arm and the outcome.
         frames: (N, H, W, 3), uint8.
-        arm: Decides the colour of the label.
+        arm: Decides the color of the label.
     """
 
     label: str
@@ -248,7 +248,7 @@ def film_strips(strips: Sequence[FilmStrip], path: Path) -> Path:
     figure = plt.figure(figsize=(1.25 * columns, 1.52 * len(strips)))
     for row, strip in zip(figure.subfigures(len(strips), squeeze=False)[:, 0], strips, strict=True):
         row.suptitle(
-            strip.label, x=0.005, ha="left", fontsize=9.5, color=_colour(strip.arm), fontweight="bold"
+            strip.label, x=0.005, ha="left", fontsize=9.5, color=_color(strip.arm), fontweight="bold"
         )
         for panel, frame in zip(row.subplots(1, columns, squeeze=False)[0], strip.frames, strict=False):
             panel.imshow(frame)
@@ -271,8 +271,8 @@ def _psnr(image: np.ndarray, target: np.ndarray) -> float:
     return float(-10 * np.log10(max(np.square(image - target).mean(), 1e-10)))
 
 
-def _colour(arm: str) -> str:
-    return ARM_COLOURS.get(arm, "#7a5195")
+def _color(arm: str) -> str:
+    return ARM_COLORS.get(arm, "#7a5195")
 
 
 def _label(arm: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_lara.backbones import resize
+from lerobot_lara.backbones.images import resize
 from lerobot_lara.evaluation.figures import code_perplexity
 from lerobot_lara.lam.metrics import effective_rank, psnr
 
@@ -35,10 +35,10 @@ def measure_latent_quality(model: Any, frames: Tensor, *, seed: int = 0) -> tupl
 
     Returns:
         Metrics: PSNR (dB, over all pairs) of the prediction (`psnr`), of the prediction from shuffled latent
-        actions (`shuffled_psnr`) and of o_t (`copy_psnr`); `effective_rank` and `latent_dims`; for a quantised
+        actions (`shuffled_psnr`) and of o_t (`copy_psnr`); `effective_rank` and `latent_dims`; for a quantized
         model `codebook_perplexity` and `live_codes`.
         Arrays: `current`, `future`, `prediction` (examples across the range of motion, at the prediction's size),
-        `latents` (N, L·C), and `code_counts` (codebook_size,) for a quantised model.
+        `latents` (N, L·C), and `code_counts` (codebook_size,) for a quantized model.
 
     Raises:
         ValueError: If there are fewer than two pairs, or the model predicts features but no frames.

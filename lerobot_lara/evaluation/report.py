@@ -11,7 +11,7 @@ import numpy as np
 from lerobot_lara.evaluation import figures
 from lerobot_lara.evaluation.intervals import difference_p_value, wilson_interval
 from lerobot_lara.evaluation.page import data_uri, render_template
-from lerobot_lara.evaluation.training_log import parse_training_log
+from lerobot_lara.evaluation.study.training_log import parse_training_log
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
         {
             "arm": arm,
             "label": figures.ARM_LABELS.get(arm, arm),
-            "colour": figures.ARM_COLOURS.get(arm, "#7a5195"),
+            "color": figures.ARM_COLORS.get(arm, "#7a5195"),
             "cells": [_describe_counts(**counts[task]) for task in tasks],
             "total": _describe_counts(**totals[arm]),
         }

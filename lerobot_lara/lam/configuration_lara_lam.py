@@ -6,7 +6,7 @@ from typing import ClassVar
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 
 from lerobot_lara.lam.settings import LatentActionSettings
-from lerobot_lara.training_config import TrainingConfig
+from lerobot_lara.training.config import TrainingConfig
 
 
 @PreTrainedConfig.register_subclass("lara_lam")
@@ -14,7 +14,7 @@ from lerobot_lara.training_config import TrainingConfig
 class LaraLAMConfig(LatentActionSettings, TrainingConfig):
     """A latent action model trained by `lerobot-train` on any video dataset, with or without actions.
 
-    The fields of the model itself are those of `LatentActionSettings`, those of its optimisation those of
+    The fields of the model itself are those of `LatentActionSettings`, those of its optimization those of
     `TrainingConfig`.
 
     Args:
@@ -27,7 +27,7 @@ class LaraLAMConfig(LatentActionSettings, TrainingConfig):
     camera: str | None = None
     random_shift: int = 0
 
-    # Frames reach the model in [0, 1]; it normalises for its own encoder.
+    # Frames reach the model in [0, 1]; it normalizes for its own encoder.
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {
             "VISUAL": NormalizationMode.IDENTITY,

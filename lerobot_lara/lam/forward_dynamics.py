@@ -6,7 +6,7 @@ Shapes: B batch, N = g*g patches, P encoder tokens, L latent-action tokens, C la
 import torch
 from torch import Tensor, nn
 
-from lerobot_lara.backbones import resize
+from lerobot_lara.backbones.images import resize
 from lerobot_lara.lam.transformer import Transformer, embedding, init_linear, latent_projection, zero_init
 
 
@@ -93,8 +93,8 @@ class ForwardDynamicsModel(nn.Module):
 
         Args:
             frame: Current frame (B, 3, H, W) in [0, 1].
-            latent: Quantised latent action (B, L, C).
-            features: Normalised encoder features of the current frame (B, P, feature_width), when features
+            latent: Quantized latent action (B, L, C).
+            features: Normalized encoder features of the current frame (B, P, feature_width), when features
                 are predicted.
 
         Returns:

@@ -3,10 +3,9 @@
 Shapes: B batch, P tokens per frame, D token width.
 """
 
-import torch
 from torch import Tensor, nn
 
-TOLERANCE = 1e-3
+from lerobot_lara.backbones.images import check_images
 
 
 def check_frames(frames: Tensor) -> None:
@@ -19,27 +18,6 @@ def check_frames(frames: Tensor) -> None:
     if frames.ndim != 5 or shape[1] != 2:
         raise ValueError(f"`frames` has shape {shape}; pairs of frames (B, 2, 3, H, W) are needed.")
     check_images(frames, "frames")
-
-
-def check_images(images: Tensor, name: str) -> None:
-    """Refuses images (..., 3, H, W) that are not RGB, not floating point or not in [0, 1].
-
-    Raises:
-        ValueError: Says what was found.
-    """
-    if images.shape[-3] != 3:
-        raise ValueError(
-            f"`{name}` has shape {tuple(images.shape)} and is not RGB: the third dimension from the end must "
-            "hold 3 channels."
-        )
-    if not images.is_floating_point():
-        raise ValueError(f"`{name}` is {images.dtype}; give floats in [0, 1] (uint8 / 255).")
-    low, high = torch.stack(images.aminmax()).tolist() if images.numel() else (0.0, 0.0)
-    # Written so that NaN fails too.
-    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
-        raise ValueError(
-            f"`{name}` spans [{low:.3g}, {high:.3g}]; RGB in [0, 1] is needed, before any normalisation."
-        )
 
 
 def encode_frames(encoder: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor]:

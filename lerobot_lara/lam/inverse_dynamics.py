@@ -25,7 +25,7 @@ class InverseDynamicsModel(nn.Module):
         layer_norm_eps: Epsilon of the LayerNorms.
         shared_frame_type: Use one type embedding for both frames; positions still tell them apart.
         projection: From D to C: "linear" or "tanh_mlp".
-        normalize_latent: Normalise each latent token over its C dimensions.
+        normalize_latent: Normalize each latent token over its C dimensions.
     """
 
     token_types: Tensor

@@ -3,7 +3,7 @@
     z = IDM(E(o_t), E(o_{t+K}))      latent action, (L, C)
     q = Quantize(z)
     o'_{t+K} = FDM(o_t, q)           predicted frame and/or encoder features
-    loss = sum of weighted reconstruction, feature, perceptual and quantiser losses
+    loss = sum of weighted reconstruction, feature, perceptual and quantizer losses
 
 Shapes: B batch, K frame gap, L latent-action tokens, C latent width, h prediction size.
 """
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lerobot_lara.backbones import build_image_encoder, resize
+from lerobot_lara.backbones.encoders import build_image_encoder
+from lerobot_lara.backbones.images import check_images, resize
 from lerobot_lara.lam import artifact
 from lerobot_lara.lam.forward_dynamics import ForwardDynamicsModel
-from lerobot_lara.lam.frame_encoder import check_frames, check_images, encode_frames
+from lerobot_lara.lam.frame_encoder import check_frames, encode_frames
 from lerobot_lara.lam.inverse_dynamics import InverseDynamicsModel
 from lerobot_lara.lam.losses import masked_mean, masked_mse, pair_error, reconstruction_loss
 from lerobot_lara.lam.metrics import CodeUsage, effective_rank, psnr
@@ -36,7 +37,7 @@ class LatentActionOutput:
     """What a latent action model finds in a batch of frame pairs.
 
     Attributes:
-        latent_action: (B, L, C) float32, continuous, before quantisation: what policies align to.
+        latent_action: (B, L, C) float32, continuous, before quantization: what policies align to.
         quantized_latent_action: (B, L, C), what forward dynamics sees.
         code_indices: (B, L) int64, or None if latents are continuous.
         prediction: (B, 3, h, h) predicted future frame, about in [0, 1]; None if only features are predicted
@@ -60,7 +61,7 @@ class LatentActionOutput:
 
 
 class LatentActionModel(nn.Module):
-    """Frame encoder, inverse dynamics, quantiser and forward dynamics with their objective.
+    """Frame encoder, inverse dynamics, quantizer and forward dynamics with their objective.
 
     Build it with `from_config` or `from_pretrained`.
 
@@ -212,7 +213,7 @@ class LatentActionModel(nn.Module):
                 checked before.
 
         Returns:
-            Output with the latent action, its quantised form and codes only.
+            Output with the latent action, its quantized form and codes only.
 
         Raises:
             ValueError: If the frames have another shape or range.
@@ -238,7 +239,7 @@ class LatentActionModel(nn.Module):
 
         Args:
             frame: (B, 3, H, W) RGB in [0, 1].
-            latent_action: Quantised latent action (B, L, C), of `encode` or `indices_to_latent`; a continuous
+            latent_action: Quantized latent action (B, L, C), of `encode` or `indices_to_latent`; a continuous
                 one is its own.
 
         Returns:
@@ -254,7 +255,7 @@ class LatentActionModel(nn.Module):
         return self.forward_dynamics(frame, latent_action, features)[0]
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
-        """Looks up codes (B, L) as quantised latents (B, L, C) for `decode`.
+        """Looks up codes (B, L) as quantized latents (B, L, C) for `decode`.
 
         Raises:
             ValueError: If latents are continuous.
@@ -330,7 +331,7 @@ class LatentActionModel(nn.Module):
         frames = frames if valid is None else frames[valid]
         if len(frames) < 2:
             raise ValueError(f"`frames` holds {len(frames)} valid pair(s); shuffling needs at least 2.")
-        # Half a batch away, since neighbours are often of the same moment.
+        # Half a batch away, since neighbors are often of the same moment.
         latent = self.encode(frames).quantized_latent_action.roll(len(frames) // 2, dims=0)
         current, future = frames.unbind(1)
         return psnr(self.decode(current, latent), resize(future, self.settings.prediction_size)).item()

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from lerobot_lara.processes import mean_over_processes
+from lerobot_lara.training.distributed import mean_over_processes
 
 
 def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:

@@ -25,12 +25,12 @@ def effective_rank(latent: Tensor) -> Tensor:
         latent: (B, L, C).
     """
     flat = latent.flatten(1).float()  # (B, L*C)
-    centred = flat - flat.mean(0)
-    variance = centred.square().sum()
+    centered = flat - flat.mean(0)
+    variance = centered.square().sum()
     # Rounding noise has full rank: below a thousandth of the latents' own size there is no variation.
     if variance <= 1e-6 * flat.square().sum():
         return variance.new_zeros(())
-    gram = centred @ centred.T if len(flat) < flat.shape[1] else centred.T @ centred  # same eigenvalues
+    gram = centered @ centered.T if len(flat) < flat.shape[1] else centered.T @ centered  # same eigenvalues
     return variance.square() / gram.square().sum()
 
 

@@ -9,15 +9,15 @@ from typing import Any, NoReturn
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
-from lerobot_lara.acceleration import accelerate, class_names
-from lerobot_lara.augmentation import random_shift
-from lerobot_lara.batch_keys import DATASET_INDEX
-from lerobot_lara.data.frame_gap import check_frame_gap
-from lerobot_lara.frame_pairs import frame_pairs
+from lerobot_lara.batch.frame_gap import check_frame_gap
+from lerobot_lara.batch.frame_pairs import frame_pairs
+from lerobot_lara.batch.keys import DATASET_INDEX
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
-from lerobot_lara.mixture_record import MixtureRecord
-from lerobot_lara.policy_loading import StrictLoading
+from lerobot_lara.policy.base import StrictLoading
+from lerobot_lara.policy.mixture_record import MixtureRecord
+from lerobot_lara.training.augmentation import random_shift
+from lerobot_lara.training.memory import accelerate, class_names
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lerobot_lara.backbones import Frozen
+from lerobot_lara.backbones.encoders import Frozen
 
 STLPIPS_WEIGHTS = "weights/vST0.0/vgg_shift_tolerant.pth"
 TORCHVISION_WEIGHTS = "vgg16-397923af.pth"

@@ -1,4 +1,4 @@
-"""Pre- and post-processing of `lara_lam`: LeRobot's default steps, with identity normalisation."""
+"""Pre- and post-processing of `lara_lam`: LeRobot's default steps, with identity normalization."""
 
 from typing import Any
 
@@ -22,6 +22,6 @@ def make_lara_lam_pre_post_processors(
 
     Args:
         config: The policy's configuration.
-        dataset_stats: Statistics of the dataset, which identity normalisation ignores.
+        dataset_stats: Statistics of the dataset, which identity normalization ignores.
     """
     return make_default_pre_post_processors(config, dataset_stats, normalizer_device=config.device)

@@ -1,4 +1,4 @@
-"""Quantisers of the latent action: none, vector quantisation (EMA or gradient codebook), finite scalars.
+"""Quantizers of the latent action: none, vector quantization (EMA or gradient codebook), finite scalars.
 
 All return `(quantized, code_indices | None, loss)`. Shapes: B batch, L latent-action tokens, C latent width.
 """
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lerobot_lara.lam.losses import masked_mse
-from lerobot_lara.processes import is_distributed
+from lerobot_lara.training.distributed import is_distributed
 
 Quantized = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -26,7 +26,7 @@ class Quantizer(nn.Module):
         self.noise = noise
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
-        """Quantises a latent action.
+        """Quantizes a latent action.
 
         Args:
             latent: (B, L, C) float32.
@@ -34,8 +34,8 @@ class Quantizer(nn.Module):
             update: This is a training step: add noise, move an EMA codebook.
 
         Returns:
-            The quantised latent (B, L, C) with straight-through gradients, code indices (B, L) int64 or
-            None, and the quantiser's loss (scalar) or None where there is none.
+            The quantized latent (B, L, C) with straight-through gradients, code indices (B, L) int64 or
+            None, and the quantizer's loss (scalar) or None where there is none.
         """
         if update and self.noise > 0:
             return latent + self.noise * torch.randn_like(latent), None, None
@@ -155,10 +155,10 @@ class EMAVectorQuantizer(Quantizer):
 
 
 class FSQuantizer(Quantizer):
-    """Finite scalar quantisation (https://arxiv.org/abs/2309.15505), by vector-quantize-pytorch.
+    """Finite scalar quantization (https://arxiv.org/abs/2309.15505), by vector-quantize-pytorch.
 
     Args:
-        levels: Levels per quantised dimension; latents are projected linearly to as many dimensions.
+        levels: Levels per quantized dimension; latents are projected linearly to as many dimensions.
         latent_dim: C.
     """
 

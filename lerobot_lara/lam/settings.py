@@ -40,10 +40,10 @@ class LatentActionSettings:
         latent_dim: C, width of each.
         latent_projection: Between transformer width and latent width, both ways: "linear", or "tanh_mlp"
             (Linear-Tanh-Linear, the reference).
-        normalize_latent: Normalise each latent token to zero mean and unit variance, so that its scale
+        normalize_latent: Normalize each latent token to zero mean and unit variance, so that its scale
             cannot drift; the reference does not.
-        latent_noise: Standard deviation of the noise added in training to a latent that is not quantised.
-        quantizer: "none" (continuous), "vq" (learned codebook) or "fsq" (finite scalar quantisation).
+        latent_noise: Standard deviation of the noise added in training to a latent that is not quantized.
+        quantizer: "none" (continuous), "vq" (learned codebook) or "fsq" (finite scalar quantization).
         codebook_size: Codes of "vq".
         codebook_update: Of "vq": "ema" (moving averages, dead codes restarted) or "gradient" (the VQ-VAE
             codebook loss, as in the reference).
@@ -74,7 +74,7 @@ class LatentActionSettings:
         perceptual_loss_weight: Weight of LPIPS on the predicted frame.
         perceptual_weights: Where its network comes from: "stlpips" (package stlpips-pytorch) or
             "torchvision" (VGG16 in torch's local cache).
-        quantizer_loss_weight: Weight of the quantiser's losses together.
+        quantizer_loss_weight: Weight of the quantizer's losses together.
     """
 
     frame_gap: int = 16

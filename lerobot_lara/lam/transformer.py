@@ -84,12 +84,12 @@ class Transformer(nn.Module):
 
 
 def embedding(*shape: int) -> nn.Parameter:
-    """A learned embedding, initialised as in ViT (truncated normal, standard deviation 0.02)."""
+    """A learned embedding, initialized as in ViT (truncated normal, standard deviation 0.02)."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))
 
 
 def init_linear(module: nn.Module) -> None:
-    """Initialises a Linear layer as in MAE (Xavier uniform weight, zero bias); use with `Module.apply`."""
+    """Initializes a Linear layer as in MAE (Xavier uniform weight, zero bias); use with `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

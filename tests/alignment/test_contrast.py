@@ -34,10 +34,10 @@ def test_is_the_mean_cross_entropy_of_both_directions():
         torch.testing.assert_close(found[row], expected)
 
 
-@pytest.mark.parametrize("centring", [True, False])
-def test_a_constant_is_no_better_than_chance(centring):
+@pytest.mark.parametrize("centering", [True, False])
+def test_a_constant_is_no_better_than_chance(centering):
     torch.manual_seed(0)
-    alignment = identity_alignment(loss="contrastive", centring=centring)
+    alignment = identity_alignment(loss="contrastive", centering=centering)
     constant = torch.full((SIZE, 3, WIDTH), 0.5)
     loss, *_ = alignment(constant, torch.randn(SIZE, WIDTH))
     assert loss.item() >= math.log(SIZE) - 1e-5
@@ -65,11 +65,11 @@ def test_other_datasets_are_no_candidates():
     torch.testing.assert_close(together, sum(parts) / SIZE)
 
 
-@pytest.mark.parametrize("centring", [True, False])
-def test_pairs_that_are_alone_or_invalid_add_nothing(centring):
+@pytest.mark.parametrize("centering", [True, False])
+def test_pairs_that_are_alone_or_invalid_add_nothing(centering):
     torch.manual_seed(0)
     hidden, target = torch.randn(SIZE, 1, WIDTH, requires_grad=True), torch.randn(SIZE, WIDTH)
-    alignment = identity_alignment(loss="contrastive", centring=centring)
+    alignment = identity_alignment(loss="contrastive", centering=centering)
     group, valid = torch.zeros(SIZE, dtype=torch.long), torch.ones(SIZE, dtype=torch.bool)
     group[0], valid[1] = 1, False
     loss, *_ = alignment(hidden, target, group=group, pair_valid=valid)

@@ -20,7 +20,7 @@ def batch(size=16):
 
 
 def test_plain_cosine_is_the_reference_formula():
-    alignment, (hidden, latent) = make(head="linear", pooling="last", centring=False), batch()
+    alignment, (hidden, latent) = make(head="linear", pooling="last", centering=False), batch()
     loss, _, _ = alignment(hidden, latent)
     expected = (1 - F.cosine_similarity(alignment.alignment_head(hidden[:, -1]), latent.flatten(1))).mean()
     torch.testing.assert_close(loss, expected)
@@ -63,7 +63,7 @@ def test_updates_are_counted_in_training_only():
     assert alignment.num_updates == 1
 
 
-def test_centring_removes_constants_from_both_sides():
+def test_centering_removes_constants_from_both_sides():
     alignment, (hidden, latent) = make(head="linear"), batch()
     before = alignment(hidden, latent)[0]
     torch.testing.assert_close(before, alignment(hidden, latent + 5)[0])
@@ -83,18 +83,18 @@ def test_drifting_constants_are_no_solution():
     assert loss.item() > 0.9
 
 
-@pytest.mark.parametrize("centring", [True, False])
-def test_a_constant_prediction_pays_only_without_centring(centring):
-    """The reference's loss is nearly solved by a constant; the centred one gives it the worst of chance."""
-    alignment, (hidden, latent) = make(head="linear", centring=centring).train(), batch(256)
+@pytest.mark.parametrize("centering", [True, False])
+def test_a_constant_prediction_pays_only_without_centering(centering):
+    """The reference's loss is nearly solved by a constant; the centered one gives it the worst of chance."""
+    alignment, (hidden, latent) = make(head="linear", centering=centering).train(), batch(256)
     with torch.no_grad():
         alignment.alignment_head.weight.zero_()
         alignment.alignment_head.bias.copy_(latent.flatten(1).mean(0))
     loss, predicted, target = alignment(hidden, latent)
-    assert (loss.item() > 0.9) if centring else (loss.item() < 0.1)
+    assert (loss.item() > 0.9) if centering else (loss.item() < 0.1)
     numbers = alignment_diagnostics(predicted, target)
     assert numbers["alignment_cosine"] > 0.9, "the plain cosine is fooled"
-    assert abs(numbers["alignment_centred_cosine"]) < 1e-6
+    assert abs(numbers["alignment_centered_cosine"]) < 1e-6
     assert numbers["alignment_retrieval"] == pytest.approx(1 / 256)
 
 
@@ -102,9 +102,9 @@ def test_diagnostics_of_a_perfect_and_of_a_random_prediction():
     _, latent = batch(64)
     target = latent.flatten(1)
     perfect = alignment_diagnostics(2 * target + 5, target)
-    assert perfect["alignment_retrieval"] == 1 and perfect["alignment_centred_cosine"] > 0.999
+    assert perfect["alignment_retrieval"] == 1 and perfect["alignment_centered_cosine"] > 0.999
     random = alignment_diagnostics(torch.randn(64, LATENT), target)
-    assert random["alignment_retrieval"] < 0.2 and abs(random["alignment_centred_cosine"]) < 0.2
+    assert random["alignment_retrieval"] < 0.2 and abs(random["alignment_centered_cosine"]) < 0.2
 
 
 def test_effective_rank_counts_the_directions_in_use():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from rendering import skip_without_rendering
+from support.rendering import skip_without_rendering
 
 from lerobot_lara.cli import main
 from lerobot_lara.data import collect_demos as collector

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from dit.heads import HEADS, inputs, make_head
+from support.heads import HEADS, inputs, make_head
 
 from lerobot_lara.dit.blocks import DiTBlock, EmbodimentLinear
 

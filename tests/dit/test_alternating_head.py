@@ -1,6 +1,6 @@
 import pytest
 import torch
-from dit.heads import inputs, make_head
+from support.heads import inputs, make_head
 from torch.nn import functional as F
 
 from lerobot_lara.dit.alternating_head import AlternatingBlock, discretize

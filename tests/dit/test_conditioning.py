@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lerobot_lara.backbones import build_image_encoder
+from lerobot_lara.backbones.encoders import build_image_encoder
 from lerobot_lara.dit.conditioning import InstructionEncoder, ObservationEncoder
 
 
@@ -66,6 +66,6 @@ def test_memory_is_bounded(monkeypatch):
     assert len(encoder._remembered) == 3
 
 
-def test_untokenised_batch_is_refused():
+def test_untokenized_batch_is_refused():
     with pytest.raises(ValueError, match=r"text_encoder.*preprocessor"):
         make()([torch.rand(2, 3, 32, 32)] * 2)

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from dit.policies import CAMERA, GR00T, fake_batch, make_policy
 from lerobot.configs import NormalizationMode
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from support.policies import CAMERA, GR00T, fake_batch, make_policy
 
 from lerobot_lara.dit.action_head import FlowMatchingActionHead
 from lerobot_lara.dit.alternating_head import AlternatingActionHead
@@ -21,7 +21,7 @@ def loss_of(policy, batch, seed=3):
 def test_every_parameter_gets_a_gradient(options):
     policy = make_policy(**options)
     batch = fake_batch()
-    batch["action_is_pad"][0] = True  # an unlabelled sample: the null state is used
+    batch["action_is_pad"][0] = True  # an unlabeled sample: the null state is used
     batch["action_is_pad"][1:] = False
     loss_of(policy, batch).backward()
     silent = [n for n, p in policy.named_parameters() if p.grad is None or not p.grad.any()]

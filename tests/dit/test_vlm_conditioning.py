@@ -4,21 +4,22 @@ import json
 
 import pytest
 import torch
-from dit.policies import TINY, fake_batch, features, wake
-from helpers import make_tiny_dataset, run_eval, run_train
 from lerobot.policies.factory import make_pre_post_processors
-from tiny_vlms import FAMILIES, IMAGE_SIZE, IMAGE_TOKENS, NUM_LAYERS, save_tiny_vlm
+from support.commands import run_eval, run_train
+from support.policies import TINY, fake_batch, features, wake
+from support.tiny_datasets import make_tiny_dataset
+from support.tiny_vlms import FAMILIES, IMAGE_SIZE, IMAGE_TOKENS, NUM_LAYERS, save_tiny_vlm
 
-from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
-from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
-from lerobot_lara.dit.vlm_conditioning import VLMObservationEncoder
-from lerobot_lara.vision_language import (
+from lerobot_lara.backbones.vision_language import (
     InstructionPrompt,
     image_options,
     image_size_of,
     load_processor,
     load_vision_language_model,
 )
+from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
+from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
+from lerobot_lara.dit.vlm_conditioning import VLMObservationEncoder
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 
@@ -92,7 +93,7 @@ def test_every_camera_and_the_instruction_are_seen(vlms, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_and_neighbours_change_nothing(vlms, family):
+def test_padding_and_neighbors_change_nothing(vlms, family):
     encoder, prompt = make_encoder(vlms, family, num_self_attention_layers=1), make_prompt(vlms, family)
     images = [torch.rand(2, 3, 32, 32) for _ in range(2)]
     both, mask = run(encoder, prompt, ["open drawer", "push the red square to goal"], images)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e import parallel_step
 from safetensors.torch import load_file
-from test_lara_policy import TINY_LAM
+from support import parallel_step
+from support.policies import TINY_LAM
 
 from lerobot_lara.dit import modeling_lara_dit
 from lerobot_lara.lam.latent_action_model import LatentActionModel
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 def run_in_two_processes(folder: Path, mode: str) -> list[dict[str, float]]:
     """What each process logged."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command.append(str(Path(__file__).with_name("parallel_step.py")))
+    command.append(str(Path(__file__).parents[1] / "support" / "parallel_step.py"))
     tests = Path(__file__).parents[1]
     paths = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"FOLDER": str(folder), "MODE": mode, "OMP_NUM_THREADS": "1"}

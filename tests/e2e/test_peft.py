@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from dit.policies import TINY
-from helpers import make_tiny_dataset, run_train
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_policy
 from safetensors.torch import load_file
-from test_lara_policy import TINY_LAM
+from support.commands import run_train
+from support.policies import TINY, TINY_LAM
+from support.tiny_datasets import make_tiny_dataset
 
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_tiny_dataset, run_eval, run_train
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
+from support.commands import run_eval, run_train
+from support.tiny_datasets import make_tiny_dataset
 
-from lerobot_lara.checkpoint import export_dit, export_lam
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
 from lerobot_lara.modeling_lara import LaraPolicy
+from lerobot_lara.publish.export import export_dit, export_lam
 
 pytestmark = pytest.mark.e2e
 
@@ -85,7 +86,7 @@ def test_every_term_is_logged(lara_run):
         "flow_loss",
         "alignment_loss",
         "alignment_retrieval",
-        "alignment_centred_cosine",
+        "alignment_centered_cosine",
         "latent_effective_rank",
         "lam_loss",
         "lam_reconstruction_loss",

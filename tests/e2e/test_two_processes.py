@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import REPO_ID, make_tiny_dataset
 from safetensors.torch import load_file
+from support.tiny_datasets import REPO_ID, make_tiny_dataset
 
 pytestmark = pytest.mark.e2e
 
@@ -35,7 +35,7 @@ LAM_FLAGS = {
 def train_on_two_processes(folder: Path, flags: Mapping[str, Any]) -> None:
     """Runs `lerobot-train` with what `accelerate launch` starts on several GPUs; on the CPU that would ask for MPI."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [str(Path(__file__).with_name("train_and_report.py"))]
+    command += [str(Path(__file__).parents[1] / "support" / "train_and_report.py")]
     command += [f"--{name}={value}" for name, value in (LAM_FLAGS | dict(flags)).items()]
     environment = os.environ | {"REPORT_DIR": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850, check=False)

@@ -14,7 +14,7 @@ from lerobot.configs import FeatureType
 from lerobot.envs.configs import EnvConfig
 from lerobot.envs.factory import make_env
 from lerobot.envs.utils import env_to_policy_features
-from rendering import skip_without_rendering
+from support.rendering import skip_without_rendering
 
 from lerobot_lara.envs.configuration_metaworld_fast import (
     MetaworldFastEnvConfig,

@@ -15,7 +15,7 @@ from lerobot_lara.evaluation.demo import (
     read_successes,
     run_demo,
 )
-from lerobot_lara.evaluation.jobs import JobError, JobTime
+from lerobot_lara.evaluation.study.jobs import JobError, JobTime
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_configurations_of_the_two_arms_differ_in_the_alignment_only():
     assert {**shared, "type": "lara_dit"} == dit["policy"]
 
 
-def test_the_mixture_adds_videos_to_equally_many_labelled_samples(tmp_path):
+def test_the_mixture_adds_videos_to_equally_many_labeled_samples(tmp_path):
     lara, mixed = (
         yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text()) for name in ("lara", "lara_mixture")
     )
@@ -193,8 +193,8 @@ def test_the_mixture_adds_videos_to_equally_many_labelled_samples(tmp_path):
     demos, videos = config.entries
     assert (demos.root, videos.root) == (str(tmp_path / "data" / "demos"), str(tmp_path / "data" / "videos"))
     assert videos.action_free and not demos.action_free
-    labelled = mixed["batch_size"] * demos.weight / (demos.weight + videos.weight)
-    assert labelled == lara["batch_size"]
+    labeled = mixed["batch_size"] * demos.weight / (demos.weight + videos.weight)
+    assert labeled == lara["batch_size"]
     assert config.frame_gap_s * MetaworldFastEnvConfig().fps == lara["policy"]["frame_gap"]
 
 

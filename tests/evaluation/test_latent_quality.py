@@ -11,7 +11,7 @@ from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 
 class Oracle:
-    """Its latent action is the difference of the two frames' mean colours, which it adds to the first frame."""
+    """Its latent action is the difference of the two frames' mean colors, which it adds to the first frame."""
 
     quantizer = SimpleNamespace(codebook_size=5)
 
@@ -31,7 +31,7 @@ class Oracle:
 
 @pytest.fixture
 def frames():
-    """Pairs of one colour each, between which the colour brightens by as much as 0.3."""
+    """Pairs of one color each, between which the color brightens by as much as 0.3."""
     generator = torch.Generator().manual_seed(0)
     first = 0.6 * torch.rand(100, 1, 3, 1, 1, generator=generator)
     change = 0.3 * torch.rand(100, 1, 3, 1, 1, generator=generator)
@@ -61,7 +61,7 @@ def test_every_pair_gets_another_pairs_latent(frames):
     assert metrics["shuffled_psnr"] < 40 < metrics["psnr"]
 
 
-def test_code_usage_of_a_quantised_model(frames):
+def test_code_usage_of_a_quantized_model(frames):
     metrics, arrays = measure_latent_quality(Oracle(quantized=True), frames)
     assert metrics["live_codes"] == 2
     assert 1.5 < metrics["codebook_perplexity"] <= 2

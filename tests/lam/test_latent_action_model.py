@@ -180,7 +180,7 @@ def test_shuffling_needs_two_pairs(make_lam: MakeLAM, frames: Tensor) -> None:
         (torch.rand(2, 2, 3, 32, 32) - 0.5, r"spans \[-0\.5"),
         (torch.full((2, 2, 3, 32, 32), float("nan")), "spans"),
     ],
-    ids=["no time", "three frames", "grey", "channels last", "uint8", "0-255", "normalised", "nan"],
+    ids=["no time", "three frames", "gray", "channels last", "uint8", "0-255", "normalized", "nan"],
 )
 def test_input_contract(make_lam: MakeLAM, frames: Tensor, message: str) -> None:
     lam = make_lam()

@@ -1,4 +1,4 @@
-"""Quantisers: nearest codes, the two loss terms, gradients, masks, restarts, equal codebooks on all ranks."""
+"""Quantizers: nearest codes, the two loss terms, gradients, masks, restarts, equal codebooks on all ranks."""
 
 import math
 import subprocess
@@ -94,8 +94,8 @@ def test_dead_codes_are_restarted_from_the_batch() -> None:
 def test_kmeans_starts_from_the_first_batch_and_refuses_to_guess_before() -> None:
     torch.manual_seed(0)
     vq = EMAVectorQuantizer(codebook_size=4, latent_dim=2, **(EMA | {"kmeans_init": True}))
-    centres = torch.tensor([[5.0, 5.0], [-5.0, 5.0], [5.0, -5.0], [-5.0, -5.0]])
-    latent = (centres[torch.arange(64) % 4] + 0.1 * torch.randn(64, 2)).view(32, 2, 2)
+    centers = torch.tensor([[5.0, 5.0], [-5.0, 5.0], [5.0, -5.0], [-5.0, -5.0]])
+    latent = (centers[torch.arange(64) % 4] + 0.1 * torch.randn(64, 2)).view(32, 2, 2)
     with pytest.raises(ValueError, match="`codebook_kmeans_init` is on and the codebook is still empty"):
         vq.eval()(latent)
     vq.train()(latent, update=True)
@@ -175,7 +175,7 @@ def test_codebooks_stay_in_full_precision_under_autocast(kind: str) -> None:
 
 
 def test_codebooks_stay_equal_on_two_processes(tmp_path: Path) -> None:
-    worker = Path(__file__).with_name("codebook_worker.py")
+    worker = Path(__file__).parents[1] / "support" / "codebook_worker.py"
     processes = [subprocess.Popen([sys.executable, worker, str(rank), tmp_path]) for rank in range(2)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))

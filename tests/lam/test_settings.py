@@ -33,8 +33,8 @@ def test_impossible_values_name_their_field(fields: dict[str, Any]) -> None:
 
 
 def test_unknown_fields_are_named_and_lists_become_tuples() -> None:
-    with pytest.raises(ValueError, match="colour, taste"):
-        LatentActionSettings.from_kwargs(taste=1, colour=2, frame_gap=3)
+    with pytest.raises(ValueError, match="color, taste"):
+        LatentActionSettings.from_kwargs(taste=1, color=2, frame_gap=3)
     assert LatentActionSettings.from_kwargs(fsq_levels=[5, 5]).fsq_levels == (5, 5)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from dit.policies import make_policy
 from lerobot.policies.common.flow_matching import euler_integrate
 from safetensors.torch import load_file
+from support.policies import make_policy
 from torch import Tensor
 
 from lerobot_lara.alignment.objective import LatentAlignment
@@ -88,7 +88,7 @@ def test_losses_match_the_reference() -> None:
     assert_equal(flow_loss, TENSORS["out/loss"])
 
     alignment = LatentAlignment(
-        hidden_width=32, latent_width=32, head="linear", pooling="last", centring=False
+        hidden_width=32, latent_width=32, head="linear", pooling="last", centering=False
     )
     weights = convert(WEIGHTS)
     alignment.alignment_head.load_state_dict(
@@ -149,7 +149,7 @@ def test_flow_time_is_cut_as_in_the_reference() -> None:
     assert torch.equal(discretize(TENSORS["out/t"]).long(), TENSORS["out/t_discretized"])
 
 
-def test_the_reference_ignores_the_mask_and_the_default_honours_it() -> None:
+def test_the_reference_ignores_the_mask_and_the_default_honors_it() -> None:
     assert not MASK.all()
     head, adapter = build(ignore_context_mask=False)
     assert (velocity(head, adapter) - TENSORS["out/pred_actions"]).abs().max() > 1e-2

@@ -14,7 +14,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 def reference_alignment(**options):
     """The reference's choices: one Linear, last token, plain cosine."""
-    arguments = {"head": "linear", "pooling": "last", "centring": False} | options
+    arguments = {"head": "linear", "pooling": "last", "centering": False} | options
     alignment = LatentAlignment(hidden_width=16, latent_width=32, **arguments)
     with torch.no_grad():
         alignment.alignment_head.weight.copy_(TENSORS["in/projector_weight"])
@@ -46,7 +46,7 @@ def test_two_pairs_are_averaged_before_the_cosine():
     torch.testing.assert_close(loss, TENSORS["out_two_pairs/latent_loss"], **CLOSE)
 
 
-@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"centring": True}])
+@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"centering": True}])
 def test_our_defaults_are_not_the_references(options):
     loss, _, _ = reference_alignment(**options)(TENSORS["in/all_hidden_states.2"], TENSORS["in/embed"])
     assert abs(loss - TENSORS["out/latent_loss"]) > 1e-3

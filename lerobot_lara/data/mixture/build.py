@@ -15,7 +15,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lerobot_lara.data.frame_gap import check_frame_gap
+from lerobot_lara.batch.frame_gap import check_frame_gap
 from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap
 from lerobot_lara.data.mixture.dataset import MixtureDataset
 from lerobot_lara.data.mixture.metadata import MixtureMetadata
@@ -43,7 +43,7 @@ def build_mixture(
 
     Args:
         config: The mixture.
-        policy: Configuration of the policy: its windows of frames and actions, normalisation, maximum dimensions.
+        policy: Configuration of the policy: its windows of frames and actions, normalization, maximum dimensions.
         path: The mixture file, for records.
         video_backend: LeRobot's name of the video decoder.
         tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
@@ -164,7 +164,7 @@ class MixtureBuilder:
                 "The target %r has no state: those of the other entries are left out.", self.target.name
             )
             dims["state"] = [0]
-        labelled = [source for source in self.sources if source.action is not None]
+        labeled = [source for source in self.sources if source.action is not None]
         return SampleLayout(
             cameras=cameras,
             image_size=(size[0], size[1]),
@@ -176,7 +176,7 @@ class MixtureBuilder:
             state_fill=self._fill("state"),
             action_fill=self._fill("action"),
             flag_cameras=any(set(source.cameras) != set(cameras) for source in self.sources),
-            flag_state=any(source.state is None for source in labelled),
+            flag_state=any(source.state is None for source in labeled),
         )
 
     def _entry(
@@ -244,7 +244,7 @@ class MixtureBuilder:
         return np.zeros(0) if units is None else units.fill
 
     def _stats(self, source: Source, name: str) -> Stats:
-        """Statistics that normalise an entry's states or actions, as `MixtureConfig.statistics` says."""
+        """Statistics that normalize an entry's states or actions, as `MixtureConfig.statistics` says."""
         if self.config.statistics == "dataset":
             return source.stats(getattr(source, name))
         same = [
@@ -306,7 +306,7 @@ class MixtureBuilder:
                     "usable_frames": len(entry),
                     "fps": entry.source.fps,
                     "window": list(entry.observation_deltas or (0,)),
-                    "labelled": entry.labelled,
+                    "labeled": entry.labeled,
                     "embodiment": entry.source.embodiment,
                 }
                 for entry, draws in zip(entries, schedule.draws, strict=True)
@@ -353,5 +353,5 @@ def _log(mixture: dict[str, Any]) -> None:
             entry["fps"],
             gap,
             gap / entry["fps"],
-            "with actions" if entry["labelled"] else "action-free",
+            "with actions" if entry["labeled"] else "action-free",
         )

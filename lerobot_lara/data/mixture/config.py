@@ -9,9 +9,10 @@ import draccus
 import yaml
 from draccus.utils import DecodingError, ParsingError
 
+from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
+
 WEIGHTS = ("share", "per_frame")
 STATISTICS = ("dataset", "embodiment")
-DEFAULT_EMBODIMENT = "default"
 
 
 @dataclass
@@ -102,9 +103,9 @@ class MixtureConfig:
             entry with actions, or the first of all.
         cameras: The policy's camera keys; None takes the target's.
         image_size: [height, width] of all images, in pixels; None takes the target's. Images of other sizes are
-            cropped about the centre to the aspect ratio and resized.
+            cropped about the center to the aspect ratio and resized.
         frame_gap_s: Seconds between o_t and o_{t+K}; None takes the policy's `frame_gap` frames in every dataset.
-        statistics: "dataset": every entry is normalised by its own statistics; "embodiment": by those of all
+        statistics: "dataset": every entry is normalized by its own statistics; "embodiment": by those of all
             entries of its embodiment together, for datasets that share units.
     """
 

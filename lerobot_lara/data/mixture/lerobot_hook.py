@@ -23,10 +23,11 @@ from lerobot.datasets import factory
 from lerobot.transforms import ImageTransforms
 from lerobot.utils.constants import IMAGENET_STATS
 
-from lerobot_lara.checkpoint_files import checkpoint_file, read_config
+from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
 from lerobot_lara.data.mixture.build import build_mixture
-from lerobot_lara.data.mixture.config import DEFAULT_EMBODIMENT, MixtureConfig, load_mixture
-from lerobot_lara.mixture_record import MIXTURE_FILE
+from lerobot_lara.data.mixture.config import MixtureConfig, load_mixture
+from lerobot_lara.policy.checkpoint_files import checkpoint_file, read_config
+from lerobot_lara.policy.mixture_record import MIXTURE_FILE
 
 logger = logging.getLogger(__name__)
 

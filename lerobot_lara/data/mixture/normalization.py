@@ -1,7 +1,7 @@
 """States and actions of one dataset in the units of another.
 
-A policy has one set of statistics, those of the robot that it acts for (the target). Every dataset is normalised by
-its own statistics and written in the target's units, so that LeRobot's normaliser step, which knows the target's
+A policy has one set of statistics, those of the robot that it acts for (the target). Every dataset is normalized by
+its own statistics and written in the target's units, so that LeRobot's normalizer step, which knows the target's
 only, undoes the second half; for the target itself nothing changes.
 """
 
@@ -52,8 +52,8 @@ def select_stats(stats: dict[str, Any], dims: Sequence[int] | None, invert: Sequ
 class UnitConversion:
     """x -> x * scale + offset for (..., D) arrays; the first `target_dim` columns are in the target's units.
 
-    Columns beyond the target's are normalised outright. Columns that the target has and the dataset lacks are at
-    the middle of the target's range: 0 once normalised.
+    Columns beyond the target's are normalized outright. Columns that the target has and the dataset lacks are at
+    the middle of the target's range: 0 once normalized.
     """
 
     scale: np.ndarray
@@ -79,7 +79,7 @@ def unit_conversion(own: Stats, target: Stats, mode: NormalizationMode, label: s
     Args:
         own: Statistics of the dataset's column, after `select_stats`.
         target: Statistics of the target's column.
-        mode: The policy's normalisation of this feature.
+        mode: The policy's normalization of this feature.
         label: Names the column in errors.
 
     Raises:
@@ -114,7 +114,7 @@ def _middle_and_width(stats: Stats, mode: NormalizationMode, label: str) -> tupl
     lacking = [name for name in needed if name not in stats]
     if lacking:
         raise ValueError(
-            f"{label} has no statistics {lacking}, which the normalisation {mode.value} needs; it has {sorted(stats)}. "
+            f"{label} has no statistics {lacking}, which the normalization {mode.value} needs; it has {sorted(stats)}. "
             "Add them with LeRobot's augment_dataset_quantile_stats.py, or set another normalization_mapping."
         )
     first, second = stats[needed[0]].astype(np.float64), stats[needed[1]].astype(np.float64)

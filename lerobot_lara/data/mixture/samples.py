@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from lerobot_lara.batch_keys import (
+from lerobot_lara.batch.keys import (
     ACTION_DIM_IS_PAD,
     ACTION_REST,
     DATASET_INDEX,
@@ -109,7 +109,7 @@ class EntrySamples:
         return int(self._usable_ends[-1]) if len(self._usable_ends) else 0
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether the samples have actions."""
         return self.action_units is not None
 
@@ -229,7 +229,7 @@ class EntrySamples:
 
 
 def fit_image(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Crops about the centre to the aspect ratio of `size`, then resizes.
+    """Crops about the center to the aspect ratio of `size`, then resizes.
 
     Args:
         images: (V, 3, H, W) uint8.

@@ -110,7 +110,7 @@ def measure_duration(container: InputContainer, stream: VideoStream) -> float | 
 
 def upright_image(frame: VideoFrame) -> Image.Image:
     """Returns a frame as an RGB image, turned as the display matrix of its file says."""
-    # Colour matrix and range are passed on: PyAV would take every video for BT.601 with limited range.
+    # Color matrix and range are passed on: PyAV would take every video for BT.601 with limited range.
     image = frame.to_image(
         src_colorspace=int(frame.colorspace),
         dst_colorspace=Colorspace.ITU601,

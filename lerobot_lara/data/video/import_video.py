@@ -232,7 +232,7 @@ def import_video(
 
 
 def resize_frame(image: Image.Image, *, height: int, width: int, fit: Literal["crop", "pad"]) -> np.ndarray:
-    """Resizes an RGB image with its aspect ratio kept, centred.
+    """Resizes an RGB image with its aspect ratio kept, centered.
 
     Returns:
         The image, (height, width, 3), uint8.

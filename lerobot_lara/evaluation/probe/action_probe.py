@@ -31,7 +31,7 @@ class ProbeInputs:
         latents: (N, D).
         shuffled: (N, D) latents of other episodes' pairs.
         feature_difference: (N, F) f(o_{t+K}) - f(o_t).
-        quantized: (N, D), or None without a quantiser.
+        quantized: (N, D), or None without a quantizer.
         distracted: Latents (N, D) of the same pairs with a distractor, by its name.
     """
 
@@ -106,7 +106,7 @@ def probe_actions(
         "random latent": random,
     }
     if inputs.quantized is not None:
-        sources["quantised latent"] = inputs.quantized
+        sources["quantized latent"] = inputs.quantized
     r2: dict[str, dict[str, Estimate]] = {kind: {} for kind in KINDS}
     mse: dict[str, dict[str, Estimate]] = {kind: {} for kind in KINDS}
     by_dimension: dict[str, dict[str, dict[str, Estimate]]] = {kind: {} for kind in KINDS}

@@ -13,7 +13,7 @@ from lerobot.utils.import_utils import get_safe_default_video_backend
 from torch import Tensor
 from tqdm import tqdm
 
-from lerobot_lara.backbones import resize
+from lerobot_lara.backbones.images import resize
 from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig
 from lerobot_lara.data.mixture.reader import ColumnReader
 from lerobot_lara.data.mixture.sources import Source, open_sources

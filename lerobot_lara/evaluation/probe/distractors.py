@@ -38,7 +38,7 @@ def distractors(seed: int, num_pairs: int) -> dict[str, Callable[[Tensor, slice]
 
 
 def add_moving_patch(frames: Tensor, texture: Tensor, places: Tensor) -> Tensor:
-    """Puts a grey textured patch into the background of both frames, in different places.
+    """Puts a gray textured patch into the background of both frames, in different places.
 
     Args:
         frames: (n, 2, 3, S, S) in [0, 1].

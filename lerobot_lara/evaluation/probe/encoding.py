@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lerobot_lara.backbones import resize
+from lerobot_lara.backbones.images import resize
 from lerobot_lara.evaluation.probe.data import Pairs
 from lerobot_lara.evaluation.probe.model import Latents, ProbedModel
 

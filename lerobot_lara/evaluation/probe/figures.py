@@ -13,7 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lerobot_lara.backbones import resize
+from lerobot_lara.backbones.images import resize
 from lerobot_lara.evaluation.figures import DPI, prediction_grid
 from lerobot_lara.evaluation.probe.action_probe import KINDS, ActionProbe
 from lerobot_lara.evaluation.probe.bootstrap import Estimate
@@ -24,7 +24,7 @@ from lerobot_lara.evaluation.probe.measure import Measurement
 from lerobot_lara.evaluation.probe.model import ProbedModel
 from lerobot_lara.evaluation.probe.prediction import Prediction
 
-COLOURS = ("#5b8c5a", "#d9622b", "#3f7cac", "#8a4f9e", "#b7791f", "#5b6773")
+COLORS = ("#5b8c5a", "#d9622b", "#3f7cac", "#8a4f9e", "#b7791f", "#5b6773")
 KIND_TITLES = {"ridge": "linear probe (ridge)", "mlp": "MLP probe"}
 NUM_EXAMPLES = 5
 # Side in inches of one frame.
@@ -207,13 +207,13 @@ def _bars(panel: Axes, rows: Sequence[str], models: Mapping[str, Mapping[str, Es
     width = 0.8 / len(models)
     for position, (label, estimates) in enumerate(models.items()):
         known = [row for row in rows if row in estimates]
-        centres = np.array([rows.index(row) for row in known]) + (position - (len(models) - 1) / 2) * width
+        centers = np.array([rows.index(row) for row in known]) + (position - (len(models) - 1) / 2) * width
         values = np.array([estimates[row].value for row in known])
         bounds = np.array([[estimates[row].low, estimates[row].high] for row in known])
-        panel.barh(centres, values, 0.9 * width, color=COLOURS[position % len(COLOURS)], label=label)
+        panel.barh(centers, values, 0.9 * width, color=COLORS[position % len(COLORS)], label=label)
         panel.errorbar(
             values,
-            centres,
+            centers,
             xerr=np.clip(np.stack([values - bounds[:, 0], bounds[:, 1] - values]), 0, None),
             fmt="none",
             ecolor="#333",
@@ -251,9 +251,9 @@ def _mosaic(
 
 
 def _signed(change: torch.Tensor, limit: float) -> torch.Tensor:
-    """A signed change (H, W) in colours, (3, H, W): red above 0, blue below, full at the limit."""
-    coloured = matplotlib.colormaps["RdBu_r"]((change.numpy() / limit + 1) / 2)[..., :3]
-    return torch.from_numpy(coloured).permute(2, 0, 1)
+    """A signed change (H, W) in colors, (3, H, W): red above 0, blue below, full at the limit."""
+    colored = matplotlib.colormaps["RdBu_r"]((change.numpy() / limit + 1) / 2)[..., :3]
+    return torch.from_numpy(colored).permute(2, 0, 1)
 
 
 def _save(figure: Figure, path: Path) -> Path:

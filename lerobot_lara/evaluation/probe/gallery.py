@@ -41,7 +41,7 @@ def choose_groups(latents: Latents, episodes: np.ndarray, codebook_size: int | N
     Args:
         latents: Of N pairs.
         episodes: (N,) episode of each.
-        codebook_size: Number of codes, or None without a quantiser.
+        codebook_size: Number of codes, or None without a quantizer.
 
     Returns:
         Groups; none if continuous latents are constant.

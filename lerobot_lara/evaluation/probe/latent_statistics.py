@@ -19,7 +19,7 @@ class LatentStatistics:
         dimensions: Width D of a latent action.
         effective_rank: Directions in which latents vary; 0 when they are constant, at most D.
         std: Root mean square over dimensions of the standard deviation over pairs.
-        codebook_size: Number of codes; None, as below, without a quantiser.
+        codebook_size: Number of codes; None, as below, without a quantizer.
         codebook_perplexity: Exponential of the entropy of code usage.
         live_codes: Codes in use.
         dead_codes: Codes not in use.

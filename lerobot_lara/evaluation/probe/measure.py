@@ -23,7 +23,7 @@ from lerobot_lara.evaluation.probe.prediction import (
 from lerobot_lara.evaluation.probe.transfer import (
     Transfer,
     apply_and_encode,
-    centred_cosine,
+    centered_cosine,
     measure_transfer,
 )
 
@@ -172,11 +172,11 @@ def _robustness(
     bootstrap: EpisodeBootstrap,
 ) -> Robustness:
     latents = clean.latents.continuous
-    centre = latents.mean(0)
+    center = latents.mean(0)
     displacement = bootstrap(
         _root_ratio,
         (distracted.continuous - latents).square().sum(1).numpy(),
-        (latents - centre).square().sum(1).numpy(),
+        (latents - center).square().sum(1).numpy(),
     )
     if clean.prediction is None:
         return Robustness(displacement, r2, None, None)
@@ -186,7 +186,7 @@ def _robustness(
         displacement=displacement,
         r2=r2,
         psnr_gain=bootstrap.psnr(errors) - clean.prediction.psnr[COPY],
-        cycle_cosine=bootstrap.mean(centred_cosine(recovered.continuous, latents, centre)),
+        cycle_cosine=bootstrap.mean(centered_cosine(recovered.continuous, latents, center)),
     )
 
 

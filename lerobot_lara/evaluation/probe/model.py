@@ -27,9 +27,9 @@ class Latents:
     """Latent actions of frame pairs.
 
     Attributes:
-        continuous: (N, D) float32 before quantisation: what policies align to.
-        quantized: (N, D) float32 what `decode` takes; `continuous` itself without a quantiser.
-        codes: (N, L) int64, or None without a quantiser.
+        continuous: (N, D) float32 before quantization: what policies align to.
+        quantized: (N, D) float32 what `decode` takes; `continuous` itself without a quantizer.
+        codes: (N, L) int64, or None without a quantizer.
     """
 
     continuous: Tensor
@@ -43,7 +43,7 @@ class ProbedModel(Protocol):
     Attributes:
         frame_gap: K, frames between the two.
         image_size: Side in pixels of the frames that it looks at; larger ones are not needed.
-        codebook_size: Number of codes, or None without a quantiser.
+        codebook_size: Number of codes, or None without a quantizer.
         decodes: Whether `decode` predicts frames.
     """
 

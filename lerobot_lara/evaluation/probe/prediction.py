@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from lerobot_lara.backbones import resize
+from lerobot_lara.backbones.images import resize
 from lerobot_lara.evaluation.probe.bootstrap import EpisodeBootstrap, Estimate
 from lerobot_lara.evaluation.probe.data import Pairs
 from lerobot_lara.evaluation.probe.encoding import batches

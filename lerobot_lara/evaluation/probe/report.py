@@ -82,7 +82,7 @@ def write_report(folder: Path, probed: Probed, pairs: Pairs, *, dataset: str, se
         headlines=headlines,
         images={name: data_uri(path.read_bytes()) for name, path in drawn.items()},
         resamples=NUM_RESAMPLES,
-        colours=figures.COLOURS,
+        colors=figures.COLORS,
     )
     path = folder / PAGE
     path.write_text(page, encoding="utf-8")

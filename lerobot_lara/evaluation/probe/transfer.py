@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_lara.backbones import resize
+from lerobot_lara.backbones.images import resize
 from lerobot_lara.evaluation.probe.action_probe import RETRIEVAL_BATCH, retrieve
 from lerobot_lara.evaluation.probe.bootstrap import EpisodeBootstrap, Estimate
 from lerobot_lara.evaluation.probe.data import Pairs
@@ -22,7 +22,7 @@ from lerobot_lara.evaluation.probe.model import Latents, ProbedModel
 
 @dataclass(frozen=True)
 class Transfer:
-    """Cycle consistency over all pairs; latents are centred by their mean.
+    """Cycle consistency over all pairs; latents are centered by their mean.
 
     Attributes:
         cosine: Mean cosine of recovered and applied latent, in [-1, 1]; 0 for constant latents.
@@ -32,7 +32,7 @@ class Transfer:
         shuffled_relative_error: The same with a latent that was not applied.
         retrieval: How often the recovered latent is nearest to the applied one among 32.
         retrieval_chance: The same of a constant.
-        code_agreement: Share of tokens whose code is recovered; None without a quantiser.
+        code_agreement: Share of tokens whose code is recovered; None without a quantizer.
     """
 
     cosine: Estimate
@@ -81,9 +81,9 @@ def measure_transfer(
     if latents.codes is not None and recovered.codes is not None:
         agreement = bootstrap.mean((latents.codes == recovered.codes).double().mean(1).numpy())
     return Transfer(
-        cosine=bootstrap.mean(centred_cosine(recovered.continuous, applied, applied.mean(0))),
-        shuffled_cosine=bootstrap.mean(centred_cosine(recovered.continuous, other, applied.mean(0))),
-        same_frame_cosine=bootstrap.mean(centred_cosine(same.continuous, applied, applied.mean(0))),
+        cosine=bootstrap.mean(centered_cosine(recovered.continuous, applied, applied.mean(0))),
+        shuffled_cosine=bootstrap.mean(centered_cosine(recovered.continuous, other, applied.mean(0))),
+        same_frame_cosine=bootstrap.mean(centered_cosine(same.continuous, applied, applied.mean(0))),
         relative_error=relative((recovered.continuous - applied).square().sum(1).numpy()),
         shuffled_relative_error=relative((recovered.continuous - other).square().sum(1).numpy()),
         retrieval=bootstrap.mean(hits),
@@ -115,11 +115,11 @@ def apply_and_encode(model: ProbedModel, pairs: Pairs, quantized: Tensor, target
     )
 
 
-def centred_cosine(first: Tensor, second: Tensor, centre: Tensor) -> np.ndarray:
+def centered_cosine(first: Tensor, second: Tensor, center: Tensor) -> np.ndarray:
     """Cosine (N,) of latents (N, D) after subtraction of a mean (D,); 0 where one is that mean."""
-    a, b = first - centre, second - centre
+    a, b = first - center, second - center
     # Rounding noise about a constant has directions too.
-    floor = 1e-4 * centre.norm().clamp(min=1e-6)
+    floor = 1e-4 * center.norm().clamp(min=1e-6)
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1)
     return torch.where((a.norm(dim=1) > floor) & (b.norm(dim=1) > floor), cosine, 0.0).numpy()
 

@@ -105,7 +105,7 @@ def _transfers(measurement: Measurement) -> Verdict:
     return _verdict(
         name,
         gain.low > 0,
-        "Applied to a frame of another episode and recovered from the predicted frame, a latent has a centred cosine "
+        "Applied to a frame of another episode and recovered from the predicted frame, a latent has a centered cosine "
         f"of {transfer.cosine.value:.2f} with itself and {transfer.shuffled_cosine.value:.2f} with another one, a gain "
         f"of {_interval(gain, '.2f')}, which must be above 0",
     )

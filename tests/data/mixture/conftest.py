@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import make_tiny_dataset
 from lerobot.configs import PreTrainedConfig
+from support.tiny_datasets import make_tiny_dataset
 
 from lerobot_lara import LaraConfig
 from lerobot_lara.data.mixture.build import build_mixture

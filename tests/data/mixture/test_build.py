@@ -5,11 +5,11 @@ import json
 import httpx
 import numpy as np
 import pytest
-from helpers import make_tiny_dataset
 from lerobot.policies.act.configuration_act import ACTConfig
+from support.tiny_datasets import make_tiny_dataset
 
 from lerobot_lara import LaraDiTConfig, LaraLAMConfig
-from lerobot_lara.batch_keys import DATASET_INDEX
+from lerobot_lara.batch.keys import DATASET_INDEX
 from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import load_mixture
 
@@ -45,7 +45,7 @@ def test_a_latent_action_model_needs_no_actions(build):
     mixed = build(VIDEO, ROBOT, policy=LaraLAMConfig(frame_gap=4))
     assert set(mixed.meta.features) == set(CAMERAS)
     assert not any(key.startswith(("action", "observation.state")) for key in mixed[0])
-    assert not any(entry["labelled"] for entry in mixed.meta.mixture["entries"])
+    assert not any(entry["labeled"] for entry in mixed.meta.mixture["entries"])
 
 
 def test_held_out_episodes(write_mixture):
@@ -181,7 +181,7 @@ def test_bad_mixtures_are_refused(build, entries, fields, policy, message):
 
 
 @pytest.mark.parametrize(("channels", "kind"), [(1, r"1 channel"), (4, r"4 channel")])
-def test_another_colour_format_is_refused(tmp_path, build, channels, kind):
+def test_another_color_format_is_refused(tmp_path, build, channels, kind):
     root = make_tiny_dataset(tmp_path / "odd")
     info = json.loads((root / "meta" / "info.json").read_text())
     info["features"]["observation.image"]["shape"] = [32, 32, channels]
@@ -257,7 +257,7 @@ def test_a_target_without_state_leaves_out_the_states_of_others(build, caplog):
     assert "The target 'robot' has no state" in caplog.text
 
 
-def test_a_labelled_entry_without_state_is_masked(build):
+def test_a_labeled_entry_without_state_is_masked(build):
     policy = LaraDiTConfig(max_action_dim=7, embodiments=["default", "arm"])
     robot, arm = (entry[0] for entry in build(ROBOT, ARM | {"state": {"key": None}}, policy=policy).entries)
     assert robot["observation.state_is_pad"].tolist() == [False]

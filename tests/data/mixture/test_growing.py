@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from helpers import run_train
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
+from support.commands import run_train
 
 from lerobot_lara.data.mixture.samples import EntrySamples
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
@@ -143,9 +143,9 @@ def test_a_single_dataset_grows_the_checkpoint_if_asked_to(tiny_dataset, tmp_pat
         observation = {"observation.image": torch.rand(3, 32, 32), STATE: torch.zeros(state), "task": "push"}
         assert post(policy.select_action(pre(observation))).shape == (1, action)
         stats = json.loads((root / "meta" / "stats.json").read_text())
-        normaliser = next(step for step in pre.steps if hasattr(step, "norm_map"))
+        normalizer = next(step for step in pre.steps if hasattr(step, "norm_map"))
         for key in (STATE, "action"):
-            assert normaliser.stats[key]["mean"].tolist() == pytest.approx(stats[key]["mean"])
+            assert normalizer.stats[key]["mean"].tolist() == pytest.approx(stats[key]["mean"])
     assert before == {path.name: path.read_bytes() for path in old.iterdir()}
 
 

@@ -6,10 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers import REPO_ID, run_train
 from lerobot.datasets import factory
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.scripts import lerobot_train
+from support.commands import run_train
+from support.tiny_datasets import REPO_ID
 
 from lerobot_lara.data.mixture import lerobot_hook
 from lerobot_lara.data.mixture.build import build_mixture
@@ -72,7 +73,7 @@ def test_the_three_types_train_act_and_resume(write_mixture, lam, tmp_path, draw
     uninterrupted = draws.copy()
     for step, window in enumerate(whole.metrics):
         drawn = datasets_of(mixture, uninterrupted[8 * step : 8 * step + 8])
-        assert window["labelled_share"] == pytest.approx(
+        assert window["labeled_share"] == pytest.approx(
             np.mean([name != "video" for name in drawn]), abs=1e-3
         )
         assert "flow_loss/video" not in window

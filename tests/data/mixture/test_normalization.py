@@ -23,7 +23,7 @@ def stats_of(values):
     } | quantiles
 
 
-def normalise(values, stats, mode):
+def normalize(values, stats, mode):
     """LeRobot's own step."""
     step = NormalizerProcessorStep(
         features={"action": PolicyFeature(FeatureType.ACTION, (values.shape[-1],))},
@@ -34,22 +34,22 @@ def normalise(values, stats, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_lerobots_normaliser_undoes_the_target_half(mode):
-    """What LeRobot normalises by the target's statistics comes out normalised by the dataset's own."""
+def test_lerobots_normalizer_undoes_the_target_half(mode):
+    """What LeRobot normalizes by the target's statistics comes out normalized by the dataset's own."""
     convert = unit_conversion(stats_of(OWN), stats_of(TARGET), mode, "x")
     known, rest = convert(OWN[:20])
     assert (known.shape, rest.shape) == ((20, 4), (20, 2))
-    expected = normalise(OWN[:20], stats_of(OWN), mode)
-    np.testing.assert_allclose(normalise(known, stats_of(TARGET), mode), expected[:, :4], atol=1e-4)
+    expected = normalize(OWN[:20], stats_of(OWN), mode)
+    np.testing.assert_allclose(normalize(known, stats_of(TARGET), mode), expected[:, :4], atol=1e-4)
     np.testing.assert_allclose(rest, expected[:, 4:], atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_missing_dimensions_are_0_once_normalised(mode):
+def test_missing_dimensions_are_0_once_normalized(mode):
     convert = unit_conversion(stats_of(TARGET), stats_of(OWN), mode, "x")
     known, rest = convert(TARGET[:20])
     assert (known.shape, rest.shape) == ((20, 6), (20, 0))
-    np.testing.assert_allclose(normalise(known, stats_of(OWN), mode)[:, 4:], 0, atol=1e-4)
+    np.testing.assert_allclose(normalize(known, stats_of(OWN), mode)[:, 4:], 0, atol=1e-4)
 
 
 def test_the_targets_own_values_do_not_change():

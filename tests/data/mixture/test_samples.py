@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from helpers import make_tiny_dataset
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from support.tiny_datasets import make_tiny_dataset
 from torch.utils.data import DataLoader
 
 from lerobot_lara import LaraDiTConfig, LaraLAMConfig
-from lerobot_lara.batch_keys import (
+from lerobot_lara.batch.keys import (
     ACTION_DIM_IS_PAD,
     ACTION_REST,
     DATASET_INDEX,
@@ -129,7 +129,7 @@ def test_action_free_samples_are_masked(build):
     assert sample["task"] == "a hand"
 
 
-def test_other_robots_are_normalised_by_their_own_statistics(build, datasets):
+def test_other_robots_are_normalized_by_their_own_statistics(build, datasets):
     samples = entry_samples(build(), "arm")
     values = torch.stack(
         [torch.cat([s["action"][0], s[ACTION_REST][0]]) for s in map(samples.__getitem__, range(21))]
@@ -137,9 +137,9 @@ def test_other_robots_are_normalised_by_their_own_statistics(build, datasets):
     robot = entry_samples(build(), "robot").source.meta.stats["action"]
     mean, std = (torch.as_tensor(robot[name], dtype=torch.float32) for name in ("mean", "std"))
     moving = [0, 1]  # the others are constant 0
-    normalised = (values[:, moving] - mean[moving]) / std[moving]
-    torch.testing.assert_close(normalised.mean(0), torch.zeros(2), atol=1e-3, rtol=0)
-    torch.testing.assert_close(normalised.std(0, correction=0), torch.ones(2), atol=1e-2, rtol=0)
+    normalized = (values[:, moving] - mean[moving]) / std[moving]
+    torch.testing.assert_close(normalized.mean(0), torch.zeros(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(normalized.std(0, correction=0), torch.ones(2), atol=1e-2, rtol=0)
     sample = samples[0]
     assert sample[ACTION_REST].shape == (8, 3)
     assert sample[STATE_REST].shape == (1,)
@@ -219,7 +219,7 @@ def test_each_frame_is_decoded_once(build, monkeypatch):
     assert len(decoded) == 1
 
 
-def test_images_are_cropped_about_the_centre():
+def test_images_are_cropped_about_the_center():
     image = torch.zeros(1, 3, 20, 40, dtype=torch.uint8)
     image[..., 10:30] = 200
     fitted = fit_image(image, (10, 10))

@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from video_helpers import (
+from support.videos import (
     BLUE,
     GREEN,
     GREY,
@@ -41,7 +41,7 @@ class TestClips:
         assert (clip.height, clip.width, clip.fps) == (48, 64, 10)
         images = list(read_frames(path))
         assert len(images) == 6
-        if name != "clip.gif":  # 256 colours
+        if name != "clip.gif":  # 256 colors
             assert_colors(corners(images[-1]), RED, GREEN, GREY, BLUE)
 
     @pytest.mark.parametrize("color", [(1, 1), (5, 1), (5, 2)], ids=["BT.709", "BT.601", "BT.601 full range"])

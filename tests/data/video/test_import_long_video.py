@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from video_helpers import CAMERA, cut_off, load, numbers, rotate_by_metadata, to_uint8, write_numbered_clip
+from support.videos import CAMERA, cut_off, load, numbers, rotate_by_metadata, to_uint8, write_numbered_clip
 
 from lerobot_lara.cli import main
 from lerobot_lara.data.video.dataset import ERRORS_PATH

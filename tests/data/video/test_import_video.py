@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from video_helpers import (
+from support.videos import (
     BLUE,
     CAMERA,
     GREEN,

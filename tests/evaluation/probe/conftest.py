@@ -1,4 +1,4 @@
-"""A world of a coloured square on grey ground, and latent action models of every quality that need no training."""
+"""A world of a colored square on gray ground, and latent action models of every quality that need no training."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from lerobot_lara.evaluation.probe.measure import Measurement, measure
 from lerobot_lara.evaluation.probe.model import Latents
 
 SIZE, SIDE, GAP = 24, 6, 2
-COLOUR = torch.tensor([0.7, 0.45, 0.05])
-# A fixed slope of grey, on which nothing but the square has a colour.
+COLOR = torch.tensor([0.7, 0.45, 0.05])
+# A fixed slope of gray, on which nothing but the square has a color.
 GROUND = (0.2 + 0.3 * torch.linspace(0, 1, SIZE)).expand(3, SIZE, SIZE)
 
 
@@ -22,14 +22,14 @@ def draw(positions: Tensor) -> Tensor:
     cells = torch.arange(SIZE)
     inside = (cells >= positions.round().unsqueeze(-1)) & (cells < positions.round().unsqueeze(-1) + SIDE)
     mask = inside[:, 0, :, None] & inside[:, 1, None, :]  # (N, SIZE, SIZE)
-    return torch.where(mask[:, None], COLOUR.view(3, 1, 1), GROUND)
+    return torch.where(mask[:, None], COLOR.view(3, 1, 1), GROUND)
 
 
 def locate(images: Tensor) -> Tensor:
-    """Corners (N, 2) of the square, found by its colour whatever the light."""
-    colour = ((images[:, 0] - images[:, 2]) > 0.25).float()  # (N, SIZE, SIZE)
-    cells, weight = torch.arange(SIZE).float(), colour.sum((1, 2)).clamp(min=1)
-    rows, columns = (colour.sum(axis) @ cells / weight for axis in (2, 1))
+    """Corners (N, 2) of the square, found by its color whatever the light."""
+    color = ((images[:, 0] - images[:, 2]) > 0.25).float()  # (N, SIZE, SIZE)
+    cells, weight = torch.arange(SIZE).float(), color.sum((1, 2)).clamp(min=1)
+    rows, columns = (color.sum(axis) @ cells / weight for axis in (2, 1))
     return torch.stack([rows, columns], dim=1) - (SIDE - 1) / 2
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_tiny_dataset
 from lerobot.configs import FeatureType, PolicyFeature
+from support.tiny_datasets import make_tiny_dataset
 
 from lerobot_lara import LaraConfig, LaraDiTConfig, LaraLAMConfig, cli
 from lerobot_lara.evaluation.probe.model import open_checkpoints, short_labels
@@ -89,8 +89,8 @@ def test_before_and_after(root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     first, second = results["models"]
     assert [first["label"], second["label"]] == ["before", "after"]
     assert [first["type"], second["type"]] == ["lara_lam", "lara"]
-    assert "quantised latent" in first["action"]["r2"]["ridge"]
-    assert "quantised latent" not in second["action"]["r2"]["ridge"]
+    assert "quantized latent" in first["action"]["r2"]["ridge"]
+    assert "quantized latent" not in second["action"]["r2"]["ridge"]
     assert (
         first["latents"]["live_codes"] + first["latents"]["dead_codes"] == first["latents"]["codebook_size"]
     )

@@ -3,8 +3,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import REPO_ID, make_tiny_dataset
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from support.tiny_datasets import REPO_ID, make_tiny_dataset
 
 from lerobot_lara.evaluation.probe.data import Pairs, choose_starts, partners, read_pairs
 

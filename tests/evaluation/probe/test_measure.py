@@ -13,7 +13,7 @@ from lerobot_lara.evaluation.probe.latent_statistics import measure_latents
 from lerobot_lara.evaluation.probe.measure import Measurement, measure
 from lerobot_lara.evaluation.probe.model import Latents
 from lerobot_lara.evaluation.probe.prediction import COPY, MEAN, OWN, SHUFFLED
-from lerobot_lara.evaluation.probe.transfer import centred_cosine
+from lerobot_lara.evaluation.probe.transfer import centered_cosine
 from lerobot_lara.lam.metrics import psnr
 
 Measured = Callable[..., Measurement]
@@ -58,10 +58,10 @@ def test_constant_latents_divide_by_nothing(measured: Measured) -> None:
 def test_rounding_noise_about_a_constant_has_no_direction() -> None:
     noise = 1e-6 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     constant = torch.full((50, 4), 0.3)
-    assert (centred_cosine(constant + noise, constant + noise, constant[0]) == 0).all()
+    assert (centered_cosine(constant + noise, constant + noise, constant[0]) == 0).all()
     latents = torch.tensor([[1.3, 0.3], [0.3, -0.7]])
-    found = centred_cosine(latents, latents.flip(0), torch.full((2,), 0.3))
-    assert found == pytest.approx([0, 0], abs=1e-6)  # at right angles, once centred
+    found = centered_cosine(latents, latents.flip(0), torch.full((2,), 0.3))
+    assert found == pytest.approx([0, 0], abs=1e-6)  # at right angles, once centered
 
 
 def test_distractors_leave_the_oracle_where_it_is(measured: Measured) -> None:

@@ -1,0 +1,20 @@
+"""Keys that this package adds to LeRobot's batches: those of a mixture, and those of a vision-language model's prompt.
+
+LeRobot's preprocessor keeps `observation.*` and `*_is_pad` and drops other keys, hence the names.
+"""
+
+# (B,) int64: row of the policy's state and action projections.
+EMBODIMENT_ID = "observation.embodiment_id"
+# (B,) int64: entry of the mixture.
+DATASET_INDEX = "observation.dataset_index"
+# (B, S') and (B, T, A'), normalized: dimensions beyond those of the robot that the policy is for.
+STATE_REST = "observation.state_rest"
+ACTION_REST = "observation.action_rest"
+# (B, A' + A) bool: dimensions that a sample's robot does not have.
+ACTION_DIM_IS_PAD = "action_dim_is_pad"
+
+# Prefix, before a camera's key, of its encoded images (B, P, D), where they are known already; set behind the
+# preprocessor.
+IMAGE_TOKENS = "image_tokens."
+# Prefix of (B, S) inputs of a vision-language model beside its token ids and mask.
+PROMPT = "observation.language.prompt."

@@ -1,0 +1,63 @@
+"""How the policies of this package are optimized: fields shared by their configurations."""
+
+from dataclasses import dataclass
+
+from lerobot.configs import PreTrainedConfig
+from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig, OptimizerConfig
+
+
+@OptimizerConfig.register_subclass("lara_adamw")
+@dataclass
+class FusedAdamWConfig(AdamWConfig):
+    """LeRobot's AdamW with PyTorch's fused implementation: one kernel in the place of a dozen per step."""
+
+    fused: bool = True
+
+
+@dataclass
+class TrainingConfig(PreTrainedConfig):
+    """AdamW with a warm-up and a schedule from diffusers.
+
+    Args:
+        dtype: "float32" or "bfloat16": precision of training's autocast, and of the weights of a policy's frozen
+            image encoder or vision-language model.
+        compile_model: Compile the trained networks (`torch.compile`); pays in long runs on a GPU.
+        gradient_checkpointing: Compute the inside of transformer blocks twice instead of keeping it; saves memory.
+        optimizer_lr: Peak learning rate.
+        optimizer_betas: AdamW betas.
+        optimizer_eps: AdamW epsilon.
+        optimizer_weight_decay: AdamW weight decay.
+        optimizer_grad_clip_norm: Gradient norm limit.
+        scheduler_name: Any diffusers schedule; "cosine" ends at 0 on the last step.
+        scheduler_warmup_steps: Linear warm-up, in steps.
+    """
+
+    dtype: str = "float32"
+    compile_model: bool = False
+    gradient_checkpointing: bool = False
+    optimizer_lr: float = 1e-4
+    optimizer_betas: tuple[float, float] = (0.95, 0.999)
+    optimizer_eps: float = 1e-8
+    optimizer_weight_decay: float = 1e-5
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_name: str = "cosine"
+    scheduler_warmup_steps: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"`dtype` is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
+        if self.optimizer_lr <= 0:
+            raise ValueError(f"`optimizer_lr` is {self.optimizer_lr}; it must be positive.")
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return FusedAdamWConfig(
+            lr=self.optimizer_lr,
+            betas=self.optimizer_betas,
+            eps=self.optimizer_eps,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
+        return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)
