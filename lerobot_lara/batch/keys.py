@@ -8,8 +8,8 @@ EMBODIMENT_ID = "observation.embodiment_id"
 # (B,) int64: entry of the mixture.
 DATASET_INDEX = "observation.dataset_index"
 # (B, S') and (B, T, A'), normalized: dimensions beyond those of the robot that the policy is for.
-STATE_REST = "observation.state_rest"
-ACTION_REST = "observation.action_rest"
+STATE_EXTRA = "observation.state_extra"
+ACTION_EXTRA = "observation.action_extra"
 # (B, A' + A) bool: dimensions that a sample's robot does not have.
 ACTION_DIM_IS_PAD = "action_dim_is_pad"
 

@@ -20,12 +20,12 @@ from lerobot_lara.backbones.images import check_images
 from lerobot_lara.backbones.vision_language import check_instructions
 from lerobot_lara.batch.keys import (
     ACTION_DIM_IS_PAD,
-    ACTION_REST,
+    ACTION_EXTRA,
     DATASET_INDEX,
     EMBODIMENT_ID,
     IMAGE_TOKENS,
     PROMPT,
-    STATE_REST,
+    STATE_EXTRA,
 )
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
@@ -111,7 +111,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         A sample whose steps are all padding has no actions: the policy then sees the null state and pure
         noise at t = 0, and the sample adds nothing to this loss.
         """
-        actions = self._with_rest(batch[ACTION], batch, ACTION_REST, "action")  # (B, T, A)
+        actions = self._with_extra_dims(batch[ACTION], batch, ACTION_EXTRA, "action")  # (B, T, A)
         step_valid = self._step_valid(batch)
         labeled = step_valid.any(dim=1)  # (B,)
         dim_valid = self._dim_valid(batch, actions)[:, None]  # (B or 1, 1, A)
@@ -285,7 +285,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         return {
             "context": context,
             "context_mask": context_mask,
-            "state": None if state is None else self._with_rest(state, batch, STATE_REST, "state"),
+            "state": None if state is None else self._with_extra_dims(state, batch, STATE_EXTRA, "state"),
             "embodiment_id": self._embodiment_id(batch, context),
         }
 
@@ -313,7 +313,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         missing = [~present if flag is None else flag.bool().reshape(len(images), -1)[:, 0] for flag in flags]
         return ~torch.stack(missing, dim=1)
 
-    def _with_rest(self, values: Tensor, batch: dict[str, Tensor], key: str, name: str) -> Tensor:
+    def _with_extra_dims(self, values: Tensor, batch: dict[str, Tensor], key: str, name: str) -> Tensor:
         """Appends the dimensions beyond the target robot's, then pads to the policy's width."""
         if key in batch:
             values = torch.cat([values, batch[key].to(values.dtype)], dim=-1)

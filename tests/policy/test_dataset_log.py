@@ -72,8 +72,8 @@ def test_dimensions_beyond_the_target_reach_the_policy():
     policy, batch = make_policy(max_action_dim=6, max_state_dim=5).train(), fake_batch(4)
     batch["action_dim_is_pad"] = torch.zeros(4, 6, dtype=torch.bool)
     rest = {
-        "observation.action_rest": torch.randn(4, *batch["action"].shape[1:-1], 2),
-        "observation.state_rest": torch.randn(4, 5 - batch["observation.state"].shape[-1]),
+        "observation.action_extra": torch.randn(4, *batch["action"].shape[1:-1], 2),
+        "observation.state_extra": torch.randn(4, 5 - batch["observation.state"].shape[-1]),
     }
 
     def loss_of(batch):
@@ -84,7 +84,7 @@ def test_dimensions_beyond_the_target_reach_the_policy():
     for key, value in rest.items():
         assert not torch.equal(whole, loss_of(batch | rest | {key: value + 1})), key
     with pytest.raises(ValueError, match=r"7 action dimensions, but `max_action_dim` leaves room for 6"):
-        loss_of(batch | {"observation.action_rest": torch.randn(4, *batch["action"].shape[1:-1], 3)})
+        loss_of(batch | {"observation.action_extra": torch.randn(4, *batch["action"].shape[1:-1], 3)})
 
 
 def test_a_missing_camera_is_not_looked_at():

@@ -61,7 +61,7 @@ class UnitConversion:
     fill: np.ndarray
 
     def __call__(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(..., D) -> what the target has (..., target_dim) and the rest (..., max(0, D - target_dim))."""
+        """(..., D) -> what the target has (..., target_dim) and the extra dimensions (..., max(0, D - target_dim))."""
         converted = values * self.scale + self.offset
         target_dim = len(self.fill)
         known = converted[..., :target_dim]

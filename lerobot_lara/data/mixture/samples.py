@@ -16,10 +16,10 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lerobot_lara.batch.keys import (
     ACTION_DIM_IS_PAD,
-    ACTION_REST,
+    ACTION_EXTRA,
     DATASET_INDEX,
     EMBODIMENT_ID,
-    STATE_REST,
+    STATE_EXTRA,
 )
 from lerobot_lara.data.mixture.config import VectorMap
 from lerobot_lara.data.mixture.normalization import UnitConversion
@@ -183,18 +183,18 @@ class EntrySamples:
         if layout.max_state_dim == 0:
             return {}
         state = np.tile(layout.state_fill, (len(rows), 1)).astype(np.float32)
-        rest = np.zeros((len(rows), layout.max_state_dim - layout.state_dim), dtype=np.float32)
+        extra = np.zeros((len(rows), layout.max_state_dim - layout.state_dim), dtype=np.float32)
         if self.state_units is not None and self.source.state is not None:
-            state, own_rest = self.state_units(self.vectors(self.source.state, rows))
-            rest[:, : own_rest.shape[-1]] = own_rest
+            state, own_extra = self.state_units(self.vectors(self.source.state, rows))
+            extra[:, : own_extra.shape[-1]] = own_extra
         sample: dict[str, Any] = {}
         if layout.state_dim:
             timed = self.observation_deltas is not None
             sample[OBS_STATE] = torch.from_numpy(state if timed else state[0])
             if timed or layout.flag_state:
                 sample[f"{OBS_STATE}_is_pad"] = is_pad | (self.state_units is None)
-        if rest.shape[-1]:
-            sample[STATE_REST] = torch.from_numpy(rest[0])
+        if extra.shape[-1]:
+            sample[STATE_EXTRA] = torch.from_numpy(extra[0])
         return sample
 
     def _actions(self, position: int, row: int) -> dict[str, Any]:
@@ -202,19 +202,19 @@ class EntrySamples:
         assert layout.action_deltas is not None
         steps = len(layout.action_deltas)
         actions = np.tile(layout.action_fill, (steps, 1)).astype(np.float32)
-        rest = np.zeros((steps, layout.max_action_dim - layout.action_dim), dtype=np.float32)
+        extra = np.zeros((steps, layout.max_action_dim - layout.action_dim), dtype=np.float32)
         is_pad = torch.ones(steps, dtype=torch.bool)
         if self.action_units is not None and self.source.action is not None:
             rows, is_pad = self._window(position, row, layout.action_deltas)
-            actions, own_rest = self.action_units(self.vectors(self.source.action, rows))
-            rest[:, : own_rest.shape[-1]] = own_rest
+            actions, own_extra = self.action_units(self.vectors(self.source.action, rows))
+            extra[:, : own_extra.shape[-1]] = own_extra
         sample = {
             ACTION: torch.from_numpy(actions),
             f"{ACTION}_is_pad": is_pad,
             ACTION_DIM_IS_PAD: torch.arange(layout.max_action_dim) >= self.action_dim,
         }
-        if rest.shape[-1]:
-            sample[ACTION_REST] = torch.from_numpy(rest)
+        if extra.shape[-1]:
+            sample[ACTION_EXTRA] = torch.from_numpy(extra)
         return sample
 
     def vectors(self, column: VectorMap, rows: Sequence[int]) -> np.ndarray:

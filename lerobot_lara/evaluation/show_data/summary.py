@@ -195,7 +195,7 @@ def _normalize(
     values: np.ndarray, units: UnitConversion, key: str, dataset: MixtureDataset, policy: PreTrainedConfig
 ) -> np.ndarray:
     """(N, D) in the dataset's units -> as the policy gets them: the mixture's conversion, then LeRobot's normalizer."""
-    known, rest = units(values)
+    known, extra = units(values)
     features = dataset_to_policy_features(
         {name: dataset.features[name] for name in (key,) if name in dataset.features}
     )
@@ -206,7 +206,7 @@ def _normalize(
             known = step(create_transition(action=tensor))[TransitionKey.ACTION].numpy()
         else:
             known = step(create_transition(observation={key: tensor}))[TransitionKey.OBSERVATION][key].numpy()
-    return np.concatenate([known[:, : values.shape[1]], rest], axis=1)
+    return np.concatenate([known[:, : values.shape[1]], extra], axis=1)
 
 
 def _dimension_names(entry: EntrySamples, column: VectorMap) -> list[str]:

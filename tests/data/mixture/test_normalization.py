@@ -37,11 +37,11 @@ def normalize(values, stats, mode):
 def test_lerobots_normalizer_undoes_the_target_half(mode):
     """What LeRobot normalizes by the target's statistics comes out normalized by the dataset's own."""
     convert = unit_conversion(stats_of(OWN), stats_of(TARGET), mode, "x")
-    known, rest = convert(OWN[:20])
-    assert (known.shape, rest.shape) == ((20, 4), (20, 2))
+    known, extra = convert(OWN[:20])
+    assert (known.shape, extra.shape) == ((20, 4), (20, 2))
     expected = normalize(OWN[:20], stats_of(OWN), mode)
     np.testing.assert_allclose(normalize(known, stats_of(TARGET), mode), expected[:, :4], atol=1e-4)
-    np.testing.assert_allclose(rest, expected[:, 4:], atol=1e-4)
+    np.testing.assert_allclose(extra, expected[:, 4:], atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)

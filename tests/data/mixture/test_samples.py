@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from lerobot_lara import LaraDiTConfig, LaraLAMConfig
 from lerobot_lara.batch.keys import (
     ACTION_DIM_IS_PAD,
-    ACTION_REST,
+    ACTION_EXTRA,
     DATASET_INDEX,
     EMBODIMENT_ID,
-    STATE_REST,
+    STATE_EXTRA,
 )
 from lerobot_lara.data.mixture.samples import fit_image
 
@@ -132,7 +132,7 @@ def test_action_free_samples_are_masked(build):
 def test_other_robots_are_normalized_by_their_own_statistics(build, datasets):
     samples = entry_samples(build(), "arm")
     values = torch.stack(
-        [torch.cat([s["action"][0], s[ACTION_REST][0]]) for s in map(samples.__getitem__, range(21))]
+        [torch.cat([s["action"][0], s[ACTION_EXTRA][0]]) for s in map(samples.__getitem__, range(21))]
     )
     robot = entry_samples(build(), "robot").source.meta.stats["action"]
     mean, std = (torch.as_tensor(robot[name], dtype=torch.float32) for name in ("mean", "std"))
@@ -141,8 +141,8 @@ def test_other_robots_are_normalized_by_their_own_statistics(build, datasets):
     torch.testing.assert_close(normalized.mean(0), torch.zeros(2), atol=1e-3, rtol=0)
     torch.testing.assert_close(normalized.std(0, correction=0), torch.ones(2), atol=1e-2, rtol=0)
     sample = samples[0]
-    assert sample[ACTION_REST].shape == (8, 3)
-    assert sample[STATE_REST].shape == (1,)
+    assert sample[ACTION_EXTRA].shape == (8, 3)
+    assert sample[STATE_EXTRA].shape == (1,)
     assert sample[EMBODIMENT_ID] == 1
     assert not sample[ACTION_DIM_IS_PAD].any()
 
