@@ -24,7 +24,7 @@ from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.modeling_lara import LaraPolicy
-from lerobot_lara.publish.export import export_dit
+from lerobot_lara.publish.export import export_base
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_relative_alignment_leaves_out_what_the_latent_says_without_motion(lam_p
     policy, batch, compared = make_lara(lam_path, alignment_relative=True, **options), pair_batch(), []
     policy.alignment.register_forward_pre_hook(lambda module, inputs: compared.append(inputs[1]))
     lam = policy.lam
-    if policy.lam_target is not None:
-        lam = policy.lam_target.module
+    if policy.slow_lam is not None:
+        lam = policy.slow_lam.module
         torch.nn.init.normal_(policy.lam.inverse_dynamics.queries)  # the copy and what it copies differ
     loss_of(policy, batch)
     frames = batch[CAMERA]
@@ -113,7 +113,25 @@ def test_warmup_keeps_the_policys_gradient_from_the_lam(lam_path):
         policy.zero_grad()
         loss_of(policy, pair_batch())[0].backward()
         reached.append(grad_norm(policy.lam.inverse_dynamics) > 0)
+        loss_of(policy.eval(), pair_batch())  # held-out batches and repeated losses are no steps
+        policy.update()
     assert reached == [False, False, True, True]
+    assert policy.alignment.num_updates == 4
+
+
+def test_the_warmup_continues_where_a_checkpoint_left_it(lam_path, tmp_path):
+    options = {"alignment_target": "joint", "lam_warmup_steps": 2, "lam_loss_weight": 0.0}
+    policy = make_lara(lam_path, **options)
+    policy.update()
+    policy.save_pretrained(tmp_path / "out")
+    resumed = LaraPolicy.from_pretrained(tmp_path / "out", dataset_meta=Meta())
+    reached = []
+    for _ in range(2):
+        resumed.zero_grad()
+        loss_of(resumed, pair_batch())[0].backward()
+        reached.append(grad_norm(resumed.lam.inverse_dynamics) > 0)
+        resumed.update()
+    assert reached == [False, True]
 
 
 def test_alignment_reaches_the_tapped_block_and_those_below_only(lam_path):
@@ -137,7 +155,7 @@ def test_frozen_lam_stays_put(lam_path):
 def test_ema_target_follows_slowly(lam_path):
     policy = make_lara(lam_path, alignment_target="ema", lam_ema_decay=0.9)
     source = next(policy.lam.inverse_dynamics.parameters())
-    copy = next(policy.lam_target.module.inverse_dynamics.parameters())
+    copy = next(policy.slow_lam.module.inverse_dynamics.parameters())
     policy.update()
     start = copy.clone()
     with torch.no_grad():
@@ -255,7 +273,7 @@ def test_the_head_of_the_paper_trains_aligned_and_is_exported(lam_path, tmp_path
     policy.save_pretrained(checkpoint)
     for pipeline in make_pre_post_processors(policy.config):
         pipeline.save_pretrained(checkpoint)
-    export_dit(checkpoint, exported)
+    export_base(checkpoint, exported)
     plain = LaraDiTPolicy.from_pretrained(exported, strict=True)
     noise = torch.randn(2, 8, 4)
     expected = policy.predict_action_chunk(fake_batch(2), noise=noise)
@@ -311,9 +329,24 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(lam_path, tmp_pa
     assert loss_of(policy, pair_batch())[1] == loss_of(resumed, pair_batch())[1]
 
 
-def test_saving_a_policy_that_was_loaded_to_act_keeps_its_lam(lam_path, tmp_path):
+def test_saving_a_policy_that_was_loaded_to_act_reads_nothing_again(lam_path, tmp_path, caplog):
     make_lara(lam_path).save_pretrained(tmp_path / "a")
-    LaraPolicy.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    policy = LaraPolicy.from_pretrained(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "gone")
+    policy.save_pretrained(tmp_path / "b")
+    assert "without a latent action model" in caplog.text and "attach_lam()" in caplog.text
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("gone", "b"))
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert LaraPolicy.from_pretrained(tmp_path / "b").lam is None
+    with pytest.raises(ValueError, match="`lam_path` is missing"):
+        LaraPolicy.from_pretrained(tmp_path / "b", dataset_meta=Meta())
+
+
+def test_a_policy_that_was_loaded_to_act_is_saved_whole_with_its_lam_attached(lam_path, tmp_path):
+    make_lara(lam_path).save_pretrained(tmp_path / "a")
+    policy = LaraPolicy.from_pretrained(tmp_path / "a")
+    policy.attach_lam()
+    policy.save_pretrained(tmp_path / "b")
     for name in ("model.safetensors", "alignment.safetensors", "lam/model.safetensors"):
         a, b = load_file(tmp_path / "a" / name), load_file(tmp_path / "b" / name)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
@@ -426,5 +459,7 @@ def test_a_slow_copy_of_a_sharded_lam_is_refused(lam_path, monkeypatch):
     policy.update()
     # Stands in for FSDP's wrapper, which needs several processes.
     monkeypatch.setattr(mixin, "FullyShardedDataParallel", type(policy.lam.inverse_dynamics))
-    with pytest.raises(ValueError, match="`alignment_target` is 'ema', whose slow copy FSDP cannot shard"):
+    with pytest.raises(
+        ValueError, match="`alignment_target` is 'ema', whose slow copy of the LAM FSDP cannot"
+    ):
         policy.update()

@@ -45,9 +45,8 @@ PURE = {
         "modeling_lara_dit.py",
         "processor_lara_dit.py",
         "networks.py",
-        "embodiment_loading.py",
     },
-    "alignment": set(),
+    "alignment": {"attachment.py", "config.py", "mixin.py"},
 }
 
 
@@ -340,7 +339,7 @@ def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
         "collect-demos",
         "import-video",
         "export-lam",
-        "export-dit",
+        "export-base",
         "demo",
         "oxe-mixture",
         "probe",

@@ -7,91 +7,110 @@ read) and `alignment.safetensors`; inference opens neither.
 import copy
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.pretrained import PreTrainedPolicy
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lerobot_lara.alignment.objective import LatentAlignment
+from lerobot_lara.lam import artifact
 from lerobot_lara.lam.latent_action_model import LatentActionModel
-from lerobot_lara.policy.checkpoint_files import checkpoint_file, read_config
-from lerobot_lara.training.memory import accelerate
+from lerobot_lara.policy.alignment_contract import AlignmentBase
+from lerobot_lara.policy.checkpoint_files import Checkpoint
+from lerobot_lara.policy.loading import current_loading, loading
+from lerobot_lara.training.memory import configure_networks
 
 logger = logging.getLogger(__name__)
 
 LAM_FOLDER = "lam"
 ALIGNMENT_FILE = "alignment.safetensors"
 LAM_STATE = "lam."
-ALIGNMENT_STATE = ("alignment.", "lam_target.")
+ALIGNMENT_STATE = ("alignment.", "slow_lam.")
+# Entry of the alignment file's metadata: fingerprint of the LAM that the alignment started with.
+ORIGIN = "lam_origin"
 
-# For the type checker: whatever policy follows in the class statement.
-BasePolicy: Any = object
 
-
-class AttachedLAM(BasePolicy):
+class AttachedLAM(PreTrainedPolicy):
     """The part of `LatentAlignmentMixin` that loads and saves.
+
+    Args:
+        config: A configuration with `LatentAlignmentConfig`'s fields.
+        dataset_meta: Passed by LeRobot's training.
+        **kwargs: The base's.
 
     Attributes:
         lam: The LAM; None until `attach_lam`, and in a policy that only acts.
-        lam_target: Its slow copy, for `alignment_target="ema"`.
+        slow_lam: Its slow copy, for `alignment_target="ema"`.
         alignment: Alignment head and loss.
     """
 
-    def __init__(self, config: Any, **kwargs: Any) -> None:
-        super().__init__(config, **kwargs)
-        self._checkpoint: tuple[str, str | None] | None = None
+    # LeRobot asks every policy class for these; the policy that the mixin stands in sets its own.
+    config_class: Any = PreTrainedConfig
+    name: Any = "latent_alignment"
+
+    def __init__(self, config: Any, *, dataset_meta: Any = None, **kwargs: Any) -> None:
+        super().__init__(config, dataset_meta=dataset_meta, **kwargs)
+        loaded = current_loading()
+        self._checkpoint = None if loaded is None else loaded.checkpoint
         self.lam: LatentActionModel | None = None
-        self.lam_target: AveragedModel | None = None
-        self._shares_encoder = False
+        self.slow_lam: AveragedModel | None = None
         self.alignment: LatentAlignment | None = None
+        self._shares_encoder = False
+        self._origin = ""
+        self._num_updates = (
+            0  # that of `alignment`, where the host can read it without waiting for the device
+        )
 
     @classmethod
-    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """LeRobot's `from_pretrained`; loads the LAM too when `dataset_meta` is given (training)."""
-        training = kwargs.get("dataset_meta") is not None
-        policy = super().from_pretrained(pretrained_name_or_path, attach_lam=False, **kwargs)
-        policy._checkpoint = (str(pretrained_name_or_path), kwargs.get("revision"))
-        if training:
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, dataset_meta: Any = None, **kwargs: Any
+    ) -> Self:
+        """The base's `from_pretrained`; loads the LAM too when `dataset_meta` is given (training).
+
+        Args:
+            pretrained_name_or_path: Folder or Hub id of a checkpoint, aligned or of the plain base.
+            dataset_meta: Metadata of the data to train on; None loads the policy to act.
+            **kwargs: The base's, such as `config` and `revision`.
+        """
+        checkpoint = Checkpoint(str(pretrained_name_or_path), kwargs.get("revision"))
+        with loading(checkpoint, to_train=dataset_meta is not None):
+            policy = super().from_pretrained(pretrained_name_or_path, dataset_meta=dataset_meta, **kwargs)
+        if dataset_meta is not None:
             policy.attach_lam()
         return policy
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the policy is under construction without a checkpoint."""
+        return self._checkpoint is None
+
+    @property
+    def lam_camera(self) -> str:
+        """Key of the camera that the LAM sees."""
+        return self.config.lam_camera or next(iter(self.config.image_features))
 
     def attach_lam(self) -> None:
         """Loads the LAM and the alignment head, so that `forward` can train.
 
-        The LAM is the checkpoint's own aligned copy, unless `lam_path` was changed since it was written.
+        The LAM is the checkpoint's own aligned copy, unless `lam_path` names another than it started from.
 
         Raises:
             ValueError: `lam_path` is missing, is no LAM, or its frame gap or latent width do not fit.
         """
         config = self.config
-        state: dict[str, Tensor] = {}
-        recorded = self._recorded_lam_path()
-        if recorded is not None and _same_place(recorded, config.lam_path):
-            assert self._checkpoint is not None
-            path, revision = self._checkpoint
-            lam = LatentActionModel.from_pretrained(path, revision=revision, subfolder=LAM_FOLDER)
-            state = self._read_alignment_file()
-        elif config.lam_path is None:
-            raise ValueError(
-                "`lam_path` is missing: LARA aligns the policy with a latent action model. Train one with "
-                "`lerobot-train --policy.type=lara_lam ...` and pass its folder or Hub id as --policy.lam_path."
-            )
-        else:
-            logger.info("Aligning with the latent action model %s", config.lam_path)
-            if recorded is not None:
-                logger.warning(
-                    "The checkpoint's own aligned LAM (from %s) and its alignment head are replaced by a new alignment "
-                    "with %s, because `lam_path` was changed.",
-                    recorded,
-                    config.lam_path,
-                )
-            lam = LatentActionModel.from_pretrained(config.lam_path)
+        own = self._has_own_lam()
+        keeps_own = own and self._means_own_lam(config.lam_path)
+        lam = self._own_lam() if keeps_own else self._given_lam(replaces_own=own)
         latent_width = lam.num_latent_tokens * lam.latent_dim
-        self._check_lam(lam.frame_gap, latent_width, recorded)
+        self._check_frame_gap(lam.frame_gap)
+        if own and not keeps_own:
+            self._check_latent_width(latent_width)
         alignment = LatentAlignment(
-            hidden_width=self.alignment_width,
+            hidden_width=self._base.alignment_width,
             latent_width=latent_width,
             head=config.alignment_head,
             pooling=config.alignment_pooling,
@@ -108,36 +127,91 @@ class AttachedLAM(BasePolicy):
         self.lam = lam.to(device).requires_grad_(not config.freeze_lam)
         self.alignment = alignment.to(device)
         if config.alignment_target == "ema" and not config.freeze_lam:
-            self.lam_target = _slow_copy(self.lam, config.lam_ema_decay)
-        accelerate(
+            self.slow_lam = _slow_copy(self.lam, config.lam_ema_decay)
+        configure_networks(
             networks=self.lam.networks,
             blocks=self.lam.blocks,
-            compile_model=config.compile_model,
-            gradient_checkpointing=config.gradient_checkpointing,
+            compile_model=getattr(config, "compile_model", False),
+            gradient_checkpointing=getattr(config, "gradient_checkpointing", False),
         )
-        self._load_alignment_state(state)
+        if keeps_own:
+            self._load_alignment_state()
         self.train(self.training)
+
+    @property
+    def _base(self) -> AlignmentBase:
+        """This policy, as what the base makes of it."""
+        return cast(AlignmentBase, self)
+
+    def _attached(self) -> tuple[LatentActionModel, LatentAlignment]:
+        if self.lam is None or self.alignment is None:
+            raise ValueError(
+                "This policy was loaded to act, without its LAM. Call `attach_lam()` to train it."
+            )
+        return self.lam, self.alignment
 
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
-        if self.lam is None and self._checkpoint is not None:
-            self.attach_lam()  # a policy loaded to act must not lose its LAM by being saved again
-        if self.lam is None:
-            raise ValueError("This policy has no LAM to save. Call `attach_lam()` first.")
         state = self.state_dict() if state_dict is None else state_dict
-        policy = {
+        of_base = {
             key: value for key, value in state.items() if not key.startswith((LAM_STATE, *ALIGNMENT_STATE))
         }
-        super()._save_pretrained(save_directory, state_dict=policy, **kwargs)
-        lam_state = {
+        super()._save_pretrained(save_directory, state_dict=of_base, **kwargs)
+        if self.lam is None:
+            logger.warning(
+                "%s gets the policy without a latent action model: this one was loaded to act. To save both, call "
+                "`attach_lam()` first.",
+                save_directory,
+            )
+            return
+        of_lam = {
             key.removeprefix(LAM_STATE): value for key, value in state.items() if key.startswith(LAM_STATE)
         }
-        self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=lam_state)
-        rest = {key: value for key, value in state.items() if key.startswith(ALIGNMENT_STATE)}
-        save_file({key: value.contiguous() for key, value in rest.items()}, save_directory / ALIGNMENT_FILE)
+        self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=of_lam)
+        rest = {key: value.contiguous() for key, value in state.items() if key.startswith(ALIGNMENT_STATE)}
+        save_file(rest, save_directory / ALIGNMENT_FILE, metadata={ORIGIN: self._origin})
 
-    def _check_lam(self, frame_gap: int, latent_width: int, recorded: str | None) -> None:
+    def _has_own_lam(self) -> bool:
+        """Whether the checkpoint has an aligned LAM, and is not one of the plain base."""
+        return (
+            self._checkpoint is not None
+            and self._checkpoint.file(f"{LAM_FOLDER}/{artifact.CONFIG_FILE}") is not None
+        )
+
+    def _means_own_lam(self, lam_path: str | None) -> bool:
+        """Whether `lam_path` is as in the checkpoint, or names what its alignment started from."""
+        assert self._checkpoint is not None
+        if lam_path in (None, self._checkpoint.config.get("lam_path")):
+            return True
+        return artifact.digest(lam_path) == self._alignment_file()[1].get(ORIGIN)
+
+    def _own_lam(self) -> LatentActionModel:
+        assert self._checkpoint is not None
+        self._origin = self._alignment_file()[1].get(ORIGIN, "")
+        return LatentActionModel.from_pretrained(
+            self._checkpoint.path, revision=self._checkpoint.revision, subfolder=LAM_FOLDER
+        )
+
+    def _given_lam(self, *, replaces_own: bool) -> LatentActionModel:
+        lam_path = self.config.lam_path
+        if lam_path is None:
+            raise ValueError(
+                "`lam_path` is missing: LARA aligns the policy with a latent action model. Train one with "
+                "`lerobot-train --policy.type=lara_lam ...` and pass its folder or Hub id as --policy.lam_path."
+            )
+        logger.info("Aligning with the latent action model %s", lam_path)
+        if replaces_own:
+            logger.warning(
+                "The checkpoint's own aligned LAM and its alignment head are replaced by a new alignment with %s, "
+                "because `lam_path` was changed.",
+                lam_path,
+            )
+        lam = LatentActionModel.from_pretrained(lam_path)
+        self._origin = artifact.digest(lam_path)
+        return lam
+
+    def _check_frame_gap(self, frame_gap: int) -> None:
         config = self.config
         if frame_gap != config.frame_gap:
             raise ValueError(
@@ -145,54 +219,48 @@ class AttachedLAM(BasePolicy):
                 f"`frame_gap` is {config.frame_gap}. Pass --policy.frame_gap={frame_gap}, or train a LAM for "
                 f"{config.frame_gap}."
             )
-        if recorded is None or _same_place(recorded, config.lam_path):
-            return
-        expected = self._read_alignment_file()["alignment.latent_width"].item()
+
+    def _check_latent_width(self, latent_width: int) -> None:
+        assert self._checkpoint is not None
+        expected = int(self._alignment_file()[0]["alignment.latent_width"])
         if latent_width != expected:
             raise ValueError(
-                f"`lam_path` {config.lam_path} has latent actions of width {latent_width}, but the policy's "
-                f"checkpoint was aligned with width {expected} ({recorded}). Use a LAM of that width, or start a "
-                "new alignment: `lara export-dit` the checkpoint, then --policy.type=lara "
+                f"`lam_path` {self.config.lam_path} has latent actions of width {latent_width}, but "
+                f"{self._checkpoint.path} was aligned with width {expected}. Use a LAM of that width, or start a "
+                "new alignment: `lara export-base` the checkpoint, then --policy.type=lara "
                 "--policy.pretrained_path=<exported>."
             )
 
-    def _load_alignment_state(self, state: dict[str, Tensor]) -> None:
-        if not state:
-            return
+    def _load_alignment_state(self) -> None:
         assert self.alignment is not None and self._checkpoint is not None
+        state, _ = self._alignment_file()
         own = {key: value for key, value in self.state_dict().items() if key.startswith(ALIGNMENT_STATE)}
         wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
         if wrong:
             raise ValueError(
-                f"{ALIGNMENT_FILE} of {self._checkpoint[0]} does not fit this configuration: {wrong[:3]} "
+                f"{ALIGNMENT_FILE} of {self._checkpoint.path} does not fit this configuration: {wrong[:3]} "
                 "differ. Keep the checkpoint's `alignment_head`, `alignment_target` and latent width, or "
                 "name another --policy.lam_path to start a new alignment."
             )
         self.load_state_dict({key: state[key] for key in own}, strict=False)
+        self._num_updates = int(self.alignment.num_updates)
 
-    def _recorded_lam_path(self) -> str | None:
-        """The `lam_path` in the checkpoint's own config; None without a checkpoint, or one of the plain base."""
-        if self._checkpoint is None:
-            return None
-        return read_config(*self._checkpoint).get("lam_path")
-
-    def _read_alignment_file(self) -> dict[str, Tensor]:
+    def _alignment_file(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and metadata of the checkpoint's alignment file."""
         assert self._checkpoint is not None
-        path, revision = self._checkpoint
-        file = checkpoint_file(path, ALIGNMENT_FILE, revision)
+        file = self._checkpoint.file(ALIGNMENT_FILE)
+        if file is None:
+            raise ValueError(
+                f"Corrupted checkpoint: {self._checkpoint.path} has a LAM but no {ALIGNMENT_FILE}. Copy or download it "
+                "again."
+            )
         try:
-            return load_file(file)
+            with safe_open(file, "pt") as opened:
+                return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"Corrupted checkpoint: {file} cannot be read ({error}). Copy or download it again."
             ) from error
-
-
-def _same_place(recorded: str, lam_path: str | None) -> bool:
-    """Whether two spellings of `lam_path` mean the same Hub id or folder."""
-    if lam_path is None or recorded == lam_path:
-        return recorded == lam_path
-    return Path(lam_path).is_dir() and Path(recorded).resolve() == Path(lam_path).resolve()
 
 
 def _slow_copy(lam: LatentActionModel, decay: float) -> AveragedModel:

@@ -1,7 +1,17 @@
 """The fields that alignment adds to a policy's configuration."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from lerobot_lara.training.portable import is_local
+
+if TYPE_CHECKING:
+    # Whatever configuration follows the mixin in the class statement. At run time the mixin has no base: a dataclass
+    # would take over LeRobot's fields with LeRobot's defaults, and hide those of the policy's configuration.
+    from lerobot.configs import PreTrainedConfig as BaseConfig
+else:
+    BaseConfig = object
 
 CHOICES = {
     "alignment_head": ("linear", "mlp"),
@@ -11,17 +21,13 @@ CHOICES = {
 }
 
 
-# For the type checker: whatever configuration follows the mixin in the class statement.
-BaseConfig: Any = object
-
-
 @dataclass
 class LatentAlignmentConfig(BaseConfig):
     """Mixin for policy configurations: `class LaraConfig(LatentAlignmentConfig, LaraDiTConfig)`.
 
     Args:
         lam_path: Latent action model to align with: a `lara_lam` folder or Hub id. A checkpoint carries
-            its own (aligned) copy, used unless another path is given.
+            its own (aligned) copy, which is used unless another model is given.
         lam_camera: Dataset key of the camera the latent action model sees; None is the policy's first.
         frame_gap: K, control steps between the two frames; must be the one the LAM was trained with.
         freeze_lam: Keep the LAM as it is: no LAM loss, no gradient into it.
@@ -39,7 +45,7 @@ class LatentAlignmentConfig(BaseConfig):
         alignment_relative: Align to z(o_t, o_t+K) - z(o_t, o_t), the latent action relative to that of no motion: what
             the latent says of o_t itself drops out. One more inverse dynamics pass.
         alignment_loss: "cosine" (paper), or "contrastive": tell each pair's latent action from those of the other
-            valid pairs of its dataset in the batch. It starts at log(pairs) in the place of 1.
+            valid pairs of its dataset in the batch. It starts at log(pairs) instead of 1.
         alignment_temperature: Temperature of the contrastive loss; lower looks at the nearest candidates only.
         alignment_loss_weight: Weight of the alignment loss; the flow loss has 1.
         lam_loss_weight: Weight of the LAM's own loss.
@@ -122,6 +128,14 @@ class LatentAlignmentConfig(BaseConfig):
                 "Pass --policy.alignment_layer within that range."
             )
         return self.alignment_layer
+
+    def portable(self) -> Self:
+        """A copy for checkpoints, without paths of this machine: a checkpoint brings the LAM along."""
+        portable = super().portable() if hasattr(super(), "portable") else self
+        return replace(portable, lam_path=None) if is_local(self.lam_path) else portable
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super(LatentAlignmentConfig, self.portable())._save_pretrained(save_directory)
 
     @staticmethod
     def field_names() -> set[str]:

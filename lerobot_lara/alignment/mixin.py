@@ -1,13 +1,11 @@
-"""Latent action alignment for any policy that has action tokens (paper §3; design: one mixin, many bases).
+"""Latent action alignment for any policy that has action tokens (paper §3; one mixin, many bases).
 
 `class LaraPolicy(LatentAlignmentMixin, LaraDiTPolicy)` adds to its base the latent action model (LAM), the
 alignment head and the joint objective
 
     L = L_flow + alignment_loss_weight * L_align(P(h), z) + lam_loss_weight * L_lam
 
-and leaves inference alone. A base provides `alignment_blocks`, `alignment_width`,
-`action_token_states(hidden_states)`, `action_token_valid(batch)`, `augment(batch)` and
-`compute_flow_loss(batch)`.
+and leaves inference alone. What a base has to provide is `lerobot_lara.policy.alignment_contract.AlignmentBase`.
 """
 
 from typing import Any, cast
@@ -18,13 +16,18 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from lerobot_lara.alignment.attachment import AttachedLAM
 from lerobot_lara.alignment.diagnostics import alignment_diagnostics
+from lerobot_lara.alignment.optimizer_groups import with_lam_group
 from lerobot_lara.alignment.tap import HiddenStateTap
+from lerobot_lara.batch.checks import Periodic
 from lerobot_lara.batch.frame_gap import check_frame_gap
-from lerobot_lara.batch.frame_pairs import frame_pairs
-from lerobot_lara.batch.keys import DATASET_INDEX, IMAGE_TOKENS
+from lerobot_lara.batch.frame_pairs import FramePairs, present_batch
+from lerobot_lara.batch.keys import IMAGE_TOKENS
 from lerobot_lara.lam.frame_encoder import check_frames, encode_frames
 from lerobot_lara.lam.latent_action_model import FrameTokens, LatentActionModel
+from lerobot_lara.policy.alignment_contract import require_alignment_base
+from lerobot_lara.training.log import read_numbers
 from lerobot_lara.training.memory import class_names
+from lerobot_lara.training.randomness import own_randomness
 
 
 class LatentAlignmentMixin(AttachedLAM):
@@ -32,21 +35,21 @@ class LatentAlignmentMixin(AttachedLAM):
 
     Args:
         config: A configuration with `LatentAlignmentConfig`'s fields.
-        attach_lam: Load the LAM at once. `from_pretrained` does so only when it is given a dataset, that is
-            for training; a policy that only acts never loads one.
         dataset_meta: Passed by LeRobot's training; its episode lengths are checked against `frame_gap`.
         **kwargs: The base's.
+
+    Raises:
+        ValueError: The base cannot be aligned, or the LAM, the data and the configuration do not fit.
     """
 
-    def __init__(
-        self, config: Any, *, attach_lam: bool = True, dataset_meta: Any = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, config: Any, *, dataset_meta: Any = None, **kwargs: Any) -> None:
         super().__init__(config, dataset_meta=dataset_meta, **kwargs)
-        blocks = self.alignment_blocks
-        self._tap = HiddenStateTap(blocks[config.resolve_alignment_layer(len(blocks)) - 1])
+        taps = require_alignment_base(self).alignment_taps
+        self._tap = HiddenStateTap(taps[config.resolve_alignment_layer(len(taps)) - 1])
+        self._range_check = Periodic()
         if dataset_meta is not None:
             check_frame_gap(dataset_meta.episodes["length"], config.frame_gap)
-        if attach_lam:
+        if self.is_new:
             self.attach_lam()
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -58,71 +61,75 @@ class LatentAlignmentMixin(AttachedLAM):
 
         Returns:
             The loss, and every term and diagnostic by name.
+
+        Raises:
+            ValueError: The policy was loaded to act, or the batch has no pairs of RGB frames in [0, 1].
         """
-        if self.lam is None or self.alignment is None:
-            raise ValueError(
-                "This policy was loaded to act, without its LAM. Call `attach_lam()` to train it."
-            )
-        config = self.config
-        batch = self.augment(batch)
-        camera = config.lam_camera or next(iter(config.image_features))
-        frames, pair_valid = frame_pairs(batch, camera)
-        check_frames(frames)
-        present, frame_tokens = self._present(batch), None
-        if self._shares_encoder:
-            frame_tokens = encode_frames(self.lam.frame_encoder, frames)
-            present[IMAGE_TOKENS + camera] = frame_tokens[0]
-        group = batch[DATASET_INDEX].reshape(-1) if DATASET_INDEX in batch else None
+        (lam, alignment), config = self._attached(), self.config
+        batch = self.augment(batch) if hasattr(self, "augment") else batch
+        pairs = FramePairs.from_batch(batch, self.lam_camera)
+        check_frames(pairs.frames, values=not self.training or self._range_check.due())
+        present, frame_tokens = self._present(batch, lam, pairs)
         with self._tap:
-            flow_loss, log = self.compute_flow_loss(present)
-        latent_action, lam_loss, lam_log = self._latent_action(frames, frame_tokens, pair_valid, group)
-        alignment_loss, predicted, target = self.alignment(
-            self.action_token_states(self._tap.take()),
+            flow_loss, flow_log = self._base.flow_loss(present)
+        hidden_states, token_valid = self._base.action_tokens(self._tap.take(), present)
+        with own_randomness(self._random_seed(), pairs.frames.device):
+            latent_action, lam_loss, lam_log = self._latent_action(lam, pairs, frame_tokens)
+        alignment_loss, predicted = alignment(
+            hidden_states,
             latent_action,
-            token_valid=self.action_token_valid(present),
-            pair_valid=pair_valid,
-            group=group,
+            token_valid=token_valid,
+            pair_valid=pairs.valid,
+            dataset_index=pairs.dataset_index,
         )
-        if group is not None and pair_valid is not None:
-            group = group[pair_valid]
         loss = flow_loss + config.alignment_loss_weight * alignment_loss + config.lam_loss_weight * lam_loss
-        log |= {"alignment_loss": alignment_loss.item()}
-        log |= alignment_diagnostics(predicted.detach(), target.detach(), group) | lam_log
-        return loss, log
+        log = loggable(flow_log) | {"alignment_loss": alignment_loss} | lam_log
+        log |= alignment_diagnostics(predicted, latent_action, pairs.valid, pairs.dataset_index)
+        return loss, read_numbers(log)
+
+    def _present(
+        self, batch: dict[str, Tensor], lam: LatentActionModel, pairs: FramePairs
+    ) -> tuple[dict[str, Tensor], FrameTokens | None]:
+        """The base's batch at o_t, and both frames' tokens where policy and LAM have the same image encoder."""
+        present = present_batch(batch, self.config.input_features)
+        if not self._shares_encoder:
+            return present, None
+        frame_tokens = encode_frames(lam.frame_encoder, pairs.frames)
+        return present | {IMAGE_TOKENS + self.lam_camera: frame_tokens[0]}, frame_tokens
 
     def _latent_action(
-        self,
-        frames: Tensor,
-        frame_tokens: FrameTokens | None,
-        pair_valid: Tensor | None,
-        group: Tensor | None,
-    ) -> tuple[Tensor, Tensor | float, dict[str, float]]:
+        self, lam: LatentActionModel, pairs: FramePairs, frame_tokens: FrameTokens | None
+    ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
         """The alignment's target (B, L, C), the LAM's loss, and its terms for the log."""
-        assert self.lam is not None and self.alignment is not None
         config = self.config
         if config.freeze_lam:
             with torch.no_grad():
-                return self._encode_target(self.lam, frames, frame_tokens), 0.0, {}
-        lam_tokens = frame_tokens or encode_frames(self.lam.frame_encoder, frames)
-        output = self.lam(frames, valid=pair_valid, frame_tokens=lam_tokens)
-        terms = {name: loss.item() for name, loss in output.losses.items()} | output.metrics
-        log = {"lam_loss": output.loss.item()} | {f"lam_{name}": value for name, value in terms.items()}
-        log |= self.dataset_means(
-            "lam_prediction_error", output.pair_error, pair_valid, group, remember=self.training
-        )
-        if self.lam_target is not None:
-            slow_lam = cast(LatentActionModel, self.lam_target.module)
+                return self._encode_target(lam, pairs.frames, frame_tokens), 0.0, {}
+        lam_tokens = frame_tokens or encode_frames(lam.frame_encoder, pairs.frames)
+        output = lam(pairs.frames, valid=pairs.valid, frame_tokens=lam_tokens)
+        terms = {"loss": output.loss} | output.losses | output.metrics
+        log = {f"lam_{name}": value for name, value in terms.items()}
+        if hasattr(self, "mixture"):
+            log |= self.mixture.means(
+                "lam_prediction_error",
+                output.pair_error,
+                pairs.valid,
+                pairs.dataset_index,
+                remember=self.training,
+            )
+        if self.slow_lam is not None:
             with torch.no_grad():
-                return self._encode_target(slow_lam, frames, frame_tokens), output.loss, log
-        stopped = config.alignment_target == "stop" or self.alignment.num_updates < config.lam_warmup_steps
+                slow = cast(LatentActionModel, self.slow_lam.module)
+                return self._encode_target(slow, pairs.frames, frame_tokens), output.loss, log
+        stopped = config.alignment_target == "stop" or self._is_warming_up()
         latent_action = output.latent_action.detach() if stopped else output.latent_action
         with torch.set_grad_enabled(torch.is_grad_enabled() and not stopped):
-            return self._as_target(self.lam, latent_action, lam_tokens), output.loss, log
+            return self._as_target(lam, latent_action, lam_tokens), output.loss, log
 
     def _encode_target(
         self, lam: LatentActionModel, frames: Tensor, frame_tokens: FrameTokens | None
     ) -> Tensor:
-        """What the policy is aligned with, of a LAM that does not learn here."""
+        """What the policy is aligned with, from a LAM that does not learn here."""
         frame_tokens = frame_tokens or encode_frames(lam.frame_encoder, frames)
         latent_action = lam.encode(frames, frame_tokens=frame_tokens).latent_action
         return self._as_target(lam, latent_action, frame_tokens)
@@ -133,48 +140,69 @@ class LatentAlignmentMixin(AttachedLAM):
             return latent_action
         return latent_action - lam.no_motion(frame_tokens[0])
 
-    @property
-    def _no_split_modules(self) -> list[str]:
-        """Also the LAM's blocks, which FSDP shards too."""
-        return [*super()._no_split_modules, *(class_names(self.lam.blocks) if self.lam is not None else [])]
-
     def update(self) -> None:
-        """Moves the slow copy of the LAM; LeRobot calls this after every optimizer step.
+        """Counts the step and moves the slow copy of the LAM; LeRobot calls this after every optimizer step.
 
         Raises:
             ValueError: FSDP has sharded the LAM, so that there is no whole to copy.
         """
-        if self.lam is not None and self.lam_target is not None:
+        base_update = getattr(super(), "update", None)
+        if base_update is not None:
+            base_update()
+        if self.alignment is not None:
+            self.alignment.num_updates += 1
+            self._num_updates += 1
+        if self.lam is not None and self.slow_lam is not None:
             if any(isinstance(module, FullyShardedDataParallel) for module in self.lam.modules()):
                 raise ValueError(
-                    "`alignment_target` is 'ema', whose slow copy FSDP cannot shard. Train with DDP, or with "
-                    "--policy.alignment_target=stop."
+                    "`alignment_target` is 'ema', whose slow copy of the LAM FSDP cannot shard. Train with DDP, or "
+                    "pass --policy.alignment_target=stop."
                 )
-            self.lam_target.update_parameters(self.lam)
+            self.slow_lam.update_parameters(self.lam)
 
     def train(self, mode: bool = True) -> Any:
+        """Sets the mode; a frozen LAM and the slow copy stay in eval mode."""
         super().train(mode)
         if self.lam is not None and self.config.freeze_lam:
             self.lam.eval()
-        if self.lam_target is not None:
-            self.lam_target.eval()
+        if self.slow_lam is not None:
+            self.slow_lam.eval()
         return self
 
-    def get_optim_params(self) -> list[dict[str, Any]]:
-        """Two groups: the policy with its alignment head, and the LAM with `lam_lr`."""
-        lam = [] if self.lam is None else [p for p in self.lam.parameters() if p.requires_grad]
-        in_lam = {id(parameter) for parameter in lam}
-        policy = [p for p in super().get_optim_params() if id(p) not in in_lam]
-        config = self.config
-        lam_group = {"params": lam} | ({} if config.lam_lr is None else {"lr": config.lam_lr})
-        return [{"params": policy}] + ([lam_group] if lam else [])
+    def get_optim_params(self) -> Any:
+        """The base's parameters with the alignment head, and a group of the LAM's with `lam_lr`."""
+        return with_lam_group(super().get_optim_params(), self.lam, self.alignment, lam_lr=self.config.lam_lr)
 
-    def _get_default_peft_targets(self) -> dict[str, Any]:
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The base's, and the LAM's blocks, which FSDP shards too."""
+        base = getattr(super(), "_no_split_modules", None) or []
+        return [*base, *(class_names(self.lam.blocks) if self.lam is not None else [])]
+
+    def _get_default_peft_targets(self) -> dict[str, Any] | None:
         """The base's; the alignment head is trained in full, the LAM stays as it is."""
         targets = super()._get_default_peft_targets()
-        return targets | {"modules_to_save": [*targets["modules_to_save"], "alignment_head"]}
+        if targets is None:
+            return None
+        return targets | {"modules_to_save": [*targets.get("modules_to_save", []), "alignment_head"]}
 
-    def _present(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch the base policy expects: observations at the first of the two frames only."""
-        observed = [key for key in self.config.input_features if key in batch]
-        return {**batch, **{key: batch[key][:, 0] for key in observed}}
+    def _is_warming_up(self) -> bool:
+        """Whether the policy's gradient may not reach the LAM yet."""
+        return self._num_updates < self.config.lam_warmup_steps
+
+    def _random_seed(self) -> int:
+        """Differs from step to step, and is the same after resuming."""
+        return (torch.initial_seed() + 0x9E3779B97F4A7C15 * (1 + self._num_updates)) % 2**63
+
+
+def loggable(log: dict[str, Any] | None) -> dict[str, Tensor | float]:
+    """What of a base's log are numbers; its `loss` is not that of the joint objective."""
+    return {
+        name: value
+        for name, value in (log or {}).items()
+        if name != "loss"
+        and (
+            (isinstance(value, Tensor) and value.numel() == 1)
+            or (isinstance(value, int | float) and not isinstance(value, bool))
+        )
+    }

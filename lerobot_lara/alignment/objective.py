@@ -11,7 +11,8 @@ A target that receives gradient can also be made easy. The cosine draws latent a
 pair is near +1 or -1; the contrastive loss (InfoNCE, arXiv 1807.03748) does not, as a latent action has to be told from
 those of the other pairs in the batch. Both reward latent actions that describe o_t, which the policy sees.
 
-Legend: B batch, V valid pairs, N action tokens, D hidden width, Z = L * C flattened latent action.
+Legend: B batch, N action tokens, D hidden width, Z = L * C flattened latent action. Pairs that do not count have a
+weight of 0: picking them out would make the host wait for the device.
 """
 
 import torch
@@ -31,10 +32,10 @@ class LatentAlignment(nn.Module):
         pooling: "mean" over valid tokens, or "last" token.
         centering: Subtract the batch means of both sides; False is the reference's plain cosine.
         loss: "cosine", or "contrastive" over the pairs of the batch, in both directions.
-        temperature: Of the contrastive loss.
+        temperature: Divides the cosines of the contrastive loss; above 0.
 
     Attributes:
-        num_updates: Training batches seen, for the LAM's warm-up.
+        num_updates: Optimizer steps taken, for the LAM's warm-up; its owner counts.
         latent_width: Z, kept in checkpoints to tell whether another LAM fits.
     """
 
@@ -46,11 +47,11 @@ class LatentAlignment(nn.Module):
         *,
         hidden_width: int,
         latent_width: int,
-        head: str = "mlp",
-        pooling: str = "mean",
-        centering: bool = True,
-        loss: str = "cosine",
-        temperature: float = 0.1,
+        head: str,
+        pooling: str,
+        centering: bool,
+        loss: str,
+        temperature: float,
     ) -> None:
         super().__init__()
         self.loss = loss
@@ -79,51 +80,57 @@ class LatentAlignment(nn.Module):
         *,
         token_valid: Tensor | None = None,
         pair_valid: Tensor | None = None,
-        group: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Args:
+        dataset_index: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compares the hidden states of a batch with the latent actions of its frame pairs.
+
+        Args:
             hidden_states: (B, N, D) at the action tokens.
             latent_action: (B, L, C), or (B, Z).
             token_valid: (B, N) bool; at least one True per row. None: all valid.
             pair_valid: (B,) bool; False where the frame pair crosses the episode's end. None: all valid.
-            group: (B,) int64 dataset of each sample; each is centered by its own mean, as telling datasets apart would
-                else pass for alignment. None: one group.
+            dataset_index: (B,) int64; each dataset is centered by its own mean, as telling datasets apart would else
+                pass for alignment. None: one dataset.
 
         Returns:
-            The loss (0, still in the graph, with too few valid pairs: comparing needs two), and what the
-            diagnostics compare: the projected prediction and the target of this process's valid pairs, (V, Z) each,
-            neither centered.
+            The loss (0, still in the graph, with too few valid pairs: comparing needs two), and the projected hidden
+            states (B, Z) float32, not centered.
         """
-        predicted = self.alignment_head(self._pool(hidden_states, token_valid)).float()  # (B, Z)
+        # A base may run in half precision where the head does not.
+        pooled = self._pool(hidden_states, token_valid)  # (B, D)
+        dtype = next((parameter.dtype for parameter in self.alignment_head.parameters()), pooled.dtype)
+        predicted = self.alignment_head(pooled.to(dtype)).float()  # (B, Z)
         target = latent_action.flatten(1).float()  # (B, Z)
         if pair_valid is None:
             pair_valid = torch.ones(len(predicted), dtype=torch.bool, device=predicted.device)
-        self.num_updates += self.training
-        loss = self._distance(
-            gather(predicted), gather(target), gather(pair_valid), None if group is None else gather(group)
-        )
+        with torch.autocast(
+            predicted.device.type, enabled=False
+        ):  # in half precision means drift and cosines tie
+            loss = self._distance(
+                gather(predicted),
+                gather(target),
+                gather(pair_valid),
+                None if dataset_index is None else gather(dataset_index),
+            )
         # A policy and a LAM that took no part in the loss get a gradient of 0, which parallel training counts on.
-        loss = loss + hidden_states.sum() * 0 + latent_action.sum() * 0
-        return loss, predicted[pair_valid], target[pair_valid]
+        return loss + hidden_states.sum() * 0 + latent_action.sum() * 0, predicted
 
-    def _distance(self, predicted: Tensor, target: Tensor, valid: Tensor, group: Tensor | None) -> Tensor:
+    def _distance(
+        self, predicted: Tensor, target: Tensor, valid: Tensor, dataset_index: Tensor | None
+    ) -> Tensor:
         """Mean over the valid rows of all processes."""
-        predicted, target = predicted[valid], target[valid]  # (V, Z)
-        compares = self.centering or self.loss == "contrastive"
-        if len(predicted) < (2 if compares else 1):
-            return predicted.sum() * 0
-        group = None if group is None else group[valid]
-        centered, comparable = center(predicted, group)
+        centered, comparable = center(predicted, valid, dataset_index)
         if self.centering:
-            predicted, target = centered, center(target, group)[0]
+            predicted, target = centered, center(target, valid, dataset_index)[0]
         if self.loss == "contrastive":
-            distances = contrast(predicted, target, group, temperature=self.temperature)  # (V,)
+            distances = contrast(
+                predicted, target, valid, dataset_index, temperature=self.temperature
+            )  # (B,)
         else:
-            distances = 1 - F.cosine_similarity(predicted, target, dim=-1)  # (V,)
-        if not compares:
-            return distances.mean()
-        # A sample that is alone in its group is its own mean, and its only candidate.
-        return (distances * comparable).sum() / comparable.sum().clamp(min=1)
+            distances = 1 - F.cosine_similarity(predicted, target, dim=-1)  # (B,)
+        # A sample that is alone in its dataset is its own mean, and its only candidate.
+        counted = comparable if self.centering or self.loss == "contrastive" else valid
+        return (distances * counted).sum() / counted.sum().clamp(min=1)
 
     def _pool(self, hidden_states: Tensor, valid: Tensor | None) -> Tensor:
         if valid is None:
@@ -136,39 +143,51 @@ class LatentAlignment(nn.Module):
         return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)  # (B, D)
 
 
-def contrast(predicted: Tensor, target: Tensor, group: Tensor | None, *, temperature: float) -> Tensor:
-    """Cross-entropy of finding each row's counterpart by cosine among the rows of its group, mean of both directions.
+def contrast(
+    predicted: Tensor, target: Tensor, valid: Tensor, dataset_index: Tensor | None, *, temperature: float
+) -> Tensor:
+    """Cross-entropy of finding each row's counterpart by cosine among those of its dataset, mean of both directions.
 
     Args:
-        predicted: (V, Z) float32.
-        target: (V, Z) float32, row i belonging to row i.
-        group: (V,) int64; None is one group. Others are no candidates: telling datasets apart is no alignment.
+        predicted: (B, Z) float32.
+        target: (B, Z) float32, row i belonging to row i.
+        valid: (B,) bool; other rows are no candidates, and their own result has no meaning.
+        dataset_index: (B,) int64; None is one dataset. Other datasets are no candidates: telling them apart is no
+            alignment.
         temperature: Divides the cosines.
 
     Returns:
-        (V,), log V at chance in one group.
+        (B,), log V at chance among V valid rows of one dataset.
     """
-    with torch.autocast(predicted.device.type, enabled=False):  # in half precision the nearest candidates tie
-        logits = F.normalize(predicted, dim=-1) @ F.normalize(target, dim=-1).T / temperature  # (V, V)
-    if group is not None:
-        logits = logits.masked_fill(group[:, None] != group, float("-inf"))
+    logits = F.normalize(predicted, dim=-1) @ F.normalize(target, dim=-1).T / temperature  # (B, B)
     own = torch.arange(len(logits), device=logits.device)
-    found, found_back = (F.cross_entropy(side, own, reduction="none") for side in (logits, logits.T))
+    candidates = same_dataset(valid, dataset_index) | (own[:, None] == own)  # (B, B)
+    logits, logits_back = (side.masked_fill(~candidates, float("-inf")) for side in (logits, logits.T))
+    found, found_back = (F.cross_entropy(side, own, reduction="none") for side in (logits, logits_back))
     return (found + found_back) / 2
 
 
-def center(x: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Subtracts the mean of each group.
+def center(x: Tensor, valid: Tensor, dataset_index: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Subtracts from each row the mean of its dataset's valid rows.
 
     Args:
-        x: (V, Z).
-        group: (V,) int64; None is one group.
+        x: (B, Z).
+        valid: (B,) bool.
+        dataset_index: (B,) int64; None is one dataset.
 
     Returns:
-        (V, Z), and (V,) bool, False in groups of one, where nothing is left.
+        (B, Z), and (B,) bool: the valid rows that are not alone in their dataset, where something is left.
     """
-    if group is None:
-        return x - x.mean(0), torch.ones(len(x), dtype=torch.bool, device=x.device)
-    _, member, count = group.unique(return_inverse=True, return_counts=True)
-    sums = x.new_zeros(len(count), x.shape[1]).index_add(0, member, x)
-    return x - (sums / count[:, None].to(x.dtype))[member], count[member] > 1
+    if dataset_index is None:
+        count = valid.sum()
+        return x - (x * valid[:, None]).sum(0) / count.clamp(min=1), valid & (count > 1)
+    weights = same_dataset(valid, dataset_index).to(x.dtype)  # (B, B)
+    count = weights.sum(1)  # (B,)
+    return x - weights @ x / count.clamp(min=1)[:, None], valid & (count > 1)
+
+
+def same_dataset(valid: Tensor, dataset_index: Tensor | None) -> Tensor:
+    """(B, B) bool, True where column j is valid and of row i's dataset."""
+    if dataset_index is None:
+        return valid.expand(len(valid), -1)
+    return (dataset_index[:, None] == dataset_index) & valid

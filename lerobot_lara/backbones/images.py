@@ -1,31 +1,7 @@
-"""Images as every encoder takes them: RGB, floating point, in [0, 1]."""
+"""Images on their way into an encoder."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-TOLERANCE = 1e-3
-
-
-def check_images(images: Tensor, name: str) -> None:
-    """Refuses images (..., 3, H, W) that are not RGB, not floating point or not in [0, 1].
-
-    Raises:
-        ValueError: Says what was found.
-    """
-    if images.shape[-3] != 3:
-        raise ValueError(
-            f"`{name}` has shape {tuple(images.shape)} and is not RGB: the third dimension from the end must "
-            "hold 3 channels."
-        )
-    if not images.is_floating_point():
-        raise ValueError(f"`{name}` is {images.dtype}; give floats in [0, 1] (uint8 / 255).")
-    low, high = torch.stack(images.aminmax()).tolist() if images.numel() else (0.0, 0.0)
-    # Written so that NaN fails too.
-    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
-        raise ValueError(
-            f"`{name}` spans [{low:.3g}, {high:.3g}]; RGB in [0, 1] is needed, before any normalization."
-        )
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -1,37 +1,81 @@
-"""The frame pair (o_t, o_{t+K}) of a training batch."""
+"""The frame pair (o_t, o_{t+K}) of a training batch, and the batch without the second frame.
+
+Legend: B batch.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from lerobot_lara.batch.observation import dataset_index
 
-def frame_pairs(batch: dict[str, Tensor], camera: str) -> tuple[Tensor, Tensor | None]:
-    """Picks the latent action model's view out of a batch.
+
+@dataclass(frozen=True)
+class FramePairs:
+    """What a latent action model sees of a batch.
+
+    Attributes:
+        frames: (B, 2, 3, H, W).
+        valid: (B,) bool, False where the pair crosses its episode's end; None is all True.
+        dataset_index: (B,) int64, entry of the mixture; None without one.
+    """
+
+    frames: Tensor
+    valid: Tensor | None
+    dataset_index: Tensor | None
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, Any], camera: str) -> "FramePairs":
+        """Picks one camera's pairs out of a batch.
+
+        Args:
+            batch: A batch of LeRobot's dataset for a policy whose `observation_delta_indices` are [0, K].
+            camera: Key of the images.
+
+        Raises:
+            ValueError: The camera is missing, or its images have no time axis of two frames.
+        """
+        if camera not in batch:
+            cameras = sorted(
+                key for key in batch if key.startswith("observation.image") and "is_pad" not in key
+            )
+            raise ValueError(
+                f"The batch lacks camera {camera!r}; it has {cameras}. Choose one of them, or rename the dataset's "
+                "cameras with --rename_map."
+            )
+        frames = batch[camera]
+        if frames.ndim != 5 or frames.shape[1] != 2:
+            raise ValueError(
+                f"`{camera}` has shape {tuple(frames.shape)}; it must be that of pairs of frames (B, 2, 3, H, W), "
+                "which LeRobot's dataset yields for this policy type."
+            )
+        # LeRobot's --rename_map renames the images but not their flags; those of all observations are alike.
+        flags = [
+            f"{camera}_is_pad",
+            *(key for key in batch if key.startswith("observation.") and "_is_pad" in key),
+        ]
+        is_pad = next(
+            (batch[key] for key in flags if key in batch and batch[key].shape == frames.shape[:2]), None
+        )
+        valid = None if is_pad is None else ~is_pad.bool().any(dim=1)
+        return cls(frames, valid, dataset_index(batch))
+
+
+def present_batch(batch: Mapping[str, Any], observed: Iterable[str]) -> dict[str, Any]:
+    """The batch as it is at o_t: no policy may see the second frame.
 
     Args:
-        batch: A batch of LeRobot's dataset for a policy whose `observation_delta_indices` are [0, K].
-        camera: Key of the images.
+        batch: Observations with a time axis of two frames after the batch axis.
+        observed: Keys of the policy's observations.
 
     Returns:
-        Frames (B, 2, 3, H, W), and (B,) bool, False where the pair crosses its episode's end; None without any
-        `observation.*_is_pad`, which means all True.
-
-    Raises:
-        ValueError: The camera is missing, or its images have no time axis of two frames.
+        A new dict, with the first frame of each observation and of its `<key>_is_pad`.
     """
-    if camera not in batch:
-        cameras = sorted(key for key in batch if key.startswith("observation.image") and "is_pad" not in key)
-        raise ValueError(f"Camera {camera!r} is not in the batch; it has {cameras}.")
-    frames = batch[camera]
-    if frames.ndim != 5 or frames.shape[1] != 2:
-        raise ValueError(
-            f"`{camera}` has shape {tuple(frames.shape)}, not that of pairs of frames (B, 2, 3, H, W), which "
-            "LeRobot's dataset yields for this policy type."
-        )
-    # LeRobot's --rename_map renames the images but not their flags; those of all observations are alike.
-    flags = [
-        f"{camera}_is_pad",
-        *(key for key in batch if key.startswith("observation.") and "_is_pad" in key),
-    ]
-    is_pad = next(
-        (batch[key] for key in flags if key in batch and batch[key].shape == frames.shape[:2]), None
-    )
-    return frames, None if is_pad is None else ~is_pad.bool().any(dim=1)
+    present = dict(batch)
+    for key in observed:
+        for name in (key, f"{key}_is_pad"):
+            if name in batch:
+                present[name] = batch[name][:, 0]
+    return present

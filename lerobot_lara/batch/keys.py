@@ -1,7 +1,13 @@
-"""Keys that this package adds to LeRobot's batches: those of a mixture, and those of a vision-language model's prompt.
+"""Keys of LeRobot's batches, and those that this package adds for mixtures and vision-language models.
 
 LeRobot's preprocessor keeps `observation.*` and `*_is_pad` and drops other keys, hence the names.
 """
+
+# LeRobot's own (`lerobot.utils.constants`).
+ACTION = "action"
+STATE = "observation.state"
+LANGUAGE_TOKENS = "observation.language.tokens"
+LANGUAGE_MASK = "observation.language.attention_mask"
 
 # (B,) int64: row of the policy's state and action projections.
 EMBODIMENT_ID = "observation.embodiment_id"

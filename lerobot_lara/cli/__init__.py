@@ -14,7 +14,7 @@ SUBCOMMANDS = {
     "show-data": "write a page that shows a dataset or mixture as a policy meets it",
     "probe": "measure whether the latent actions of checkpoints are meaningful, with a report",
     "export-lam": "write the aligned latent action model of a `lara` checkpoint as a `lara_lam` artifact",
-    "export-dit": "write a `lara` checkpoint as a plain `lara_dit` one",
+    "export-base": "write a `lara` checkpoint as one of the plain base policy, `lara_dit`",
     "demo": "collect, train, evaluate and report on a small Meta-World study",
 }
 EXTRA_OF_MODULE = {

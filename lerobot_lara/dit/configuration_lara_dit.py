@@ -1,12 +1,13 @@
 """Configuration of `lara_dit`, the flow-matching DiT policy (the paper's "DiT-only" baseline)."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
+from lerobot_lara.batch.observation import BatchLayout
 from lerobot_lara.dit.vlm_settings import VLMSettings
 from lerobot_lara.training.config import TrainingConfig
 
@@ -191,6 +192,21 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
                 f"`{name}` is {limit}, but the dataset has {shape[0]} dimensions. Pass "
                 f"--policy.{name}={shape[0]} or larger."
             )
+
+    def portable(self) -> Self:
+        """A copy for checkpoints; kept in one, `grow_embodiments` would let a misspelled name in some day."""
+        return replace(super().portable(), grow_embodiments=False)
+
+    @property
+    def batch_layout(self) -> BatchLayout:
+        """What the policy expects of a batch."""
+        return BatchLayout(
+            cameras=tuple(self.image_features),
+            state_dim=self.state_dim,
+            action_dim=self.action_dim,
+            embodiments=tuple(self.embodiments),
+            embodiment_id=self.embodiment_id,
+        )
 
     @property
     def num_embodiments(self) -> int:

@@ -9,7 +9,7 @@ Legend: B batch, T action chunk, A action dim.
 import torch
 from torch import Tensor
 
-from lerobot_lara.training.distributed import mean_over_processes
+from lerobot_lara.training.distributed import masked_mean
 
 
 def sample_timestep(
@@ -57,40 +57,27 @@ def interpolate(noise: Tensor, actions: Tensor, timestep: Tensor) -> Tensor:
     return (1 - t) * noise + t * actions
 
 
-def velocity_target(noise: Tensor, actions: Tensor) -> Tensor:
-    """The velocity `actions - noise` of the straight path, (B, T, A): what the network regresses."""
+def path_velocity(noise: Tensor, actions: Tensor) -> Tensor:
+    """The velocity `actions - noise` of the straight path, (B, T, A): what the network predicts."""
     return actions - noise
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` (broadcastable, bool) holds; 0, still in the graph, where nothing does.
-
-    Normalizing by the valid elements keeps a loss from shrinking with the share of padding. With several processes,
-    whose gradients are averaged, each divides by the mean count of all, so that the average is the mean over all
-    their valid elements.
-    """
-    weights = mask.expand_as(values).to(values.dtype)
-    count = mean_over_processes(weights.sum())
-    # A process may hold less than one of the few valid elements; nothing divides by 0 all the same.
-    return (values * weights).sum() / count.clamp(min=1e-6)
-
-
-def flow_matching_loss(velocity: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error of the velocity over valid elements.
+def flow_matching_loss(predicted: Tensor, velocity: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error of the velocity over the valid elements of all processes.
 
     Args:
-        velocity: (B, T, A) predicted.
-        target: (B, T, A), `velocity_target(noise, actions)`.
+        predicted: (B, T, A), by the network.
+        velocity: (B, T, A), `path_velocity(noise, actions)`.
         valid: bool, broadcastable to (B, T, A): False at padded steps and padded action dimensions.
 
     Returns:
-        Scalar.
+        Scalar; 0, still in the graph, where nothing is valid.
     """
-    return masked_mean((velocity.float() - target.float()).square(), valid)
+    return masked_mean((predicted.float() - velocity.float()).square(), valid)
 
 
-def sample_errors(velocity: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error of each sample, (B,), over its valid elements; arguments of `flow_matching_loss`."""
-    weights = valid.expand_as(velocity).float()
-    squares = (velocity.float() - target.float()).square() * weights
+def sample_errors(predicted: Tensor, velocity: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error of each sample over its valid elements, (B,); arguments of `flow_matching_loss`."""
+    weights = valid.expand_as(predicted).float()
+    squares = (predicted.float() - velocity.float()).square() * weights
     return squares.sum((1, 2)) / weights.sum((1, 2)).clamp(min=1)

@@ -1,15 +1,19 @@
 """Fields of `lara_dit` that concern a vision-language model."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-# For the type checker: whatever configuration follows the mixin in the class statement.
-BaseConfig: Any = object
+if TYPE_CHECKING:
+    # The rest of the configuration. At run time the settings have no base: a dataclass would take over LeRobot's fields
+    # with LeRobot's defaults, and hide those of what follows in the class statement.
+    from lerobot.configs import PreTrainedConfig as BaseConfig
+else:
+    BaseConfig = object
 
 
 @dataclass
 class VLMSettings(BaseConfig):
-    """Conditioning on a vision-language model (VLM), in the place of an image and a text encoder.
+    """Conditioning on a vision-language model (VLM), instead of an image and a text encoder.
 
     Args:
         conditioning: "encoders": `vision_encoder` and `text_encoder`; "vlm": `vlm`, which needs the extra `vlm`.

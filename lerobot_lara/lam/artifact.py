@@ -3,7 +3,9 @@
 `config.json` holds the settings (and what LeRobot adds), `model.safetensors` the weights under `model.`.
 """
 
+import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lerobot_lara.lam.settings import LatentActionSettings
+
 TYPE = "lara_lam"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PREFIX = "model."
-# Fields of config.json that belong to LeRobot's policy around the model, not to the model.
-POLICY_FIELDS = frozenset(
-    {
-        "type",
-        "n_obs_steps",
-        "input_features",
-        "output_features",
-        "device",
-        "use_amp",
-        "use_peft",
-        "push_to_hub",
-        "repo_id",
-        "private",
-        "tags",
-        "license",
-        "pretrained_path",
-        "pretrained_revision",
-        "normalization_mapping",
-        "dtype",
-        "compile_model",
-        "gradient_checkpointing",
-        "camera",
-        "random_shift",
-        "optimizer_lr",
-        "optimizer_betas",
-        "optimizer_eps",
-        "optimizer_weight_decay",
-        "optimizer_grad_clip_norm",
-        "scheduler_name",
-        "scheduler_warmup_steps",
-    }
-)
+SETTINGS = frozenset(field.name for field in fields(LatentActionSettings))
+# Fields of config.json that belong to LeRobot's policy around the model, not to the model. The policy's configuration
+# fills this in, so that it holds what the installed LeRobot has.
+policy_fields: set[str] = {"type"}
 
 
 def read(
@@ -68,7 +44,9 @@ def read(
     try:
         config = json.loads(config_file.read_text())
     except ValueError as error:
-        raise ValueError(f"Corrupted checkpoint: {config_file} is not valid JSON ({error}).") from error
+        raise ValueError(
+            f"Corrupted checkpoint: {config_file} is not valid JSON ({error}). Copy or download it again."
+        ) from error
     if config.get("type") != TYPE:
         hint = " Its latent action model is in the folder `lam`." if config.get("type") == "lara" else ""
         raise ValueError(
@@ -82,8 +60,25 @@ def read(
         raise ValueError(
             f"Corrupted checkpoint: {weights_file} cannot be read ({error}). Copy or download it again."
         ) from error
-    settings = {key: value for key, value in config.items() if key not in POLICY_FIELDS}
+    unknown = sorted(config.keys() - SETTINGS - policy_fields)
+    if unknown:
+        raise ValueError(
+            f"{config_file}: Unknown field(s) {unknown}. It was edited, or written by another version of "
+            "lerobot_lara or LeRobot. Load it with that version, or remove them."
+        )
+    settings = {key: value for key, value in config.items() if key in SETTINGS}
     return settings, {key.removeprefix(PREFIX): value for key, value in weights.items()}, str(weights_file)
+
+
+def digest(path_or_repo_id: str | Path, *, revision: str | None = None, subfolder: str | None = None) -> str:
+    """Returns a fingerprint of the weights (SHA-256 of the file), which tells whether two models are the same.
+
+    Raises:
+        ValueError: There is no weight file.
+    """
+    file = _locate(path_or_repo_id, WEIGHTS_FILE, revision, subfolder)
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def write(directory: str | Path, settings: dict[str, Any], state_dict: dict[str, Tensor]) -> None:

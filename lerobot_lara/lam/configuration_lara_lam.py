@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 
+from lerobot_lara.lam import artifact
 from lerobot_lara.lam.settings import LatentActionSettings
 from lerobot_lara.training.config import TrainingConfig
 
@@ -88,3 +89,6 @@ class LaraLAMConfig(LatentActionSettings, TrainingConfig):
     @property
     def reward_delta_indices(self) -> None:
         return None
+
+
+artifact.policy_fields.update(f.name for f in fields(LaraLAMConfig))

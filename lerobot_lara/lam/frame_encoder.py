@@ -5,19 +5,23 @@ Shapes: B batch, P tokens per frame, D token width.
 
 from torch import Tensor, nn
 
-from lerobot_lara.backbones.images import check_images
+from lerobot_lara.batch.checks import check_images
 
 
-def check_frames(frames: Tensor) -> None:
+def check_frames(frames: Tensor, *, values: bool = True) -> None:
     """Refuses anything but frame pairs (B, 2, 3, H, W), RGB, floating point, in [0, 1].
+
+    Args:
+        frames: To be checked.
+        values: Look at the range too, for which the host waits for the device.
 
     Raises:
         ValueError: Says what was found.
     """
     shape = tuple(frames.shape)
     if frames.ndim != 5 or shape[1] != 2:
-        raise ValueError(f"`frames` has shape {shape}; pairs of frames (B, 2, 3, H, W) are needed.")
-    check_images(frames, "frames")
+        raise ValueError(f"`frames` has shape {shape}; it must be pairs of frames (B, 2, 3, H, W).")
+    check_images(frames, "frames", values=values)
 
 
 def encode_frames(encoder: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor]:

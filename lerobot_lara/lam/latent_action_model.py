@@ -17,16 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lerobot_lara.backbones.encoders import build_image_encoder
-from lerobot_lara.backbones.images import check_images, resize
+from lerobot_lara.backbones.images import resize
+from lerobot_lara.batch.checks import Periodic, check_images
 from lerobot_lara.lam import artifact
 from lerobot_lara.lam.forward_dynamics import ForwardDynamicsModel
 from lerobot_lara.lam.frame_encoder import check_frames, encode_frames
 from lerobot_lara.lam.inverse_dynamics import InverseDynamicsModel
-from lerobot_lara.lam.losses import masked_mean, masked_mse, pair_error, reconstruction_loss
-from lerobot_lara.lam.metrics import CodeUsage, effective_rank, psnr
+from lerobot_lara.lam.losses import masked_mse, pair_error, reconstruction_loss
+from lerobot_lara.lam.metrics import CodeUsage, effective_rank, psnr, valid_mean
 from lerobot_lara.lam.perceptual import PerceptualLoss
 from lerobot_lara.lam.quantizer import build_quantizer
 from lerobot_lara.lam.settings import LatentActionSettings
+from lerobot_lara.training.distributed import masked_mean
 
 # Tokens of the current and of the future frames, (B, P, D) each.
 FrameTokens = tuple[Tensor, Tensor]
@@ -45,7 +47,7 @@ class LatentActionOutput:
         losses: Unweighted named scalars, those in use: reconstruction_loss, feature_loss, perceptual_loss,
             quantizer_loss.
         loss: Their weighted sum; 0, with a gradient of 0, when no pair is valid. None from `encode`.
-        metrics: Plain numbers for logs; see `LatentActionModel.forward`.
+        metrics: Scalars for logs; see `LatentActionModel.forward`.
         pair_error: (B,) mean squared error of each pair's prediction, valid or not, of frames if they are predicted
             and else of features; without a gradient. None from `encode`.
     """
@@ -56,7 +58,7 @@ class LatentActionOutput:
     prediction: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     loss: Tensor | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
     pair_error: Tensor | None = None
 
 
@@ -145,6 +147,7 @@ class LatentActionModel(nn.Module):
         self.perceptual = PerceptualLoss(s.perceptual_weights) if s.perceptual_loss_weight > 0 else None
         codebook_size = self.quantizer.codebook_size
         self.code_usage = CodeUsage(codebook_size) if codebook_size is not None else None
+        self._range_check = Periodic()
 
     @classmethod
     def from_config(cls, **kwargs: Any) -> "LatentActionModel":
@@ -283,7 +286,9 @@ class LatentActionModel(nn.Module):
         Raises:
             ValueError: If the frames have another shape or range.
         """
-        current_tokens, future_tokens = frame_tokens or self._encode_frames(frames)
+        current_tokens, future_tokens = frame_tokens or self._encode_frames(
+            frames, check_values=not self.training or self._range_check.due()
+        )
         current, future = frames.unbind(1)
         latent_action = self.inverse_dynamics(current_tokens, future_tokens)
         quantized, code_indices, quantizer_loss = self.quantizer(latent_action, valid, update=self.training)
@@ -301,7 +306,7 @@ class LatentActionModel(nn.Module):
         if features is not None and future_features is not None:
             losses["feature_loss"] = masked_mse(features, future_features, valid)
         if self.perceptual is not None:
-            losses["perceptual_loss"] = masked_mean(self.perceptual(prediction, target)[:, None], valid)
+            losses["perceptual_loss"] = masked_mean(self.perceptual(prediction, target), valid)
         if quantizer_loss is not None:
             losses["quantizer_loss"] = quantizer_loss
         loss = torch.stack([getattr(self.settings, f"{k}_weight") * v for k, v in losses.items()]).sum()
@@ -336,8 +341,8 @@ class LatentActionModel(nn.Module):
         current, future = frames.unbind(1)
         return psnr(self.decode(current, latent), resize(future, self.settings.prediction_size)).item()
 
-    def _encode_frames(self, frames: Tensor) -> FrameTokens:
-        check_frames(frames)
+    def _encode_frames(self, frames: Tensor, *, check_values: bool = True) -> FrameTokens:
+        check_frames(frames, values=check_values)
         return encode_frames(self.frame_encoder, frames)
 
     def _features(self, tokens: Tensor) -> Tensor | None:
@@ -353,20 +358,22 @@ class LatentActionModel(nn.Module):
         current_features: Tensor | None,
         future_features: Tensor | None,
         valid: Tensor | None,
-    ) -> dict[str, float]:
-        keep = slice(None) if valid is None else valid
+    ) -> dict[str, Tensor]:
         metrics: dict[str, Tensor] = {}
         if output.prediction is not None:
-            metrics["psnr"] = psnr(output.prediction[keep], target[keep])
-            metrics["copy_psnr"] = psnr(current[keep], target[keep])
+            metrics["psnr"] = psnr(output.prediction, target, valid)
+            metrics["copy_psnr"] = psnr(current, target, valid)
         if current_features is not None and future_features is not None:
-            metrics["copy_feature_loss"] = F.mse_loss(current_features[keep], future_features[keep])
-        latent = output.latent_action[keep]
-        metrics["latent_std"] = (latent - latent.mean(0)).square().mean().sqrt()
-        metrics["effective_rank"] = effective_rank(latent)
+            metrics["copy_feature_loss"] = valid_mean(pair_error(current_features, future_features), valid)
+        latent = output.latent_action
+        metrics["latent_std"] = valid_mean(
+            (latent - valid_mean(latent, valid)).square().flatten(1).mean(1), valid
+        ).sqrt()
+        metrics["effective_rank"] = effective_rank(latent, valid)
         if output.code_indices is not None and self.code_usage is not None:
-            usage = self.code_usage(output.code_indices[keep])
+            usage = self.code_usage(output.code_indices, valid)
             metrics["codebook_perplexity"], metrics["live_codes"] = usage
-        # One transfer for all; without a valid pair, means of nothing are NaN.
-        numbers = torch.stack([value.float() for value in metrics.values()]).nan_to_num().tolist()
-        return dict(zip(metrics, numbers, strict=True))
+        if valid is None:
+            return metrics
+        # Of no pair at all, an error of 0 would read as a perfect prediction.
+        return {name: torch.where(valid.any(), value, 0) for name, value in metrics.items()}

@@ -3,28 +3,22 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from lerobot_lara.training.distributed import mean_over_processes
+from lerobot_lara.training.distributed import masked_mean, mean_over_processes
 
 
-def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over the samples (B, ...) that `valid` (B,) marks; 0, still connected to the graph, if none is.
-
-    With several processes each divides by the mean count of all, as in `flow_matching.masked_mean`.
-    """
-    per_sample = values.flatten(1).mean(1)  # (B,)
-    if valid is None:
-        return per_sample.mean()
-    return (per_sample * valid).sum() / mean_over_processes(valid.sum().float()).clamp(min=1e-6)
+def sample_mean(values: Tensor) -> Tensor:
+    """Mean of each sample (B, ...) -> (B,)."""
+    return values.flatten(1).mean(1)
 
 
 def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean squared error over the valid samples."""
-    return masked_mean(F.mse_loss(prediction, target, reduction="none"), valid)
+    """Mean squared error over the samples (B, ...) that `valid` (B,) marks; None is all of them."""
+    return masked_mean(sample_mean(F.mse_loss(prediction, target, reduction="none")), valid)
 
 
 def pair_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample (B, ...) -> (B,), without a gradient."""
-    return (prediction.detach() - target.detach()).float().square().flatten(1).mean(1)
+    return sample_mean((prediction.detach() - target.detach()).float().square())
 
 
 def reconstruction_loss(
@@ -46,6 +40,6 @@ def reconstruction_loss(
     error = (prediction - target).square().mean(1)  # (B, h, h)
     if change_weight > 0:
         change = (target - current).abs().mean(1)  # (B, h, h)
-        change = change / mean_over_processes(masked_mean(change, valid)).clamp(min=1e-6)
+        change = change / mean_over_processes(masked_mean(sample_mean(change), valid)).clamp(min=1e-6)
         error = error * (1 + change_weight * change) / (1 + change_weight)
-    return masked_mean(error, valid)
+    return masked_mean(sample_mean(error), valid)

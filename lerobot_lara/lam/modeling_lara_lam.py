@@ -6,23 +6,21 @@ Shapes: B batch, L latent-action tokens, C latent width.
 import logging
 from typing import Any, NoReturn
 
-from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
 from lerobot_lara.batch.frame_gap import check_frame_gap
-from lerobot_lara.batch.frame_pairs import frame_pairs
-from lerobot_lara.batch.keys import DATASET_INDEX
+from lerobot_lara.batch.frame_pairs import FramePairs
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
-from lerobot_lara.policy.base import StrictLoading
-from lerobot_lara.policy.mixture_record import MixtureRecord
+from lerobot_lara.policy.base import LaraPolicyBase
 from lerobot_lara.training.augmentation import random_shift
-from lerobot_lara.training.memory import accelerate, class_names
+from lerobot_lara.training.log import read_numbers
+from lerobot_lara.training.memory import class_names, configure_networks
 
 logger = logging.getLogger(__name__)
 
 
-class LaraLAMPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
+class LaraLAMPolicy(LaraPolicyBase):
     """Trains a latent action model on frame pairs.
 
     Batch keys: the camera's images (B, 2, 3, H, W) in [0, 1], `frame_gap` frames apart, and
@@ -45,11 +43,11 @@ class LaraLAMPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
             check_frame_gap(dataset_meta.episodes["length"], config.frame_gap)
         self.config = config
         self.model = LatentActionModel(config.settings)
-        accelerate(
+        configure_networks(
             networks=self.model.networks,
             blocks=self.model.blocks,
-            compile_model=config.compile_model,
-            gradient_checkpointing=config.gradient_checkpointing,
+            compile_model=config.compile_model and not self.only_acts,
+            gradient_checkpointing=config.gradient_checkpointing and not self.only_acts,
         )
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -62,17 +60,19 @@ class LaraLAMPolicy(MixtureRecord, StrictLoading, PreTrainedPolicy):
         Raises:
             ValueError: If the camera is missing, or its images are no pairs of RGB frames in [0, 1].
         """
-        frames, valid = frame_pairs(batch, self.config.camera_key)
-        if self.training:
-            frames = random_shift(frames, self.config.random_shift)
-        output = self.model(frames, valid)
-        assert output.loss is not None
-        log = {name: term.item() for name, term in output.losses.items()} | output.metrics
-        assert output.pair_error is not None
-        means = self.dataset_means(
-            "prediction_error", output.pair_error, valid, batch.get(DATASET_INDEX), remember=self.training
+        pairs = FramePairs.from_batch(batch, self.config.camera_key)
+        frames = random_shift(pairs.frames, self.config.random_shift) if self.training else pairs.frames
+        output = self.model(frames, pairs.valid)
+        assert output.loss is not None and output.pair_error is not None
+        log = output.losses | output.metrics
+        log |= self.mixture.means(
+            "prediction_error",
+            output.pair_error,
+            pairs.valid,
+            pairs.dataset_index,
+            remember=self.training,
         )
-        return output.loss, log | means
+        return output.loss, read_numbers(log)
 
     @property
     def _no_split_modules(self) -> list[str]:

@@ -1,39 +1,134 @@
-"""Loads checkpoints strictly, with errors that say what is wrong."""
+"""The policy base of this package: LeRobot's, with checkpoints that are read strictly and a record of the data."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from draccus.utils import DecodingError
+from lerobot.configs import PreTrainedConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.policies.pretrained import PreTrainedPolicy
 from safetensors import SafetensorError
+from torch import Tensor
 
-# For the type checker: whatever policy follows the mixin in the class statement.
-BasePolicy: Any = object
+from lerobot_lara.policy.checkpoint_files import Checkpoint
+from lerobot_lara.policy.loading import current_loading, loading
+from lerobot_lara.policy.mixture_record import MixtureRecord
+from lerobot_lara.training.config import published_run
 
 
-class StrictLoading(BasePolicy):
-    """Put before `PreTrainedPolicy`: turns library errors of `from_pretrained` into a `ValueError`."""
+class LaraPolicyBase(PreTrainedPolicy):
+    """What the policy types of this package share.
+
+    Args:
+        config: The policy's configuration.
+        dataset_meta: Passed by LeRobot's training; that of a mixture is recorded in checkpoints.
+        **kwargs: Further arguments of LeRobot's training, which are not used.
+
+    Attributes:
+        loading: What the policy was loaded from; None if it is new.
+        mixture: The mixture that it is trained on, if any.
+    """
+
+    # LeRobot asks every policy class for these; the types of the package set their own.
+    config_class: Any = PreTrainedConfig
+    name: Any = "lara_policy_base"
+    config: Any
+
+    def __init__(self, config: PreTrainedConfig, *, dataset_meta: Any = None, **kwargs: Any) -> None:
+        super().__init__(config)
+        self.loading = current_loading()
+        self.mixture = MixtureRecord(dataset_meta)
+
+    @property
+    def only_acts(self) -> bool:
+        """Whether the policy was loaded to act, without what serves training."""
+        return self.loading is not None and not self.loading.to_train
 
     @classmethod
-    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """LeRobot's `from_pretrained`.
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        config: PreTrainedConfig | None = None,
+        dataset_meta: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Loads a checkpoint: adapts its configuration, builds the policy, and reads the weights strictly.
+
+        Args:
+            pretrained_name_or_path: Folder or Hub id.
+            config: Used instead of the checkpoint's, as LeRobot's commands do after applying their flags.
+            dataset_meta: Metadata of the data to train on; None loads the policy to act.
+            **kwargs: Arguments of LeRobot's `from_pretrained`, such as `revision`.
 
         Raises:
-            ValueError: The weight file is damaged or does not fit, or config.json has a field that this version
-                does not know.
+            ValueError: A file is missing, damaged or does not fit, or config.json has a field that this version does
+                not know.
         """
+        checkpoint = Checkpoint(str(pretrained_name_or_path), kwargs.get("revision"))
+        config = cls.adapt_config(config or cls._read_config(checkpoint, **kwargs), checkpoint, dataset_meta)
+        with loading(checkpoint, to_train=dataset_meta is not None):
+            return super().from_pretrained(
+                pretrained_name_or_path, config=config, dataset_meta=dataset_meta, **kwargs
+            )
+
+    @classmethod
+    def adapt_config(cls, config: Any, checkpoint: Checkpoint, dataset_meta: Any) -> Any:
+        """Returns the configuration to build with, before a checkpoint is loaded; the given one stays as it is."""
+        return config
+
+    def arrange_weights(self, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+        """Returns a context in which `load_state_dict` takes the checkpoint's weights as this policy stores them."""
+        return nullcontext()
+
+    def _save_pretrained(
+        self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
+    ) -> None:
+        super()._save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        self.mixture.save(save_directory)
+
+    def generate_model_card(self, dataset_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
+        """LeRobot's model card, with the datasets of a mixture instead of its file."""
+        return super().generate_model_card(self.mixture.repo_ids or dataset_repo_id, *args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """LeRobot's `push_to_hub`, without paths of this machine."""
+        with self._published_config():
+            return super().push_to_hub(*args, **kwargs)
+
+    def push_model_to_hub(self, cfg: TrainPipelineConfig, *args: Any, **kwargs: Any) -> Any:
+        """LeRobot's push after training, without paths of this machine, also in the run's own record."""
+        with self._published_config():
+            return super().push_model_to_hub(published_run(cfg), *args, **kwargs)
+
+    @contextmanager
+    def _published_config(self) -> Iterator[None]:
+        own = self.config
+        self.config = own.published()
         try:
-            return super().from_pretrained(pretrained_name_or_path, **kwargs)
+            yield
+        finally:
+            self.config = own
+
+    @classmethod
+    def _read_config(cls, checkpoint: Checkpoint, **kwargs: Any) -> PreTrainedConfig:
+        try:
+            return PreTrainedConfig.from_pretrained(checkpoint.path, **kwargs)
         except DecodingError as error:
             raise ValueError(
-                f"config.json of {pretrained_name_or_path} does not fit {cls.__name__}: {error}. It was written by "
-                "another version of lerobot_lara, or edited."
+                f"config.json of {checkpoint.path} does not fit {cls.__name__}: {error}. It was written by another "
+                "version of lerobot_lara, or edited. Load it with that version, or restore the file."
             ) from error
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         # Always strict: LeRobot's default would leave a missing weight at its random start.
         try:
-            return super()._load_as_safetensor(model, model_file, map_location, strict=True)
+            assert model.loading is not None
+            with model.arrange_weights(model.loading.checkpoint):
+                return super()._load_as_safetensor(model, model_file, map_location, strict=True)
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"Corrupted checkpoint: {model_file} cannot be read ({error}). Copy or download it again."
@@ -42,5 +137,5 @@ class StrictLoading(BasePolicy):
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"The weights in {model_file} do not fit the configuration: {reason} Keep the checkpoint's own sizes, "
-                "cameras and `freeze_vision_encoder`, or it is damaged."
+                "cameras and `freeze_vision_encoder`; if they are unchanged, the file is damaged."
             ) from error

@@ -1,4 +1,4 @@
-"""Means per dataset of a mixture, for the log."""
+"""Means by dataset of a mixture, for the log."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 class DatasetMeans:
-    """Averages per-sample numbers by dataset; with the same keys at every step.
+    """Averages numbers of samples by dataset, with the same keys at every step.
 
-    LeRobot averages over steps and processes by key, so that a dataset without a sample in the batch repeats its last
-    mean.
+    LeRobot averages over steps and processes by key, so a dataset without a sample in the batch repeats its last mean.
+    Everything stays on the device.
 
     Args:
-        names: Datasets, by their index in the batch.
+        names: Names of the datasets, by their index in the batch.
         labeled: Whether each of them has actions.
     """
 
     def __init__(self, names: Sequence[str], labeled: Sequence[bool]) -> None:
         self.names = list(names)
         self.labeled = list(labeled)
-        self._last: dict[str, float] = {}
+        self._last: dict[str, Tensor] = {}  # (N,) means by label, NaN where none is known yet
 
     @torch.no_grad()
     def __call__(
@@ -32,17 +32,19 @@ class DatasetMeans:
         *,
         of_actions: bool = False,
         remember: bool = True,
-    ) -> dict[str, float]:
-        """Args:
+    ) -> dict[str, Tensor]:
+        """Averages one number.
+
+        Args:
             label: Name of the number.
             values: (B,).
             valid: (B,) bool, samples that count; None is all.
             dataset_index: (B,) int64; None, without a mixture, gives no means.
-            of_actions: The number exists for datasets with actions only.
+            of_actions: The number exists only for datasets with actions.
             remember: Repeat these means later; False for held-out batches.
 
         Returns:
-            `<label>/<dataset>` for every dataset.
+            Scalars `<label>/<dataset>` for every dataset.
         """
         if dataset_index is None or not self.names:
             return {}
@@ -51,14 +53,14 @@ class DatasetMeans:
         sums = values.new_zeros(2, len(self.names))
         sums[0].index_add_(0, index, values * weights)
         sums[1].index_add_(0, index, weights)
-        totals, counts = sums.tolist()
-        everything = sum(totals) / max(sum(counts), 1.0)
-        means = {}
-        for name, labeled, total, count in zip(self.names, self.labeled, totals, counts, strict=True):
-            if of_actions and not labeled:
-                continue
-            key = f"{label}/{name}"
-            means[key] = total / count if count > 0 else self._last.get(key, everything)
-            if remember and count > 0:
-                self._last[key] = means[key]
-        return means
+        totals, counts = sums  # (N,) each
+        last = self._last.get(label, torch.full_like(totals, float("nan")))
+        known = torch.where(counts > 0, totals / counts.clamp(min=1), last)
+        if remember:
+            self._last[label] = known
+        means = torch.where(known.isnan(), totals.sum() / counts.sum().clamp(min=1), known)
+        return {
+            f"{label}/{name}": mean
+            for name, labeled, mean in zip(self.names, self.labeled, means.unbind(), strict=True)
+            if labeled or not of_actions
+        }

@@ -1,31 +1,60 @@
-"""Rewrites a `lara` checkpoint as one of its parts: the latent action model, or the plain DiT policy."""
+"""Takes a checkpoint of an aligned policy apart: the plain base policy, or the latent action model."""
 
+import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 from draccus.utils import DecodingError
+from huggingface_hub import snapshot_download
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 
-from lerobot_lara.alignment.attachment import LAM_FOLDER
+from lerobot_lara.alignment.attachment import ALIGNMENT_FILE, LAM_FOLDER
 from lerobot_lara.alignment.config import LatentAlignmentConfig
-from lerobot_lara.configuration_lara import LaraConfig
-from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
-from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
 
+CONFIG_FILE = "config.json"
+# The run's own record names the aligned type, with which a plain policy cannot be resumed.
+NOT_OF_THE_BASE = {CONFIG_FILE, ALIGNMENT_FILE, "train_config.json"}
 
-def export_lam(checkpoint: str | Path, directory: str | Path) -> None:
-    """Writes the aligned latent action model of a `lara` checkpoint as a `lara_lam` policy directory.
+
+def export_base(checkpoint: str | Path, directory: str | Path) -> None:
+    """Writes a checkpoint of an aligned policy as one of its plain base, which acts the same.
 
     Args:
-        checkpoint: Folder or Hub id of a `lara` policy.
+        checkpoint: Folder or Hub id of a `lara` policy, or another aligned type.
         directory: Created; must not exist or be empty.
 
     Raises:
-        ValueError: `checkpoint` is no `lara` policy, or `directory` is in use.
+        ValueError: `checkpoint` is no aligned policy, or `directory` is in use.
+    """
+    config, directory = _read(checkpoint), _unused(directory)
+    source = Path(checkpoint)
+    if not source.is_dir():
+        source = Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors"]))
+    saved = json.loads((source / CONFIG_FILE).read_text())
+    aligned = LatentAlignmentConfig.field_names()
+    plain = {name: value for name, value in saved.items() if name not in aligned} | {
+        "type": _base_type(config)
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in sorted([*source.glob("*.json"), *source.glob("*.safetensors")]):
+        if file.name not in NOT_OF_THE_BASE:
+            shutil.copyfile(file, directory / file.name)
+    (directory / CONFIG_FILE).write_text(json.dumps(plain, indent=4))
+
+
+def export_lam(checkpoint: str | Path, directory: str | Path) -> None:
+    """Writes the aligned latent action model of a checkpoint as a `lara_lam` policy directory.
+
+    Args:
+        checkpoint: Folder or Hub id of a `lara` policy, or another aligned type.
+        directory: Created; must not exist or be empty.
+
+    Raises:
+        ValueError: `checkpoint` is no aligned policy, or `directory` is in use.
     """
     config, directory = _read(checkpoint), _unused(directory)
     lam = LatentActionModel.from_pretrained(checkpoint, subfolder=LAM_FOLDER)
@@ -45,40 +74,26 @@ def export_lam(checkpoint: str | Path, directory: str | Path) -> None:
         pipeline.save_pretrained(directory)
 
 
-def export_dit(checkpoint: str | Path, directory: str | Path) -> None:
-    """Writes a `lara` checkpoint as a plain `lara_dit` one, which acts the same.
-
-    Args:
-        checkpoint: Folder or Hub id of a `lara` policy.
-        directory: Created; must not exist or be empty.
-
-    Raises:
-        ValueError: `checkpoint` is no `lara` policy, or `directory` is in use.
-    """
-    config, directory = _read(checkpoint), _unused(directory)
-    fields: dict[str, Any] = {
-        name: value for name, value in vars(config).items() if name not in LatentAlignmentConfig.field_names()
-    }
-    dit_config = LaraDiTConfig(**fields)
-    # A checkpoint trained on a GPU names that device; here may be none.
-    pipelines = make_pre_post_processors(
-        dit_config,
-        pretrained_path=str(checkpoint),
-        preprocessor_overrides={"device_processor": {"device": dit_config.device}},
-    )
-    LaraDiTPolicy.from_pretrained(checkpoint, config=dit_config).save_pretrained(directory)
-    for pipeline in pipelines:
-        pipeline.save_pretrained(directory)
+def _base_type(config: LatentAlignmentConfig) -> str:
+    """The type of the policy that is aligned: the first configuration behind the mixin that LeRobot knows by name."""
+    classes = type(config).__mro__
+    behind = classes[classes.index(LatentAlignmentConfig) + 1 :]
+    known = {PreTrainedConfig.get_choice_class(name): name for name in PreTrainedConfig.get_known_choices()}
+    return next(known[candidate] for candidate in behind if candidate in known)
 
 
-def _read(checkpoint: str | Path) -> LaraConfig:
+def _read(checkpoint: str | Path) -> LatentAlignmentConfig:
     try:
         config = PreTrainedConfig.from_pretrained(checkpoint)
     except (OSError, ValueError, DecodingError) as error:
-        raise ValueError(f"No policy checkpoint at {checkpoint}: {error}") from error
-    if not isinstance(config, LaraConfig):
         raise ValueError(
-            f"{checkpoint} is a checkpoint of type {config.type!r}; this needs one of type 'lara'."
+            f"`checkpoint` {checkpoint} is no policy checkpoint: {error} Name its folder `pretrained_model`, or a Hub "
+            "id."
+        ) from error
+    if not isinstance(config, LatentAlignmentConfig):
+        raise ValueError(
+            f"`checkpoint` {checkpoint} is of type {config.type!r}; it must be of an aligned type, such as 'lara'. "
+            "There is nothing to take apart."
         )
     return config
 
@@ -86,5 +101,7 @@ def _read(checkpoint: str | Path) -> LaraConfig:
 def _unused(directory: str | Path) -> Path:
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory} exists already. Name a new folder, or remove it first.")
+        raise ValueError(
+            f"`directory` {directory} exists already; it must be new or empty. Name a new folder, or remove it first."
+        )
     return directory

@@ -1,15 +1,26 @@
 """How the policies of this package are optimized: fields shared by their configurations."""
 
-from dataclasses import dataclass
+import copy
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 
 from lerobot.configs import PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig, OptimizerConfig
+
+from lerobot_lara.training.portable import is_local
+
+logger = logging.getLogger(__name__)
+
+# Fields that name a pretrained model by preset, Hub id or folder.
+ENCODERS = ("vision_encoder", "text_encoder", "vlm", "frame_encoder")
 
 
 @OptimizerConfig.register_subclass("lara_adamw")
 @dataclass
 class FusedAdamWConfig(AdamWConfig):
-    """LeRobot's AdamW with PyTorch's fused implementation: one kernel in the place of a dozen per step."""
+    """LeRobot's AdamW with PyTorch's fused implementation: one kernel per step instead of a dozen."""
 
     fused: bool = True
 
@@ -50,6 +61,36 @@ class TrainingConfig(PreTrainedConfig):
         if self.optimizer_lr <= 0:
             raise ValueError(f"`optimizer_lr` is {self.optimizer_lr}; it must be positive.")
 
+    def portable(self) -> Self:
+        """A copy for checkpoints, without paths of this machine and what holds for one run only."""
+        if not is_local(self.pretrained_path):
+            return self
+        portable = replace(self)
+        portable.pretrained_path = None
+        return portable
+
+    def published(self) -> Self:
+        """A copy for the Hub: `portable`, and with encoders from a folder by the folder's name alone.
+
+        Whoever loads such a policy has to name the encoder's folder, which is said here.
+        """
+        published = copy.copy(self.portable())
+        for name in ENCODERS:
+            value = getattr(self, name, None)
+            if value is not None and is_local(value):
+                logger.warning(
+                    "`%s` is the local folder %s, which is not published: who loads the policy needs it too, and "
+                    "passes --policy.%s=<folder>. Prefer a Hub id.",
+                    name,
+                    value,
+                    name,
+                )
+                setattr(published, name, Path(value).name)
+        return published
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super(TrainingConfig, self.portable())._save_pretrained(save_directory)
+
     def get_optimizer_preset(self) -> AdamWConfig:
         return FusedAdamWConfig(
             lr=self.optimizer_lr,
@@ -61,3 +102,19 @@ class TrainingConfig(PreTrainedConfig):
 
     def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
         return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)
+
+
+def published_run(cfg: Any) -> Any:
+    """A copy of LeRobot's record of a run (`TrainPipelineConfig`) without paths of this machine.
+
+    The policy's part is its `published` configuration; local datasets and the output folder keep their last name.
+    """
+    published = copy.copy(cfg)
+    published.policy = cfg.policy.published()
+    published.dataset = copy.copy(cfg.dataset)
+    published.dataset.root = None
+    if is_local(cfg.dataset.repo_id):
+        published.dataset.repo_id = Path(cfg.dataset.repo_id).name
+    if cfg.output_dir is not None:
+        published.output_dir = Path(Path(cfg.output_dir).name)
+    return published

@@ -8,6 +8,27 @@ import torch
 from torch import Tensor, distributed
 
 
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Averages over the valid elements of all processes.
+
+    Normalizing by the valid elements keeps a loss from shrinking with the share of padding. Each process divides by the
+    mean count of all, so that the average over processes is the mean over all their valid elements.
+
+    Args:
+        values: Any shape.
+        mask: bool, broadcastable to `values`; None is all True.
+
+    Returns:
+        Scalar; 0, still in the graph, where nothing is valid.
+    """
+    if mask is None:
+        return values.mean()
+    weights = mask.expand_as(values).to(values.dtype)
+    count = mean_over_processes(weights.sum())
+    # A process may hold less than one of the few valid elements; nothing divides by 0 all the same.
+    return (values * weights).sum() / count.clamp(min=1e-6)
+
+
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of `x` over all processes, without a gradient."""
     x = x.detach().clone()

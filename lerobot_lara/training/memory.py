@@ -1,4 +1,4 @@
-"""Trades of time and memory that change no result: compilation, gradient checkpointing, remembered outputs."""
+"""Settings that trade compute for memory, or start-up for speed, and change no result."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def accelerate(
+def configure_networks(
     *,
     networks: Iterable[nn.Module],
     blocks: Iterable[nn.Module],
     compile_model: bool,
     gradient_checkpointing: bool,
 ) -> None:
-    """Applies what a configuration asks for.
+    """Compiles networks and checkpoints the gradients of their blocks, as a configuration asks for.
 
     Args:
         networks: What to compile.

@@ -4,16 +4,18 @@ import math
 
 import pytest
 import torch
+from support.alignments import make_alignment
 from torch.nn import functional as F
 
-from lerobot_lara.alignment.objective import LatentAlignment, contrast
+from lerobot_lara.alignment.objective import contrast
 
 SIZE, WIDTH = 12, 6
+ALL = torch.ones(SIZE, dtype=torch.bool)
 
 
 def identity_alignment(**options):
     """An alignment whose prediction is the pooled hidden state itself."""
-    alignment = LatentAlignment(hidden_width=WIDTH, latent_width=WIDTH, head="linear", **options)
+    alignment = make_alignment(WIDTH, WIDTH, head="linear", **options)
     torch.nn.init.eye_(alignment.alignment_head.weight)
     torch.nn.init.zeros_(alignment.alignment_head.bias)
     return alignment
@@ -22,7 +24,7 @@ def identity_alignment(**options):
 def test_is_the_mean_cross_entropy_of_both_directions():
     torch.manual_seed(0)
     predicted, target = torch.randn(SIZE, WIDTH), torch.randn(SIZE, WIDTH)
-    found = contrast(predicted, target, None, temperature=0.2)
+    found = contrast(predicted, target, ALL, None, temperature=0.2)
     for row in range(SIZE):
         forward = (
             torch.stack([F.cosine_similarity(predicted[row], target[i], dim=0) for i in range(SIZE)]) / 0.2
@@ -58,10 +60,14 @@ def test_latent_actions_on_a_line_pay_with_the_cosine_only():
 
 def test_other_datasets_are_no_candidates():
     torch.manual_seed(0)
-    hidden, target, group = torch.randn(SIZE, 1, WIDTH), torch.randn(SIZE, WIDTH), torch.arange(SIZE) % 3 // 2
+    hidden, target, dataset = (
+        torch.randn(SIZE, 1, WIDTH),
+        torch.randn(SIZE, WIDTH),
+        torch.arange(SIZE) % 3 // 2,
+    )
     alignment = identity_alignment(loss="contrastive")
-    together, *_ = alignment(hidden, target, group=group)
-    parts = [alignment(hidden[group == g], target[group == g])[0] * (group == g).sum() for g in (0, 1)]
+    together, *_ = alignment(hidden, target, dataset_index=dataset)
+    parts = [alignment(hidden[dataset == g], target[dataset == g])[0] * (dataset == g).sum() for g in (0, 1)]
     torch.testing.assert_close(together, sum(parts) / SIZE)
 
 
@@ -70,9 +76,9 @@ def test_pairs_that_are_alone_or_invalid_add_nothing(centering):
     torch.manual_seed(0)
     hidden, target = torch.randn(SIZE, 1, WIDTH, requires_grad=True), torch.randn(SIZE, WIDTH)
     alignment = identity_alignment(loss="contrastive", centering=centering)
-    group, valid = torch.zeros(SIZE, dtype=torch.long), torch.ones(SIZE, dtype=torch.bool)
-    group[0], valid[1] = 1, False
-    loss, *_ = alignment(hidden, target, group=group, pair_valid=valid)
+    dataset, valid = torch.zeros(SIZE, dtype=torch.long), torch.ones(SIZE, dtype=torch.bool)
+    dataset[0], valid[1] = 1, False
+    loss, *_ = alignment(hidden, target, dataset_index=dataset, pair_valid=valid)
     expected, *_ = alignment(hidden[2:], target[2:])
     torch.testing.assert_close(loss, expected)
     loss.backward()
@@ -94,6 +100,9 @@ def test_close_candidates_are_told_apart_under_autocast():
     """In bfloat16 cosines of 0.999 and 1 are the same."""
     angles = torch.linspace(0, 0.5, SIZE)
     target = torch.stack([angles.cos(), angles.sin()], dim=1)
-    exact = contrast(target, target, None, temperature=0.001)
+    alignment = identity_alignment(loss="contrastive", centering=False, temperature=0.001)
+    alignment.alignment_head = torch.nn.Identity()  # exact under autocast
+    hidden = torch.nn.functional.pad(target, (0, WIDTH - 2))
+    exact, _ = alignment(hidden[:, None], hidden)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(contrast(target, target, None, temperature=0.001), exact)
+        torch.testing.assert_close(alignment(hidden[:, None], hidden)[0], exact)

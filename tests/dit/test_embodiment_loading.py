@@ -15,7 +15,7 @@ from lerobot_lara.dit.embodiments import rows_by_name
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.modeling_lara import LaraPolicy
-from lerobot_lara.publish.export import export_dit
+from lerobot_lara.publish.export import export_base
 
 
 def new_dataset(state=3, action=4):
@@ -230,7 +230,7 @@ def test_lara_grows_and_exports(tmp_path):
     grown.save_pretrained(tmp_path / "b")
     for pipeline in make_pre_post_processors(grown.config):
         pipeline.save_pretrained(tmp_path / "b")
-    export_dit(tmp_path / "b", tmp_path / "dit")
+    export_base(tmp_path / "b", tmp_path / "dit")
     dit = LaraDiTPolicy.from_pretrained(tmp_path / "dit")
     assert (dit.config.embodiments, dit.config.embodiment) == (["robot", "arm", "hand"], "hand")
     for key, table in tables(grown).items():

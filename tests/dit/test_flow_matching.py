@@ -7,9 +7,9 @@ from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
     interpolate,
     masked_mean,
+    path_velocity,
     sample_timestep,
     timestep_from_beta,
-    velocity_target,
 )
 
 
@@ -23,7 +23,7 @@ def test_velocity_is_the_derivative_of_the_path():
     noise, actions = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     t = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
     step = interpolate(noise, actions, t + 1e-6) - interpolate(noise, actions, t)
-    torch.testing.assert_close(step / 1e-6, velocity_target(noise, actions), atol=1e-6, rtol=0)
+    torch.testing.assert_close(step / 1e-6, path_velocity(noise, actions), atol=1e-6, rtol=0)
 
 
 def test_timesteps_are_in_range_and_lean_towards_noise():

@@ -227,7 +227,7 @@ def test_missing_camera_in_the_batch_is_named():
     ("change", "message"),
     [
         ({CAMERA: torch.rand(4, 1, 32, 32)}, "not RGB"),
-        ({CAMERA: 255 * torch.rand(4, 3, 32, 32)}, r"\[0, 1\] is needed"),
+        ({CAMERA: 255 * torch.rand(4, 3, 32, 32)}, r"must be RGB in \[0, 1\]"),
         ({"observation.state": None}, "lacks `observation.state`"),
     ],
 )

@@ -15,7 +15,7 @@ from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
 from lerobot_lara.modeling_lara import LaraPolicy
-from lerobot_lara.publish.export import export_dit, export_lam
+from lerobot_lara.publish.export import export_base, export_lam
 
 pytestmark = pytest.mark.e2e
 
@@ -131,7 +131,7 @@ def test_stage_three_starts_from_the_policys_path(folder, lara_run):
 
 def test_exports_are_complete_artifacts(folder, lara_run):
     export_lam(lara_run.checkpoint, folder / "exported_lam")
-    export_dit(lara_run.checkpoint, folder / "exported_dit")
+    export_base(lara_run.checkpoint, folder / "exported_dit")
     frames = torch.rand(2, 2, 3, 32, 32)
     inside = LatentActionModel.from_pretrained(lara_run.checkpoint, subfolder="lam").encode(frames)
     for lam in (
@@ -152,7 +152,7 @@ def test_exports_are_complete_artifacts(folder, lara_run):
     assert torch.equal(*chunks)
     assert json.loads((folder / "exported_dit" / "config.json").read_text())["type"] == "lara_dit"
     with pytest.raises(ValueError, match="exists already"):
-        export_dit(lara_run.checkpoint, folder / "exported_dit")
+        export_base(lara_run.checkpoint, folder / "exported_dit")
     with pytest.raises(ValueError, match=r"type 'lara_dit'.*'lara'"):
         export_lam(folder / "exported_dit", folder / "nothing")
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lerobot_lara.lam import artifact
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 MakeLAM = Callable[..., LatentActionModel]
@@ -96,17 +97,38 @@ def test_other_things_than_a_latent_action_model_are_named(make_lam: MakeLAM, tm
         LatentActionModel.from_pretrained(tmp_path / "pretrained_model")
 
 
-def test_lerobot_reads_it_and_policy_fields_are_known(make_lam: MakeLAM, tmp_path: Path) -> None:
-    """A field that LeRobot or the policy adds must be listed, or checkpoints with it would be refused."""
+def test_lerobot_reads_it(make_lam: MakeLAM, tmp_path: Path) -> None:
     from lerobot.configs import PreTrainedConfig
 
-    from lerobot_lara.lam.artifact import POLICY_FIELDS
     from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
-    from lerobot_lara.lam.settings import LatentActionSettings
 
     lam = make_lam(quantizer="fsq", fsq_levels=(5, 4, 3))
     lam.save_pretrained(tmp_path)
     config = PreTrainedConfig.from_pretrained(tmp_path)
     assert isinstance(config, LaraLAMConfig) and config.settings == lam.settings
-    own = {field.name for field in fields(LatentActionSettings)}
-    assert {field.name for field in fields(LaraLAMConfig)} - own == POLICY_FIELDS - {"type"}
+
+
+def test_a_field_that_lerobot_adds_is_no_obstacle(
+    make_lam: MakeLAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What LeRobot knows of the policy around the model follows the LeRobot that is installed."""
+    from lerobot.configs import PreTrainedConfig
+
+    make_lam().save_pretrained(tmp_path)
+    assert {field.name for field in fields(PreTrainedConfig)} <= artifact.policy_fields
+    edit_config(tmp_path, field_of_lerobot_0_7=True)
+    with pytest.raises(ValueError, match="field_of_lerobot_0_7"):
+        LatentActionModel.from_pretrained(tmp_path)
+    monkeypatch.setattr(artifact, "policy_fields", {*artifact.policy_fields, "field_of_lerobot_0_7"})
+    LatentActionModel.from_pretrained(tmp_path)
+
+
+def test_the_fingerprint_is_that_of_the_weights(make_lam: MakeLAM, tmp_path: Path) -> None:
+    lam = make_lam()
+    lam.save_pretrained(tmp_path / "a")
+    lam.save_pretrained(tmp_path / "b")
+    assert artifact.digest(tmp_path / "a") == artifact.digest(tmp_path / "b")
+    with torch.no_grad():
+        next(lam.parameters()).add_(1)
+    lam.save_pretrained(tmp_path / "b")
+    assert artifact.digest(tmp_path / "a") != artifact.digest(tmp_path / "b")

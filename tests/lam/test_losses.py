@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from lerobot_lara.lam.losses import masked_mean, reconstruction_loss
+from lerobot_lara.lam.losses import reconstruction_loss, sample_mean
+from lerobot_lara.training.distributed import masked_mean
 
 
 def test_masked_mean() -> None:
     values = torch.tensor([[1.0, 3.0], [10.0, 10.0]], requires_grad=True)
-    assert masked_mean(values, None).item() == 6
-    assert masked_mean(values, torch.tensor([True, False])).item() == 2
-    nothing = masked_mean(values, torch.tensor([False, False]))
+    assert masked_mean(sample_mean(values), None).item() == 6
+    assert masked_mean(sample_mean(values), torch.tensor([True, False])).item() == 2
+    nothing = masked_mean(sample_mean(values), torch.tensor([False, False]))
     nothing.backward()
     assert nothing.item() == 0 and values.grad.abs().sum() == 0
 

@@ -118,7 +118,7 @@ def test_camera_choice() -> None:
     assert config().camera_key == FRONT
     with pytest.raises(ValueError, match=r"`camera` is 'observation.images.top'.*front.*wrist"):
         LaraLAMPolicy(config(camera="observation.images.top"))
-    with pytest.raises(ValueError, match=rf"Camera '{FRONT}' is not in the batch"):
+    with pytest.raises(ValueError, match=rf"batch lacks camera '{FRONT}'"):
         LaraLAMPolicy(config())({WRIST: data[WRIST]})
 
 

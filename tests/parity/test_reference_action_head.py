@@ -8,10 +8,10 @@ import pytest
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
 from safetensors.torch import load_file
+from support.alignments import make_alignment
 from support.policies import make_policy
 from torch import Tensor
 
-from lerobot_lara.alignment.objective import LatentAlignment
 from lerobot_lara.dit.alternating_head import AlternatingActionHead, discretize
 from lerobot_lara.dit.context_adapter import ContextAdapter
 from lerobot_lara.dit.flow_matching import flow_matching_loss
@@ -87,14 +87,12 @@ def test_losses_match_the_reference() -> None:
     )
     assert_equal(flow_loss, TENSORS["out/loss"])
 
-    alignment = LatentAlignment(
-        hidden_width=32, latent_width=32, head="linear", pooling="last", centering=False
-    )
+    alignment = make_alignment(32, 32, head="linear", pooling="last", centering=False)
     weights = convert(WEIGHTS)
     alignment.alignment_head.load_state_dict(
         {name: weights[f"alignment.alignment_head.{name}"] for name in ("weight", "bias")}
     )
-    alignment_loss, predicted, _ = alignment(tapped[0][:, 1:], TENSORS["in/tokenizer_embed"])
+    alignment_loss, predicted = alignment(tapped[0][:, 1:], TENSORS["in/tokenizer_embed"])
     assert_equal(predicted, TENSORS["out/predicted_motion_embed"])
     assert_equal(alignment_loss, TENSORS["out/latent_loss"])
     total = flow_loss + 0.01 * alignment_loss + 0.01 * TENSORS["in/tokenizer_loss"]

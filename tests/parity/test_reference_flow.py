@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
     interpolate,
+    path_velocity,
     timestep_from_beta,
-    velocity_target,
 )
 
 TENSORS = load_file(Path(__file__).parent / "golden" / "action_head_tiny.safetensors")
@@ -27,7 +27,7 @@ def test_noisy_actions_and_velocity():
     noise, actions = TENSORS["in/noise"], TENSORS["in/action"]
     noisy = interpolate(noise, actions, TENSORS["out/t"])
     torch.testing.assert_close(noisy, TENSORS["out/noisy_trajectory"], **CLOSE)
-    torch.testing.assert_close(velocity_target(noise, actions), TENSORS["out/velocity"], **CLOSE)
+    torch.testing.assert_close(path_velocity(noise, actions), TENSORS["out/velocity"], **CLOSE)
 
 
 def test_masked_loss():

@@ -5,10 +5,15 @@ import torch
 from support.policies import fake_batch, make_policy
 
 from lerobot_lara.policy.dataset_log import DatasetMeans
+from lerobot_lara.training.log import read_numbers
 
 
 def test_means_per_dataset_over_valid_samples():
-    means = DatasetMeans(["a", "b", "c"], [True, True, False])
+    averages = DatasetMeans(["a", "b", "c"], [True, True, False])
+
+    def means(*arguments, **options):
+        return read_numbers(averages(*arguments, **options))
+
     values, index = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0, 0, 1, 1])
     first = means("loss", values, torch.tensor([True, True, True, False]), index)
     assert first == {"loss/a": 1.5, "loss/b": 3.0, "loss/c": 2.0}  # c: that of the batch, until seen
@@ -24,7 +29,7 @@ def test_means_per_dataset_over_valid_samples():
 def test_the_policy_logs_each_datasets_own_loss():
     torch.manual_seed(0)
     policy, batch = make_policy().train(), fake_batch(4)
-    policy.dataset_means = DatasetMeans(["a", "b"], [True, True])
+    policy.mixture.means = DatasetMeans(["a", "b"], [True, True])
 
     def log_of(index):
         torch.manual_seed(1)

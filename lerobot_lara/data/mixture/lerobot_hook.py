@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from lerobot import datasets
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets import factory
@@ -26,7 +25,7 @@ from lerobot.utils.constants import IMAGENET_STATS
 from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
 from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import MixtureConfig, load_mixture
-from lerobot_lara.policy.checkpoint_files import checkpoint_file, read_config
+from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.mixture_record import MIXTURE_FILE
 
 logger = logging.getLogger(__name__)
@@ -161,7 +160,7 @@ def _check_flags(cfg: TrainPipelineConfig) -> None:
 def _add_embodiments(policy: Any, mixture: MixtureConfig) -> None:
     """Adds a mixture's embodiments to those of the policy, or of its checkpoint, and lets it act for the target's."""
     path, target = policy.pretrained_path, mixture.embodiments[0]
-    saved = {} if path is None else read_config(path, policy.pretrained_revision)
+    saved = {} if path is None else Checkpoint(str(path), policy.pretrained_revision).config
     if policy.embodiment not in (None, target, saved.get("embodiment")):
         raise ValueError(
             f"--policy.embodiment is {policy.embodiment!r}, but the policy will act for {target!r}, that of the "
@@ -175,7 +174,7 @@ def _add_embodiments(policy: Any, mixture: MixtureConfig) -> None:
 
 def _check_embodiments(policy: Any) -> None:
     """A resumed run has an optimizer state, whose rows are those of the checkpoint."""
-    saved = read_config(policy.pretrained_path).get("embodiments", [])
+    saved = Checkpoint(str(policy.pretrained_path)).config.get("embodiments", [])
     if policy.embodiments != saved or policy.embodiment not in (None, *saved):
         raise ValueError(
             f"`embodiments` is {policy.embodiments} and `embodiment` {policy.embodiment!r}, but the run to resume has "
@@ -201,11 +200,8 @@ def _check_resumed(cfg: TrainPipelineConfig, mixture: dict[str, Any]) -> None:
 
 def _recorded_mixture(path: str, revision: str | None) -> dict[str, Any] | None:
     """The `mixture.json` of a checkpoint; None if it was trained on a single dataset, or has none."""
-    try:
-        file = checkpoint_file(path, MIXTURE_FILE, revision)
-    except EntryNotFoundError:
-        return None
-    return json.loads(file.read_text()) if file.is_file() else None
+    file = Checkpoint(path, revision).file(MIXTURE_FILE)
+    return None if file is None else json.loads(file.read_text())
 
 
 def _difference(recorded: dict[str, Any], mixture: dict[str, Any]) -> str:

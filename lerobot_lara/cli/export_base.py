@@ -1,4 +1,4 @@
-"""`lara export-dit <lara checkpoint> <directory>`."""
+"""`lara export-base <lara checkpoint> <directory>`."""
 
 import argparse
 import logging
@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> int:
-    from lerobot_lara.publish.export import export_dit
+    from lerobot_lara.publish.export import export_base
 
-    export_dit(args.checkpoint, args.directory)
+    export_base(args.checkpoint, args.directory)
     logger.info("Wrote %s", args.directory)
     return 0
