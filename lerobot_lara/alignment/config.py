@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from lerobot_lara.training.portable import is_local
+from lerobot_lara.training.validation import require_field
 
 if TYPE_CHECKING:
     # Whatever configuration follows the mixin in the class statement. At run time the mixin has no base: a dataclass
@@ -76,21 +77,12 @@ class LatentAlignmentConfig(BaseConfig):
         # The base policy's own validation, further along the method resolution order.
         super().__post_init__()
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"`{name}` is {getattr(self, name)!r}; it must be one of {choices}. Pass "
-                    f"--policy.{name}=..."
-                )
-        for name, lowest in (("frame_gap", 1), ("lam_warmup_steps", 0)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {lowest}.")
-        if self.alignment_temperature <= 0:
-            raise ValueError(
-                f"`alignment_temperature` is {self.alignment_temperature}; it must be above 0, for example 0.1."
-            )
-        for name in ("alignment_loss_weight", "lam_loss_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must not be negative.")
+            require_field(self, name, getattr(self, name) in choices, f"one of {choices}")
+        require_field(self, "frame_gap", self.frame_gap >= 1, "at least 1")
+        require_field(self, "alignment_temperature", self.alignment_temperature > 0, "above 0, such as 0.1")
+        for name in ("lam_warmup_steps", "alignment_loss_weight", "lam_loss_weight"):
+            require_field(self, name, getattr(self, name) >= 0, "0 or more")
+        require_field(self, "lam_ema_decay", 0 <= self.lam_ema_decay < 1, "in [0, 1)")
         if self.lam_warmup_steps > 0 and self.alignment_target != "joint":
             raise ValueError(
                 f"`lam_warmup_steps` is {self.lam_warmup_steps}, but with `alignment_target` "
@@ -99,19 +91,16 @@ class LatentAlignmentConfig(BaseConfig):
             )
         if self.freeze_lam and self.alignment_target == "ema":
             raise ValueError(
-                "`alignment_target` is 'ema' with `freeze_lam`: a LAM that stays as it is has no slow copy. Drop one."
+                "`alignment_target` is 'ema', but with `freeze_lam` the LAM stays as it is and has no slow copy. Drop "
+                "one of them."
             )
-        if not 0 <= self.lam_ema_decay < 1:
-            raise ValueError(f"`lam_ema_decay` is {self.lam_ema_decay}; it must be in [0, 1).")
 
     def validate_features(self) -> None:
         """Also checks that the LAM's camera exists."""
         super().validate_features()
         cameras = list(self.image_features)
-        if self.lam_camera is not None and self.lam_camera not in cameras:
-            raise ValueError(
-                f"`lam_camera` is {self.lam_camera!r}, which is no camera of the dataset: {cameras}."
-            )
+        known = self.lam_camera in (None, *cameras)
+        require_field(self, "lam_camera", known, f"one of the dataset's cameras, {cameras}")
 
     @property
     def observation_delta_indices(self) -> list[int]:
@@ -122,11 +111,8 @@ class LatentAlignmentConfig(BaseConfig):
         """`alignment_layer`, checked against the base's depth; see the class for its default."""
         if self.alignment_layer is None:
             return max(1, num_layers - 2)
-        if not 1 <= self.alignment_layer <= num_layers:
-            raise ValueError(
-                f"`alignment_layer` is {self.alignment_layer}; the policy has blocks 1 to {num_layers}. "
-                "Pass --policy.alignment_layer within that range."
-            )
+        within = 1 <= self.alignment_layer <= num_layers
+        require_field(self, "alignment_layer", within, f"one of the policy's blocks 1 to {num_layers}")
         return self.alignment_layer
 
     def portable(self) -> Self:

@@ -10,6 +10,7 @@ from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
 from lerobot_lara.batch.observation import BatchLayout
 from lerobot_lara.dit.vlm_settings import VLMSettings
 from lerobot_lara.training.config import TrainingConfig
+from lerobot_lara.training.validation import require_field
 
 ACTION_HEADS = ("adaln_zero", "gr00t")
 
@@ -23,7 +24,7 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
     model, whose fields are those of `VLMSettings`.
 
     The defaults are a small policy that trains anywhere without downloading weights other than the text
-    encoder's; `configs/paper/` has the figures of the paper.
+    encoder's; `configs/paper/` has the sizes of the paper.
 
     Args:
         chunk_size: Actions predicted at once, in control steps.
@@ -51,12 +52,12 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
         max_state_dim: Width states are padded to; None takes the dataset's own.
         max_action_dim: Width actions are padded to; None takes the dataset's own.
         embodiments: Names of the robots, each with state and action projections of its own: the rows of their
-            weights, in order. Empty is `embodiment` alone. Training on a mixture adds the mixture's. A checkpoint is
-            read by name: none of its rows is lost, whatever the order.
+            weights, in order. Empty is `embodiment` alone. Training on a mixture adds the mixture's. Checkpoints are
+            read by name, so that no row is lost, whatever the order.
         embodiment: The one that the policy acts for, and that of training samples that name none. None is the first,
-            or "default". Training on a mixture sets that of its target.
-        grow_embodiments: Training from a checkpoint may add a row for an `embodiment` that it does not know; for this
-            one start, so that a checkpoint never has it set.
+            or "default". Training on a mixture sets that of its reference dataset.
+        grow_embodiments: Let training from a checkpoint add a row for an `embodiment` that the checkpoint does not
+            know. It holds for one start: no checkpoint has it set.
         time_alpha: First parameter of the Beta distribution of training flow times.
         time_beta: Second parameter.
         time_s: Beta draws are mapped to the flow time (s - draw) / s.
@@ -113,49 +114,52 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("chunk_size", "n_action_steps", "image_size", "width", "num_layers", "num_heads"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            require_field(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("action_patch_size", "num_inference_steps", "tokenizer_max_length"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            require_field(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("dropout", "state_dropout"):
-            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+            require_field(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("time_alpha", "time_beta", "time_s"):
-            self._require(name, getattr(self, name) > 0, "positive")
+            require_field(self, name, getattr(self, name) > 0, "positive")
         self.embodiments = self.embodiments or [self.embodiment or DEFAULT_EMBODIMENT]
         distinct = len(set(self.embodiments)) == len(self.embodiments)
-        self._require("embodiments", distinct and all(self.embodiments), "names, none of them empty or twice")
-        self._require("random_shift", self.random_shift >= 0, "0 (off) or a number of pixels")
-        self._require(
-            "n_action_steps", self.n_action_steps <= self.chunk_size, f"at most chunk_size={self.chunk_size}"
+        require_field(
+            self, "embodiments", distinct and all(self.embodiments), "names, none of them empty or twice"
         )
-        self._require("num_heads", self.width % self.num_heads == 0, f"a divisor of width={self.width}")
-        self._require(
+        require_field(self, "random_shift", self.random_shift >= 0, "0 (off) or a number of pixels")
+        require_field(
+            self,
+            "n_action_steps",
+            self.n_action_steps <= self.chunk_size,
+            f"at most chunk_size={self.chunk_size}",
+        )
+        require_field(self, "num_heads", self.width % self.num_heads == 0, f"a divisor of width={self.width}")
+        require_field(
+            self,
             "action_patch_size",
             self.chunk_size % self.action_patch_size == 0,
             f"a divisor of chunk_size={self.chunk_size}",
         )
-        self._require("action_head", self.action_head in ACTION_HEADS, f"one of {ACTION_HEADS}")
+        require_field(self, "action_head", self.action_head in ACTION_HEADS, f"one of {ACTION_HEADS}")
         alternating = self.action_head == "gr00t"
-        self._require(
+        require_field(
+            self,
             "action_patch_size",
             self.action_patch_size == 1 or not alternating,
             "1 with action_head='gr00t', whose tokens hold one step each",
         )
-        self._require(
+        require_field(
+            self,
             "ignore_context_mask",
             alternating or not self.ignore_context_mask,
-            f"false with action_head={self.action_head!r}, which honors the mask",
+            f"false with action_head={self.action_head!r}, which respects the mask",
         )
-        self._require(
+        require_field(
+            self,
             "projection_width",
             self.projection_width is None or (alternating and self.projection_width >= 1),
             "null, or at least 1 with action_head='gr00t'",
         )
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(
-                f"`{name}` is {getattr(self, name)!r}; it must be {expected}. Pass --policy.{name}=..."
-            )
 
     def validate_features(self) -> None:
         """Raises ValueError when the dataset or environment lacks what the policy needs."""
@@ -233,12 +237,15 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
 
     @property
     def observation_delta_indices(self) -> list[int] | None:
+        """None: the policy sees the present frame, without a time axis."""
         return None
 
     @property
     def action_delta_indices(self) -> list[int]:
+        """Control steps of the action chunk, relative to the present."""
         return list(range(self.chunk_size))
 
     @property
     def reward_delta_indices(self) -> None:
+        """None: rewards are not used."""
         return None

@@ -191,6 +191,7 @@ class LaraDiTPolicy(LaraPolicyBase):
         self._action_queue: deque[Tensor] = deque()
 
     def get_optim_params(self) -> Any:
+        """The trained parameters; frozen encoders are not among them."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def _get_default_peft_targets(self) -> dict[str, Any] | None:
@@ -201,6 +202,7 @@ class LaraDiTPolicy(LaraPolicyBase):
         }
 
     def supports_rtc(self) -> bool:
+        """True: `predict_action_chunk` takes the arguments of real-time chunking."""
         return True
 
     def init_rtc_processor(self) -> None:
@@ -213,12 +215,12 @@ class LaraDiTPolicy(LaraPolicyBase):
 
     @property
     def _blocks(self) -> list[nn.Module]:
-        """Transformer blocks that are trained, but for those inside a vision-language model."""
+        """Trained transformer blocks, except those inside a vision-language model."""
         return [*self.action_head.blocks, *self.observation_encoder.trained_blocks]
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """What FSDP shards block by block (transformers' name for it, which accelerate asks for)."""
+        """Class names of the blocks that FSDP shards (transformers' name for the list, which accelerate asks for)."""
         return class_names(self._blocks)
 
     @property

@@ -68,10 +68,16 @@ class LaraVLMPromptProcessorStep(ObservationProcessorStep):
         )
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Adds the prompt to an observation.
+
+        Raises:
+            ValueError: There is no `task`.
+        """
         task = (self.transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get("task")
         if task is None:
             raise ValueError(
-                "The batch has no `task`, but a policy with `conditioning=vlm` is told what to do in words."
+                "The batch has no `task`, but a policy with `conditioning=vlm` is told what to do in words. Add the "
+                "instruction as `task`."
             )
         prompt = self._prompt([task] if isinstance(task, str) else list(task))
         tokens, mask = prompt.pop("input_ids"), prompt.pop("attention_mask").bool()
@@ -79,11 +85,13 @@ class LaraVLMPromptProcessorStep(ObservationProcessorStep):
         return {**observation, OBS_LANGUAGE_TOKENS: tokens, OBS_LANGUAGE_ATTENTION_MASK: mask, **rest}
 
     def get_config(self) -> dict[str, Any]:
+        """The arguments, for the checkpoint."""
         return {name: getattr(self, name) for name in ("vlm", "num_cameras", "image_size", "max_length")}
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        """Returns the features as they are: the prompt is no feature of the dataset."""
         return features
 
 

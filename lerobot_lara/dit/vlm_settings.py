@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lerobot_lara.training.validation import require_field
+
 if TYPE_CHECKING:
     # The rest of the configuration. At run time the settings have no base: a dataclass would take over LeRobot's fields
     # with LeRobot's defaults, and hide those of what follows in the class statement.
@@ -39,11 +41,8 @@ class VLMSettings(BaseConfig):
     def __post_init__(self) -> None:
         # The rest of the configuration, further along the method resolution order.
         super().__post_init__()
-        if self.conditioning not in ("encoders", "vlm"):
-            raise ValueError(
-                f"`conditioning` is {self.conditioning!r}; it must be 'encoders' or 'vlm'. Pass "
-                "--policy.conditioning=..."
-            )
+        known = self.conditioning in ("encoders", "vlm")
+        require_field(self, "conditioning", known, "'encoders' or 'vlm'")
         if self.conditioning == "encoders":
             fields = VLMSettings.__dataclass_fields__.values()
             unused = [field.name for field in fields if getattr(self, field.name) != field.default]
@@ -53,10 +52,9 @@ class VLMSettings(BaseConfig):
                     "vision-language model. Pass --policy.conditioning=vlm, or leave it out."
                 )
         for name in ("vlm_trained_layers", "vlm_lora_rank", "vlm_self_attention_layers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; give 0 (none) or a number.")
-        if self.vlm_image_size is not None and self.vlm_image_size < 1:
-            raise ValueError(f"`vlm_image_size` is {self.vlm_image_size}; give a side in pixels.")
+            require_field(self, name, getattr(self, name) >= 0, "0 (none) or a number")
+        has_size = self.vlm_image_size is None or self.vlm_image_size >= 1
+        require_field(self, "vlm_image_size", has_size, "null, or a side in pixels")
         if self.vlm_trained_layers and self.vlm_lora_rank:
             raise ValueError(
                 f"`vlm_trained_layers` is {self.vlm_trained_layers} and `vlm_lora_rank` {self.vlm_lora_rank}: train "

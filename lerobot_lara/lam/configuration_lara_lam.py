@@ -8,6 +8,7 @@ from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot_lara.lam import artifact
 from lerobot_lara.lam.settings import LatentActionSettings
 from lerobot_lara.training.config import TrainingConfig
+from lerobot_lara.training.validation import require_field
 
 
 @PreTrainedConfig.register_subclass("lara_lam")
@@ -43,12 +44,11 @@ class LaraLAMConfig(LatentActionSettings, TrainingConfig):
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         self.validate_settings()
-        if self.random_shift < 0:
-            raise ValueError(f"`random_shift` is {self.random_shift}; give 0 (off) or a number of pixels.")
+        require_field(self, "random_shift", self.random_shift >= 0, "0 (off) or a number of pixels")
 
     @property
     def settings(self) -> LatentActionSettings:
-        """The fields of the model itself."""
+        """The fields of the model itself, apart from LeRobot's."""
         names = [f.name for f in fields(LatentActionSettings)]
         return LatentActionSettings(**{name: getattr(self, name) for name in names})
 
@@ -63,10 +63,9 @@ class LaraLAMConfig(LatentActionSettings, TrainingConfig):
         if not cameras:
             raise ValueError(
                 f"`input_features` has no camera (found {sorted(self.input_features or {})}); lara_lam learns "
-                "from video: use a dataset with observation.image or observation.images.<name>."
+                "from video. Use a dataset with observation.image or observation.images.<name>."
             )
-        if self.camera is not None and self.camera not in cameras:
-            raise ValueError(f"`camera` is {self.camera!r}, which the dataset lacks; it has {cameras}.")
+        require_field(self, "camera", self.camera in (None, *cameras), f"one of the dataset's, {cameras}")
         return self.camera or cameras[0]
 
     def validate_features(self) -> None:
@@ -80,14 +79,17 @@ class LaraLAMConfig(LatentActionSettings, TrainingConfig):
 
     @property
     def observation_delta_indices(self) -> list[int]:
+        """Both frames of the pair, relative to the present."""
         return [0, self.frame_gap]
 
     @property
     def action_delta_indices(self) -> None:
+        """None: actions are not used."""
         return None
 
     @property
     def reward_delta_indices(self) -> None:
+        """None: rewards are not used."""
         return None
 
 

@@ -73,8 +73,7 @@ class LatentActionModel(nn.Module):
             and `frozen`; None builds `settings.frame_encoder`.
 
     Raises:
-        ValueError: If the frame encoder cannot be had, or features of one that is trained would be the
-            target.
+        ValueError: If the frame encoder cannot be loaded, or its features would be the target although it is trained.
     """
 
     def __init__(self, settings: LatentActionSettings, frame_encoder: Any = None) -> None:

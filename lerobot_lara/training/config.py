@@ -10,6 +10,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig, OptimizerConfig
 
 from lerobot_lara.training.portable import is_local
+from lerobot_lara.training.validation import require_field
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +57,9 @@ class TrainingConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"`dtype` is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
-        if self.optimizer_lr <= 0:
-            raise ValueError(f"`optimizer_lr` is {self.optimizer_lr}; it must be positive.")
+        known = self.dtype in ("float32", "bfloat16")
+        require_field(self, "dtype", known, "'float32' or 'bfloat16'")
+        require_field(self, "optimizer_lr", self.optimizer_lr > 0, "positive")
 
     def portable(self) -> Self:
         """A copy for checkpoints, without paths of this machine and what holds for one run only."""
@@ -92,6 +92,7 @@ class TrainingConfig(PreTrainedConfig):
         super(TrainingConfig, self.portable())._save_pretrained(save_directory)
 
     def get_optimizer_preset(self) -> AdamWConfig:
+        """The optimizer, as LeRobot builds it."""
         return FusedAdamWConfig(
             lr=self.optimizer_lr,
             betas=self.optimizer_betas,
@@ -101,6 +102,7 @@ class TrainingConfig(PreTrainedConfig):
         )
 
     def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
+        """The learning rate's schedule, as LeRobot builds it."""
         return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)
 
 
