@@ -15,9 +15,9 @@ from lerobot_lara.training.distributed import mean_over_processes
 def sample_timestep(
     batch_size: int,
     *,
-    alpha: float = 1.5,
-    beta: float = 1.0,
-    s: float = 0.999,
+    alpha: float,
+    beta: float,
+    s: float,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Draws flow times with more mass near the noise, as pi0 and GR00T do.
@@ -37,7 +37,7 @@ def sample_timestep(
     return timestep_from_beta(draw, s=s).clamp(min=0.0).to(device)
 
 
-def timestep_from_beta(draw: Tensor, *, s: float = 0.999) -> Tensor:
+def timestep_from_beta(draw: Tensor, *, s: float) -> Tensor:
     """Maps a Beta draw in [0, 1] to the flow time `(s - draw) / s`; draws above `s` come out just below 0."""
     return (s - draw) / s
 

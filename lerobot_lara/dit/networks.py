@@ -31,7 +31,7 @@ def build_observation_encoder(config: LaraDiTConfig) -> ObservationEncoder | VLM
         return VLMObservationEncoder(
             config.vlm,
             layer=config.vlm_layer,
-            image_size=config.vlm_image_size or image_size_of(config.vlm),
+            image_size=image_size_of(config.vlm, chosen=config.vlm_image_size),
             num_cameras=len(config.image_features),
             num_trained_layers=config.vlm_trained_layers,
             lora_rank=config.vlm_lora_rank,
@@ -46,12 +46,15 @@ def build_observation_encoder(config: LaraDiTConfig) -> ObservationEncoder | VLM
             width=config.vision_encoder_width,
             layer=config.vision_encoder_layer,
             frozen=config.freeze_vision_encoder,
+            normalize=True,
             dtype=dtype,
             field="vision_encoder",
         ),
         num_cameras=len(config.image_features),
         width=config.width,
-        text_encoder=None if config.text_encoder is None else build_text_encoder(config.text_encoder),
+        text_encoder=None
+        if config.text_encoder is None
+        else build_text_encoder(config.text_encoder, frozen=True, field="text_encoder"),
     )
 
 
