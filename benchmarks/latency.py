@@ -4,9 +4,9 @@
 
 All heads have the same width, depth, number of heads, chunk and context; they predict from random numbers, without
 image encoders. LeRobot's are the DiT of its groot policy, which alternates cross- and self-attention, and the
-transformer of multi_task_dit, which sees the context as one vector. `recomputed` heads project the observation in
-every step, as they did before `remember_outputs`. Measurements take turns, so that a busy machine
-slows all alike. What an aligned policy costs beside a plain one is in inference.py: nothing.
+transformer of multi_task_dit, which sees the context as one vector. `recomputed` heads project the observation to keys
+and values in every step instead of once per chunk. Measurements take turns, so that a busy machine slows all alike.
+The cost of an aligned policy compared with a plain one (none) is in inference.py.
 """
 
 import argparse
@@ -24,11 +24,13 @@ from lerobot.policies.multi_task_dit.modeling_multi_task_dit import DiffusionTra
 from step import repeat
 from torch import Tensor, nn
 
-from lerobot_lara.dit.action_head import FlowMatchingActionHead
+from lerobot_lara.dit.action_head import ActionHead
+from lerobot_lara.dit.adaln_zero_head import AdaLNZeroActionHead
 from lerobot_lara.dit.alternating_head import AlternatingActionHead
-from lerobot_lara.training.memory import remember_outputs
 
 EULER_STEPS, TURNS, ACTION_DIM, STATE_DIM = 4, 5, 32, 64
+# Noisy actions (B, T, A) and flow time (B,) -> (B, T, A).
+Velocity = Callable[[Tensor, Tensor], Tensor]
 logger = logging.getLogger("latency")
 
 
@@ -68,8 +70,8 @@ class GrootHead(nn.Module):
         return self.decoder(self.dit(self.encoder(actions), context, timestep=(1000 * time).long()))
 
 
-def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """Every head as a function of noisy actions, flow time and context."""
+def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor], Velocity]]:
+    """Build every head as a function of the context that returns the velocity of a chunk."""
     arguments: dict[str, Any] = {
         "action_dim": ACTION_DIM,
         "state_dim": STATE_DIM,
@@ -78,6 +80,9 @@ def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor, Tensor, Te
         "num_layers": size.num_layers,
         "num_heads": size.num_heads,
         "context_width": size.context_width,
+        "num_embodiments": 1,
+        "dropout": 0.0,
+        "state_dropout": 0.0,
     }
     config = SimpleNamespace(
         action_feature=SimpleNamespace(shape=(ACTION_DIM,)),
@@ -93,37 +98,41 @@ def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor, Tensor, Te
     )
     vector = DiffusionTransformer(config, conditioning_dim=size.context_width).to(device).eval()
     groot = GrootHead(size).to(device).eval()
-    heads: dict[str, Any] = {
-        "lerobot_groot": groot,
-        "lerobot_multi_task_dit": lambda actions, time, context: vector(actions, time, context[:, 0]),
+    heads: dict[str, Callable[[Tensor], Velocity]] = {
+        "lerobot_groot": lambda context: lambda actions, time: groot(actions, time, context),
+        "lerobot_multi_task_dit": lambda context: lambda actions, time: vector(actions, time, context[:, 0]),
     }
-    for name, head_class in (("adaln_zero", FlowMatchingActionHead), ("gr00t", AlternatingActionHead)):
-        head = head_class(**arguments).to(device).eval()
-        heads[name] = as_function(head, constant=head.context_projections())
-        heads[f"{name}_recomputed"] = as_function(head, constant=[])
+    own: dict[str, ActionHead] = {
+        "adaln_zero": AdaLNZeroActionHead(**arguments, action_patch_size=1),
+        "gr00t": AlternatingActionHead(**arguments, projection_width=None, ignore_context_mask=False),
+    }
+    for name, head in own.items():
+        head.to(device).eval()
+        heads[name] = partial(velocity_of, head, project_once=True)
+        heads[f"{name}_recomputed"] = partial(velocity_of, head, project_once=False)
     return heads
 
 
-def as_function(head: Any, *, constant: list[nn.Module]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """A head of this package, and what of it is computed once per chunk."""
-
-    def velocity(actions: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        rows = torch.zeros(len(actions), dtype=torch.long, device=actions.device)
-        mask = torch.ones(context.shape[:2], dtype=torch.bool, device=actions.device)
-        state = actions.new_zeros(len(actions), STATE_DIM)
-        return head(actions, time, state=state, context=context, context_mask=mask, embodiment_id=rows)
-
-    velocity.constant = constant  # type: ignore[attr-defined]
-    return velocity
+def velocity_of(head: ActionHead, context: Tensor, *, project_once: bool) -> Velocity:
+    """Return the velocity that a head of this package predicts with a context, as a function of actions and time."""
+    size = len(context)
+    given = {
+        "state": context.new_zeros(size, STATE_DIM),
+        "context": context,
+        "context_mask": torch.ones(context.shape[:2], dtype=torch.bool, device=context.device),
+        "embodiment_id": torch.zeros(size, dtype=torch.long, device=context.device),
+        "context_keys_values": head.project_context(context) if project_once else None,
+    }
+    return partial(head, **given)
 
 
 @torch.no_grad()
-def sample(velocity: Any, actions: Tensor, context: Tensor) -> Tensor:
-    """A chunk, as `LaraDiTPolicy.predict_action_chunk` integrates it."""
-    with remember_outputs(getattr(velocity, "constant", [])):
-        for step in range(EULER_STEPS):
-            time = torch.full((len(actions),), step / EULER_STEPS, device=actions.device)
-            actions = actions + velocity(actions, time, context) / EULER_STEPS
+def sample(head: Callable[[Tensor], Velocity], actions: Tensor, context: Tensor) -> Tensor:
+    """Predict a chunk, as `LaraDiTPolicy.predict_action_chunk` integrates it."""
+    velocity = head(context)
+    for step in range(EULER_STEPS):
+        time = torch.full((len(actions),), step / EULER_STEPS, device=actions.device)
+        actions = actions + velocity(actions, time) / EULER_STEPS
     return actions
 
 

@@ -112,7 +112,12 @@ def lam_parts(policy: dict[str, Any], encoder: str) -> list[Part]:
 def policy_parts(policy: dict[str, Any], vlm: str) -> list[Part]:
     model, _ = load_vision_language_model(vlm, layer=policy["vlm_layer"])
     width = model.config.get_text_config().hidden_size
-    adapter = ContextAdapter(width, policy["vlm_self_attention_layers"], width // 64, policy["dropout"])
+    adapter = ContextAdapter(
+        width=width,
+        num_layers=policy["vlm_self_attention_layers"],
+        num_heads=width // 64,
+        dropout=policy["dropout"],
+    )
     names = ("chunk_size", "width", "projection_width", "num_layers", "num_heads", "dropout")
     head = AlternatingActionHead(
         **{name: policy[name] for name in names},
@@ -120,6 +125,8 @@ def policy_parts(policy: dict[str, Any], vlm: str) -> list[Part]:
         state_dim=policy["max_state_dim"],
         context_width=width,
         num_embodiments=NUM_EMBODIMENTS,
+        state_dropout=0.0,
+        ignore_context_mask=False,
     )
     context = torch.rand(BATCH, NUM_CONTEXT_TOKENS, width)
     mask = torch.ones(BATCH, NUM_CONTEXT_TOKENS, dtype=torch.bool)

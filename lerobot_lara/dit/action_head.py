@@ -1,73 +1,84 @@
 """The action head: a diffusion transformer that predicts the flow-matching velocity of an action chunk.
 
-Sequence: [state | action tokens]. One action token holds `action_patch_size` consecutive steps. The
-observation (images, instruction) enters by cross-attention, the flow time by adaLN (paper §3, GR00T N1).
+Sequence: [state | action tokens]. One action token holds `action_patch_size` consecutive steps. The observation
+(images, instruction) enters by cross-attention (paper §3). Everything that a block pattern decides stands in one
+place: `lerobot_lara.dit.adaln_zero_head` and `lerobot_lara.dit.alternating_head`.
 
 Legend: B batch, T action chunk, A action dim, S state dim, D width, N = T / action_patch_size action tokens,
-M context tokens.
+P width at which actions are decoded, M context tokens.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from lerobot_lara.dit.blocks import (
-    DiTBlock,
-    EmbodimentMLP,
-    FlowTimeEmbedding,
-    encode_state,
-    key_value_projections,
-)
+from lerobot_lara.dit.blocks import EmbodimentMLP, FlowTimeEmbedding, KeyValue, encode_state, project_context
 
 
-class FlowMatchingActionHead(nn.Module):
-    """Predicts the velocity of a noisy action chunk.
+class ActionHead(nn.Module, ABC):
+    """Predicts the velocity of a noisy action chunk; a subclass defines the parts.
 
     Args:
-        action_dim: A, padded width that all embodiments share.
-        state_dim: S; 0 when the robot reports no state.
-        chunk_size: T.
-        action_patch_size: Consecutive steps per action token; divides `chunk_size`.
         width: D.
-        num_layers: Number of DiT blocks.
-        num_heads: Attention heads; divides `width`.
-        context_width: Width of the observation tokens.
-        num_embodiments: Rows of the per-embodiment state and action projections.
-        dropout: Inside attention and MLP.
-        state_dropout: Share of training samples whose state is hidden, against copying the state.
+        action_patch_size: Consecutive steps per action token; divides T.
+        state_dropout: Share of training samples whose state is hidden, against copying the state; in [0, 1).
+        ignore_context_mask: Attend to padded context tokens too.
+
+    Attributes:
+        state_encoder: (B, 1, S) -> (B, 1, D); None when the robot reports no state.
+        action_encoder: Noisy actions of each token -> (B, N, D).
+        action_decoder: (B, N, P) -> (B, N, action_patch_size * A).
+        positions: Learned, (1, N or 1 + N, D).
+        time_embedding: (B,) thousandths -> (B, D).
+        blocks: Each maps (B, 1 + N, D) to the same shape, and has the property `context_attention`: its attention to
+            the observation, or None.
+        output_norm: Of the last block's output.
     """
 
+    state_encoder: EmbodimentMLP | None
+    action_encoder: nn.Module
+    action_decoder: EmbodimentMLP
+    positions: nn.Parameter
+    time_embedding: FlowTimeEmbedding
+    blocks: nn.ModuleList
+    output_norm: nn.Module
+
     def __init__(
-        self,
-        *,
-        action_dim: int,
-        state_dim: int,
-        chunk_size: int,
-        action_patch_size: int = 1,
-        width: int = 256,
-        num_layers: int = 6,
-        num_heads: int = 8,
-        context_width: int = 256,
-        num_embodiments: int = 1,
-        dropout: float = 0.0,
-        state_dropout: float = 0.0,
+        self, *, width: int, action_patch_size: int, state_dropout: float, ignore_context_mask: bool
     ) -> None:
         super().__init__()
         self.action_patch_size = action_patch_size
         self.state_dropout = state_dropout
-        token_dim = action_dim * action_patch_size
+        self.ignore_context_mask = ignore_context_mask
         self.null_state = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.state_encoder = EmbodimentMLP(num_embodiments, state_dim, width, width) if state_dim else None
-        self.action_encoder = EmbodimentMLP(num_embodiments, token_dim, width, width)
-        self.action_decoder = EmbodimentMLP(num_embodiments, width, width, token_dim)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + chunk_size // action_patch_size, width))
-        self.time_embedding = FlowTimeEmbedding(width)
-        self.blocks = nn.ModuleList(
-            DiTBlock(width=width, num_heads=num_heads, context_width=context_width, dropout=dropout)
-            for _ in range(num_layers)
-        )
-        self.output_norm = nn.LayerNorm(width)
-        # A velocity of zero is the right start: its target, actions - noise, has mean near zero.
-        nn.init.zeros_(self.action_decoder.output.weight)
+
+    @abstractmethod
+    def to_thousandths(self, timestep: Tensor) -> Tensor:
+        """Scale the flow time (B,) from [0, 1] to [0, 1000]."""
+
+    @abstractmethod
+    def embed(
+        self, state_token: Tensor, actions: Tensor, thousandths: Tensor, embodiment_id: Tensor
+    ) -> Tensor:
+        """Encode the actions and build the sequence with its positions.
+
+        Args:
+            state_token: (B, 1, D).
+            actions: (B, N, action_patch_size * A), noisy.
+            thousandths: (B,) flow time in [0, 1000].
+            embodiment_id: (B,) int64.
+
+        Returns:
+            (B, 1 + N, D).
+        """
+
+    @abstractmethod
+    def finish(self, hidden_states: Tensor, time: Tensor) -> Tensor:
+        """Turn the last block's action tokens (B, N, D), with the time (B, D), into the decoder's input (B, N, P)."""
 
     def forward(
         self,
@@ -79,8 +90,9 @@ class FlowMatchingActionHead(nn.Module):
         context_mask: Tensor,
         embodiment_id: Tensor,
         state_valid: Tensor | None = None,
+        context_keys_values: Sequence[KeyValue | None] | None = None,
     ) -> Tensor:
-        """One velocity prediction.
+        """Predict the velocity once.
 
         Args:
             noisy_actions: (B, T, A), normalized.
@@ -89,13 +101,22 @@ class FlowMatchingActionHead(nn.Module):
             context: (B, M, context_width) observation tokens.
             context_mask: (B, M) bool, False at padding.
             embodiment_id: (B,) int64.
-            state_valid: (B,) bool; False puts the learned null state in the state's place.
+            state_valid: (B,) bool, False where the learned null state replaces the state; None is all True.
+            context_keys_values: `project_context(context)`, where it is known already.
 
         Returns:
             (B, T, A) velocity.
+
+        Raises:
+            ValueError: If `context_keys_values` does not fit the blocks or the context.
         """
-        tokens = noisy_actions.unflatten(1, (-1, self.action_patch_size)).flatten(2)  # (B, N, patch * A)
-        action_tokens = self.action_encoder(tokens, embodiment_id)  # (B, N, D)
+        if context_keys_values is None:
+            context_keys_values = [None] * len(self.blocks)
+        else:
+            self._check_keys_values(context_keys_values, context)
+        thousandths = self.to_thousandths(timestep)  # (B,)
+        time = self.time_embedding(thousandths)  # (B, D)
+        mask = None if self.ignore_context_mask else context_mask
         state_token = encode_state(
             state,
             embodiment_id,
@@ -104,13 +125,49 @@ class FlowMatchingActionHead(nn.Module):
             valid=state_valid,
             dropout=self.state_dropout if self.training else 0.0,
         )  # (B, 1, D)
-        hidden_states = torch.cat([state_token, action_tokens], dim=1) + self.positions  # (B, 1 + N, D)
-        time = self.time_embedding(1000 * timestep.float())
-        for block in self.blocks:
-            hidden_states = block(hidden_states, context, context_mask, time)
-        decoded = self.action_decoder(self.output_norm(hidden_states[:, 1:]), embodiment_id)
-        return decoded.unflatten(2, (self.action_patch_size, -1)).flatten(1, 2)  # (B, T, A)
+        actions = noisy_actions.unflatten(1, (-1, self.action_patch_size)).flatten(2)  # (B, N, patch * A)
+        hidden_states = self.embed(state_token, actions, thousandths, embodiment_id)  # (B, 1 + N, D)
+        for block, key_value in zip(self.blocks, context_keys_values, strict=True):
+            hidden_states = block(hidden_states, context, mask, time, key_value=key_value)
+        output = self.finish(hidden_states[:, 1:], time)  # (B, N, P)
+        velocity = self.action_decoder(output, embodiment_id)  # (B, N, patch * A)
+        return velocity.unflatten(2, (self.action_patch_size, -1)).flatten(1, 2)  # (B, T, A)
 
-    def context_projections(self) -> list[nn.Module]:
-        """What turns context tokens into keys and values; the same in all steps of a flow."""
-        return key_value_projections([block.cross_attention for block in self.blocks])
+    def project_context(self, context: Tensor) -> list[KeyValue | None]:
+        """Compute the keys and values of the observation, which are the same in all steps of a flow.
+
+        Args:
+            context: (B, M, context_width) observation tokens.
+
+        Returns:
+            For each block a pair as `lerobot_lara.dit.blocks.project_context` returns it; None for a block that does
+            not attend to the observation.
+        """
+        return [None if one is None else project_context(one, context) for one in self._context_attentions()]
+
+    def _context_attentions(self) -> list[Attention | None]:
+        blocks: Any = self.blocks
+        return [block.context_attention for block in blocks]
+
+    def _check_keys_values(self, keys_values: Sequence[KeyValue | None], context: Tensor) -> None:
+        hint = "Pass what `project_context` returns for this context."
+        if len(keys_values) != len(self.blocks):
+            raise ValueError(
+                f"`context_keys_values` has {len(keys_values)} entries; it must have {len(self.blocks)}, one per "
+                f"block. {hint}"
+            )
+        for i, (attention, pair) in enumerate(zip(self._context_attentions(), keys_values, strict=True)):
+            expected = None
+            if attention is not None:
+                shape = (
+                    len(context),
+                    attention.heads,
+                    context.shape[1],
+                    attention.inner_dim // attention.heads,
+                )
+                expected = [shape, shape]
+            found = None if pair is None else [tuple(one.shape) for one in pair]
+            if found != expected:
+                raise ValueError(
+                    f"`context_keys_values[{i}]` has the shapes {found}; they must be {expected}. {hint}"
+                )

@@ -1,93 +1,123 @@
-"""The diffusion transformer's building blocks (DiT, arXiv 2212.09748; attention and MLP are diffusers' own).
+"""Building blocks that both patterns of the action head share (attention and MLPs are diffusers' own).
 
-Legend: B batch, N tokens, M context tokens, D width, E embodiments.
+Legend: B batch, N tokens, M context tokens, D width, H attention heads, S state dim, E embodiments.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Of `FlowTimeEmbedding`, as in DiT and GR00T.
+NUM_FREQUENCIES = 128
+
 
 class FlowTimeEmbedding(nn.Module):
-    """Sinusoidal features of the flow time, then a two-layer MLP: (B,) in thousandths, [0, 1000] -> (B, D).
+    """Sinusoidal features of the flow time, then a two-layer MLP.
 
     The frequencies are made for step counts, so the unit interval is spread over 1000 of them.
+
+    Args:
+        width: D.
     """
 
-    def __init__(self, width: int, num_frequencies: int = 128) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.frequencies = Timesteps(2 * num_frequencies, flip_sin_to_cos=True, downscale_freq_shift=1)
-        self.mlp = TimestepEmbedding(2 * num_frequencies, width)
+        self.frequencies = Timesteps(2 * NUM_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=1)
+        self.mlp = TimestepEmbedding(2 * NUM_FREQUENCIES, width)
 
     def forward(self, thousandths: Tensor) -> Tensor:
-        features = self.frequencies(thousandths)  # (B, 2F)
+        """Embed the flow time: (B,) in [0, 1000] -> (B, D)."""
+        features = self.frequencies(thousandths)  # (B, 2 * NUM_FREQUENCIES)
         return self.mlp(features.to(self.mlp.linear_1.weight.dtype))  # (B, D)
 
 
-class DiTBlock(nn.Module):
-    """Self-attention, cross-attention to the observation, MLP; each shifted, scaled and gated by the flow
-    time.
+# Keys and values of the observation, (B, H, M, D / H) each.
+KeyValue = tuple[Tensor, Tensor]
 
-    The modulation starts at zero (adaLN-Zero), so a fresh block is the identity.
+
+class ContextAttentionProcessor:
+    """Computes diffusers' `Attention` to the observation, with keys and values that may be known already.
+
+    The steps of a flow see the same observation, whose projections to keys and values cost more than all else. The
+    result is that of diffusers' default processor, whose interface this is.
     """
 
-    def __init__(
-        self, *, width: int, num_heads: int, context_width: int, mlp_ratio: int = 4, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        heads: dict[str, Any] = {"heads": num_heads, "dim_head": width // num_heads, "dropout": dropout}
-        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(3))
-        self.self_attention = Attention(query_dim=width, bias=True, **heads)
-        self.cross_attention = Attention(
-            query_dim=width, cross_attention_dim=context_width, bias=True, **heads
-        )
-        self.feed_forward = FeedForward(
-            width, mult=mlp_ratio, dropout=dropout, activation_fn="gelu-approximate", final_dropout=False
-        )
-        self.modulation = nn.Linear(width, 9 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+    def __call__(
+        self,
+        attention: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        key_value: KeyValue | None = None,
+    ) -> Tensor:
+        """Attend to the observation.
 
-    def forward(self, hidden_states: Tensor, context: Tensor, context_mask: Tensor, time: Tensor) -> Tensor:
-        """Args:
-            hidden_states: (B, N, D).
-            context: (B, M, context_width) observation tokens.
-            context_mask: (B, M) bool, False at padding.
-            time: (B, D) from `FlowTimeEmbedding`.
+        Args:
+            attention: Holds the weights.
+            hidden_states: (B, N, D) queries.
+            encoder_hidden_states: (B, M, context_width) observation tokens.
+            attention_mask: (B, 1, M) bool, False at padding; None is all True.
+            key_value: `project_context(attention, encoder_hidden_states)`, where it is known already.
 
         Returns:
             (B, N, D).
         """
-        modulation = self.modulation(F.silu(time)).unflatten(-1, (3, 3, -1))[
-            ..., None, :
-        ]  # (B, sublayer, 3, 1, D)
-        sublayers: tuple[Callable[[Tensor], Tensor], ...] = (
-            self.self_attention,
-            lambda x: self.cross_attention(
-                x, encoder_hidden_states=context, attention_mask=context_mask[:, None, :]
-            ),
-            self.feed_forward,
-        )
-        for i, sublayer in enumerate(sublayers):
-            shift, scale, gate = modulation[:, i].unbind(1)  # (B, 1, D) each
-            normed = self.norms[i](hidden_states) * (1 + scale) + shift
-            hidden_states = hidden_states + gate * sublayer(normed)
-        return hidden_states
+        key, value = key_value or project_context(attention, encoder_hidden_states)
+        query = _split_heads(attention.to_q(hidden_states), attention.heads)  # (B, H, N, D / H)
+        mask = None if attention_mask is None else attention_mask[:, None]  # (B, 1, 1, M)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, N, D / H)
+        output, dropout = attention.to_out
+        return dropout(output(mixed.transpose(1, 2).flatten(2)))
 
 
-def key_value_projections(attentions: Iterable[Any]) -> list[nn.Module]:
-    """The layers of attentions that turn context tokens into keys and values."""
-    return [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
+def cross_attention(*, width: int, num_heads: int, context_width: int, dropout: float) -> Attention:
+    """Build an attention to the observation.
+
+    Args:
+        width: D.
+        num_heads: H; divides `width`.
+        context_width: Width of the observation tokens.
+        dropout: Of its output, in [0, 1).
+
+    Returns:
+        diffusers' `Attention`, whose forward also takes `key_value`.
+    """
+    processor: Any = ContextAttentionProcessor()
+    return Attention(
+        query_dim=width,
+        cross_attention_dim=context_width,
+        heads=num_heads,
+        dim_head=width // num_heads,
+        dropout=dropout,
+        bias=True,
+        processor=processor,
+    )
+
+
+def project_context(attention: Attention, context: Tensor) -> KeyValue:
+    """Compute the keys and values of observation tokens (B, M, context_width): (B, H, M, D / H) each."""
+    key, value = attention.to_k(context), attention.to_v(context)  # (B, M, D) each
+    return _split_heads(key, attention.heads), _split_heads(value, attention.heads)
+
+
+def _split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, N, D) -> (B, H, N, D / H)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 class EmbodimentLinear(nn.Module):
-    """One linear layer per embodiment, stored as one batched weight (GR00T's category-specific layer)."""
+    """One linear layer per embodiment, stored as one batched weight (GR00T's category-specific layer).
+
+    Args:
+        num_embodiments: E.
+        in_features: Width of the input.
+        out_features: Width of the output.
+    """
 
     def __init__(self, num_embodiments: int, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -96,7 +126,9 @@ class EmbodimentLinear(nn.Module):
         nn.init.normal_(self.weight, std=in_features**-0.5)
 
     def forward(self, x: Tensor, embodiment_id: Tensor) -> Tensor:
-        """Args:
+        """Apply each sample's layer.
+
+        Args:
             x: (B, N, in_features).
             embodiment_id: (B,) int64 in [0, E).
 
@@ -107,7 +139,15 @@ class EmbodimentLinear(nn.Module):
 
 
 class EmbodimentMLP(nn.Module):
-    """Linear, activation, linear, with weights of its own for every embodiment."""
+    """Linear, activation, linear, with its own weights for every embodiment.
+
+    Args:
+        num_embodiments: E.
+        in_features: Width of the input.
+        hidden: Width in between.
+        out_features: Width of the output.
+        activation: Between the layers.
+    """
 
     def __init__(
         self,
@@ -115,7 +155,8 @@ class EmbodimentMLP(nn.Module):
         in_features: int,
         hidden: int,
         out_features: int,
-        activation: Callable[[Tensor], Tensor] = F.silu,
+        *,
+        activation: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -123,7 +164,7 @@ class EmbodimentMLP(nn.Module):
         self.output = EmbodimentLinear(num_embodiments, hidden, out_features)
 
     def forward(self, x: Tensor, embodiment_id: Tensor) -> Tensor:
-        """(B, N, in_features), (B,) -> (B, N, out_features)."""
+        """Apply each sample's MLP: (B, N, in_features), (B,) int64 in [0, E) -> (B, N, out_features)."""
         return self.output(self.activation(self.input(x, embodiment_id)), embodiment_id)
 
 
@@ -133,10 +174,10 @@ def encode_state(
     *,
     encoder: EmbodimentMLP | None,
     null_state: Tensor,
-    valid: Tensor | None = None,
-    dropout: float = 0.0,
+    valid: Tensor | None,
+    dropout: float,
 ) -> Tensor:
-    """The state token; where the state is missing or hidden, the learned null state.
+    """Compute the state token; where the state is missing or hidden, it is the learned null state.
 
     Args:
         state: (B, S), normalized, or None.

@@ -12,9 +12,13 @@ from lerobot_lara.backbones.encoders import ImageEncoder, TextEncoder
 
 
 class InstructionEncoder(nn.Module):
-    """Mean-pooled sentence embedding of a frozen text encoder, remembered per instruction.
+    """Mean-pooled sentence embedding of a frozen text encoder, cached per instruction.
 
     A dataset has few distinct instructions and the encoder never changes, so each is encoded once.
+
+    Args:
+        text_encoder: Frozen.
+        width: D.
     """
 
     max_remembered = 4096
@@ -28,11 +32,10 @@ class InstructionEncoder(nn.Module):
         self._remembered: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, S) int64 token ids and (B, S) bool mask -> (B, 1, D)."""
-        keys = [
-            tuple(ids[mask].tolist())
-            for ids, mask in zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)
-        ]
+        """Encode instructions: (B, S) int64 token ids and (B, S) bool mask -> (B, 1, D)."""
+        # One read from the device for the words of all samples.
+        words = torch.where(attention_mask.bool(), input_ids, -1).tolist()
+        keys = [tuple(token for token in row if token >= 0) for row in words]
         new = {key: row for row, key in enumerate(keys) if key not in self._remembered}
         if new:
             rows = torch.tensor(list(new.values()), device=input_ids.device)
@@ -58,9 +61,9 @@ class ObservationEncoder(nn.Module):
 
     Args:
         image_encoder: Shared by all cameras.
-        num_cameras: V; each camera gets a learned embedding.
+        num_cameras: V; each camera has a learned embedding.
         width: D.
-        text_encoder: None leaves the instruction out.
+        text_encoder: Of the instruction; None for a policy without one.
 
     Attributes:
         width: D.
@@ -72,7 +75,7 @@ class ObservationEncoder(nn.Module):
         image_encoder: ImageEncoder,
         num_cameras: int,
         width: int,
-        text_encoder: TextEncoder | None = None,
+        text_encoder: TextEncoder | None,
     ) -> None:
         super().__init__()
         self.width = width
@@ -97,16 +100,21 @@ class ObservationEncoder(nn.Module):
         image_valid: Tensor | None = None,
         image_tokens: list[Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Args:
+        """Encode the observation.
+
+        Args:
             images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.
-            input_ids: (B, S) instruction tokens; needed when a text encoder is configured.
+            input_ids: (B, S) int64 instruction tokens; needed when there is a text encoder.
             attention_mask: (B, S) bool, False at padding.
             image_valid: (B, V) bool, False where a sample lacks the camera; None is all True.
-            image_tokens: V times the image encoder's tokens (B, P, encoder width) where they are known already, and
+            image_tokens: For each camera the image encoder's tokens (B, P, encoder width) where they are known already,
                 else None.
 
         Returns:
             Context tokens (B, V * P [+ 1], D) and their bool mask (B, V * P [+ 1]).
+
+        Raises:
+            ValueError: If there is a text encoder but no tokenized instruction.
         """
         known = image_tokens or [None] * len(images)
         tokens = torch.stack(
@@ -125,8 +133,8 @@ class ObservationEncoder(nn.Module):
             return context, mask
         if input_ids is None or attention_mask is None:
             raise ValueError(
-                "The batch has no tokenized instruction although `text_encoder` is set. Run it through the "
-                "policy's preprocessor, or train with --policy.text_encoder=null."
+                "The batch has no tokenized instruction, which `text_encoder` needs. Pass it through the policy's "
+                "preprocessor, or train with --policy.text_encoder=null."
             )
         instruction = self.instruction_encoder(input_ids, attention_mask)  # (B, 1, D)
         ones = torch.ones_like(mask[:, :1])

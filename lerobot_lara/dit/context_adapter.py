@@ -1,4 +1,4 @@
-"""Lets the action head adapt the tokens of a frozen encoder, such as a vision-language model (GR00T N1.5's way).
+"""Trained layers between a frozen encoder, such as a vision-language model, and the action head (as in GR00T N1.5).
 
 Legend: B batch, M context tokens, W width of the context.
 """
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 class ContextAdapter(nn.Module):
     """LayerNorm, then transformer blocks of self-attention over the context tokens.
 
-    The reference attends to padded tokens too, and in training drops attention's output twice where this does once.
+    Unlike the reference, it does not attend to padded tokens, and applies one dropout to attention's output, not two.
 
     Args:
         width: W.
-        num_layers: Number of blocks; 0 leaves the LayerNorm alone.
+        num_layers: Number of blocks; with 0 there is only the LayerNorm.
         num_heads: Attention heads; divides `width`.
         dropout: Inside attention and MLP, and after them; in [0, 1).
     """
 
-    def __init__(self, width: int, num_layers: int = 0, num_heads: int = 8, dropout: float = 0.0) -> None:
+    def __init__(self, *, width: int, num_layers: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
@@ -36,12 +36,14 @@ class ContextAdapter(nn.Module):
         )
 
     def forward(self, context: Tensor, mask: Tensor) -> Tensor:
-        """Args:
+        """Adapt the context tokens.
+
+        Args:
             context: (B, M, W) tokens.
             mask: (B, M) bool, False at padding, which no token attends to.
 
         Returns:
-            (B, M, W); what stands at padding has no meaning.
+            (B, M, W); values at padding have no meaning.
         """
         context = self.norm(context)
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""Reads the per-embodiment layers of a checkpoint by the names of their rows, so that their table can grow."""
+"""Loading the per-embodiment layers of a checkpoint by the names of their rows, so that their tables can grow."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from lerobot_lara.dit.blocks import EmbodimentLinear
 
 @contextmanager
 def rows_by_name(module: nn.Module, saved: Sequence[str], wanted: Sequence[str]) -> Iterator[None]:
-    """Lets `module.load_state_dict` take a state whose `EmbodimentLinear` layers have other rows.
+    """Let `module.load_state_dict` take a state whose `EmbodimentLinear` layers have other rows.
 
-    Inside this context a row goes where its name is in `wanted`, bit for bit. Rows of names that are not in `saved`
-    stay as they are in `module`: initialized like those of a new one. Everything else loads as ever.
+    Inside this context each row is copied, bit for bit, to the position of its name in `wanted`. Rows whose names are
+    not in `saved` keep the values that they have in `module`. Everything else loads as usual.
 
     Args:
-        module: Built for `wanted`, anything that holds `EmbodimentLinear` layers.
+        module: Built for `wanted`; any module that holds `EmbodimentLinear` layers.
         saved: Names of the state's rows, in order.
-        wanted: Names of the module's rows, in order; all of `saved` among them.
+        wanted: Names of the module's rows, in order; it includes all of `saved`.
     """
     rows = [wanted.index(name) for name in saved]
 
@@ -36,7 +36,7 @@ def rows_by_name(module: nn.Module, saved: Sequence[str], wanted: Sequence[str])
         for name, parameter in layer.named_parameters():
             table = state.get(prefix + name)
             if table is None or table.shape[1:] != parameter.shape[1:]:
-                continue  # load_state_dict says so itself
+                continue  # load_state_dict reports it
             if len(table) != len(saved):
                 errors.append(f"{prefix}{name} has {len(table)} rows for the embodiments {list(saved)}.")
                 continue

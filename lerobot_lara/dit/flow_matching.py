@@ -15,9 +15,9 @@ from lerobot_lara.training.distributed import masked_mean
 def sample_timestep(
     batch_size: int,
     *,
-    alpha: float = 1.5,
-    beta: float = 1.0,
-    s: float = 0.999,
+    alpha: float,
+    beta: float,
+    s: float,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Draws flow times with more mass near the noise, as pi0 and GR00T do.
@@ -33,11 +33,13 @@ def sample_timestep(
         (B,) float32 in [0, 1].
     """
     concentration = torch.tensor([alpha, beta], dtype=torch.float32)
-    draw = torch.distributions.Beta(concentration[0], concentration[1]).sample((batch_size,))
+    draw = torch.distributions.Beta(concentration[0], concentration[1], validate_args=False).sample(
+        (batch_size,)
+    )
     return timestep_from_beta(draw, s=s).clamp(min=0.0).to(device)
 
 
-def timestep_from_beta(draw: Tensor, *, s: float = 0.999) -> Tensor:
+def timestep_from_beta(draw: Tensor, *, s: float) -> Tensor:
     """Maps a Beta draw in [0, 1] to the flow time `(s - draw) / s`; draws above `s` come out just below 0."""
     return (s - draw) / s
 

@@ -33,7 +33,7 @@ from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.embodiments import adapt_embodiments
 from lerobot_lara.training.augmentation import random_shift, sample_shifts
 from lerobot_lara.training.log import read_numbers
-from lerobot_lara.training.memory import class_names, configure_networks, remember_outputs
+from lerobot_lara.training.memory import class_names, configure_networks
 
 
 class LaraDiTPolicy(LaraPolicyBase):
@@ -159,23 +159,24 @@ class LaraDiTPolicy(LaraPolicyBase):
         robot_dim = self.config.action_feature.shape[0]
         real = torch.arange(self.config.action_dim, device=noise.device) < robot_dim  # (A,)
 
+        # The same in all steps. A compiled head is called as it was traced.
+        if not self._is_compiled:
+            condition["context_keys_values"] = self.action_head.project_context(condition["context"])
+
         def velocity_to_noise(noisy_actions: Tensor, time: Tensor) -> Tensor:
             # LeRobot integrates from its t = 1 (noise) down to 0 (actions): the flow seen backwards.
             return -self.action_head(noisy_actions, 1 - time, **condition).float() * real
 
-        # A compiled head is left as it was traced.
-        constant = [] if self._is_compiled else self.action_head.context_projections()
-        with remember_outputs(constant):
-            actions = euler_integrate(
-                velocity_to_noise,
-                noise.float() * real,
-                self.config.num_inference_steps,
-                rtc_processor=self.rtc_processor,
-                rtc_enabled=self._rtc_enabled(),
-                inference_delay=inference_delay,
-                prev_chunk_left_over=prev_chunk_left_over,
-                execution_horizon=kwargs.get("execution_horizon"),
-            )
+        actions = euler_integrate(
+            velocity_to_noise,
+            noise.float() * real,
+            self.config.num_inference_steps,
+            rtc_processor=self.rtc_processor,
+            rtc_enabled=self._rtc_enabled(),
+            inference_delay=inference_delay,
+            prev_chunk_left_over=prev_chunk_left_over,
+            execution_horizon=kwargs.get("execution_horizon"),
+        )
         return actions[..., :robot_dim]
 
     @torch.no_grad()

@@ -114,7 +114,7 @@ def make_lara_dit_pre_post_processors(
             LaraVLMPromptProcessorStep(
                 vlm=config.vlm,
                 num_cameras=len(config.image_features),
-                image_size=config.vlm_image_size or image_size_of(config.vlm),
+                image_size=image_size_of(config.vlm, chosen=config.vlm_image_size),
                 max_length=config.tokenizer_max_length,
             )
         )

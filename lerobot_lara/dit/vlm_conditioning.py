@@ -20,14 +20,14 @@ from lerobot_lara.backbones.vision_language import (
 )
 from lerobot_lara.dit.context_adapter import ContextAdapter
 
-# Linear layers of a language model's attention, in all families supported.
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# Linear layers of a language model's attention, in all supported families.
+LORA_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 class VLMObservationEncoder(nn.Module):
     """Turns camera images and a prompt into context tokens for the action head.
 
-    The VLM is named in the configuration and stays out of checkpoints, but for the parts that are trained: those are
+    The VLM is named in the configuration and stays out of checkpoints, except for its trained parts: those are
     registered here, the rest is not.
 
     Args:
@@ -37,15 +37,15 @@ class VLMObservationEncoder(nn.Module):
         num_cameras: V.
         num_trained_layers: Uppermost layers of the part used that are trained; 0 is none.
         lora_rank: Rank of low-rank adapters in the attention of all layers used; 0 is none.
-        num_self_attention_layers: Trained self-attention blocks behind the VLM (the paper's adapter has 4).
+        num_self_attention_layers: Trained self-attention blocks after the VLM (the paper's adapter has 4).
         dropout: Inside those blocks, in [0, 1).
-        dtype: Of the VLM's weights while nothing in it is trained; else they are float32.
+        dtype: Of the VLM's weights if nothing in it is trained; else they are float32.
 
     Attributes:
         width: W.
 
     Raises:
-        ValueError: The model cannot be had, or has no such layers.
+        ValueError: If the model cannot be loaded, has no such layers, or does not take images of that size.
     """
 
     model: Any
@@ -54,22 +54,22 @@ class VLMObservationEncoder(nn.Module):
         self,
         name: str,
         *,
-        layer: int | None = None,
+        layer: int | None,
         image_size: int,
         num_cameras: int,
-        num_trained_layers: int = 0,
-        lora_rank: int = 0,
-        num_self_attention_layers: int = 0,
-        dropout: float = 0.0,
-        dtype: torch.dtype = torch.float32,
+        num_trained_layers: int,
+        lora_rank: int,
+        num_self_attention_layers: int,
+        dropout: float,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         model: Any
         model, layer = load_vision_language_model(name, layer=layer)
         if num_trained_layers > layer:
             raise ValueError(
-                f"`vlm_trained_layers` is {num_trained_layers}, but only {layer} layers of `vlm={name}` are used "
-                "(`vlm_layer`)."
+                f"`vlm_trained_layers` is {num_trained_layers}, but only {layer} layers of `vlm={name}` are used; it "
+                f"must be at most {layer}. Pass --policy.vlm_trained_layers=..., or a larger --policy.vlm_layer."
             )
         model.eval().requires_grad_(False)
         self.image_size, self.num_cameras = image_size, num_cameras
@@ -96,7 +96,7 @@ class VLMObservationEncoder(nn.Module):
         )
         self.trained_networks: list[nn.Module] = [self.adapter] if num_self_attention_layers else []
         self.trained_blocks: list[nn.Module] = list(self.adapter.blocks)
-        # Not to be wrapped by FSDP one by one: the model calls them, and would pass their wrappers by.
+        # FSDP must not wrap these one by one: the model calls them itself, without their wrappers.
         self.unwrapped_blocks: list[nn.Module] = list(language_model.layers) if self.trained else []
 
     def forward(
@@ -108,9 +108,11 @@ class VLMObservationEncoder(nn.Module):
         image_valid: Tensor | None = None,
         **prompt: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Args:
+        """Encode the observation.
+
+        Args:
             images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.
-            input_ids: (B, S) int64, of `InstructionPrompt`.
+            input_ids: (B, S) int64, from `InstructionPrompt`.
             attention_mask: (B, S) bool, False at padding.
             image_valid: (B, V) bool, False where a sample lacks the camera; None is all True.
             **prompt: Further outputs of `InstructionPrompt`, (B, S).
@@ -119,7 +121,7 @@ class VLMObservationEncoder(nn.Module):
             Context tokens (B, S, W), float32, and their bool mask (B, S).
 
         Raises:
-            ValueError: The prompt was not made for these images.
+            ValueError: If the prompt was made for other images.
         """
         found = (input_ids == self.model.config.image_token_id).sum(1)  # (B,)
         if len(images) != self.num_cameras or (found != self.num_cameras * self.num_image_tokens).any():
@@ -141,9 +143,9 @@ class VLMObservationEncoder(nn.Module):
 
     @torch.no_grad()
     def _count_image_tokens(self, name: str) -> int:
-        """Image tokens per camera, of the prompt and of the model, which must agree.
+        """Image tokens per camera; those in the prompt and those that the model computes must agree.
 
-        Of a size that it does not know, a model may read another sample's image, or crash on the GPU.
+        Given an image size that it does not support, a model may read another sample's image, or crash on the GPU.
         """
         prompt = InstructionPrompt(name, num_cameras=1, image_size=self.image_size, max_length=8)
         error: Exception | None = None
@@ -157,16 +159,16 @@ class VLMObservationEncoder(nn.Module):
             placed = int((ids == self.model.config.image_token_id).sum())
             if produced == placed:
                 return placed
-            reason = f"it makes {produced} tokens of an image, where the prompt has room for {placed}."
+            reason = f"it turns an image into {produced} tokens, but the prompt has {placed} placeholders."
         except (ValueError, RuntimeError, IndexError) as caught:
             error, reason = caught, first_line(caught)
         raise ValueError(
-            f"`vlm_image_size` is {self.image_size}, which `vlm={name}` does not take: {reason} Leave it at its "
-            "default; Qwen2.5-VL takes multiples of 28, Qwen3-VL of 32."
+            f"`vlm_image_size` is {self.image_size}; it must be a size that `vlm={name}` takes: {reason} Leave out "
+            "--policy.vlm_image_size for the model's own; Qwen2.5-VL takes multiples of 28, Qwen3-VL of 32."
         ) from error
 
     def _pixels(self, images: list[Tensor]) -> dict[str, Tensor]:
-        """What the model's own image processor makes of the images, in the order in which the prompt has them."""
+        """The model's inputs for the images, by its own image processor, in the prompt's order."""
         # The model takes the placeholders of a batch in order: sample by sample, camera by camera.
         square = torch.stack([resize(image.float(), self.image_size) for image in images], dim=1)
         return self._image_processor(
@@ -189,15 +191,15 @@ class VLMObservationEncoder(nn.Module):
 
 
 def _add_lora(language_model: nn.Module, rank: int) -> dict[str, nn.Module]:
-    """Adds low-rank adapters in place; returns them by the name of the layer they are in."""
+    """Add low-rank adapters in place and return them by the name of their layer."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
     except ImportError as error:
         raise ValueError(
-            f"`vlm_lora_rank` is {rank}, which needs the package peft: pip install lerobot_policy_lara[vlm]."
+            f"`vlm_lora_rank` is {rank}, which needs the package peft. Run pip install lerobot_policy_lara[vlm]."
         ) from error
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_LAYERS)
     inject_adapter_in_model(config, language_model)
     adapters: dict[str, nn.Module] = {}
     for name, module in language_model.named_modules():

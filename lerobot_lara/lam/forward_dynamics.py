@@ -20,8 +20,8 @@ class ForwardDynamicsModel(nn.Module):
         num_latent_tokens: L.
         latent_dim: C.
         width: D.
-        num_layers: Blocks.
-        num_heads: Attention heads.
+        num_layers: Number of blocks.
+        num_heads: Attention heads; divides D.
         mlp_ratio: Hidden width of the MLPs relative to D.
         layer_norm_eps: Epsilon of the LayerNorms.
         projection: From C to D: "linear" or "tanh_mlp".
@@ -44,14 +44,14 @@ class ForwardDynamicsModel(nn.Module):
         width: int,
         num_layers: int,
         num_heads: int,
-        mlp_ratio: float = 4.0,
-        layer_norm_eps: float = 1e-6,
-        projection: str = "linear",
-        fusion: str = "cross_attention",
-        residual: bool = True,
-        predict_pixels: bool = True,
-        num_feature_tokens: int = 0,
-        feature_width: int = 0,
+        mlp_ratio: float,
+        layer_norm_eps: float,
+        projection: str,
+        fusion: str,
+        residual: bool,
+        predict_pixels: bool,
+        num_feature_tokens: int,
+        feature_width: int,
     ) -> None:
         super().__init__()
         self.image_size, self.prediction_size = image_size, prediction_size
@@ -89,13 +89,13 @@ class ForwardDynamicsModel(nn.Module):
     def forward(
         self, frame: Tensor, latent: Tensor, features: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Predicts the future.
+        """Predict the future.
 
         Args:
-            frame: Current frame (B, 3, H, W) in [0, 1].
-            latent: Quantized latent action (B, L, C).
-            features: Normalized encoder features of the current frame (B, P, feature_width), when features
-                are predicted.
+            frame: (B, 3, H, W) current frame in [0, 1].
+            latent: (B, L, C) quantized latent action.
+            features: (B, P, feature_width) normalized encoder features of the current frame, when features are
+                predicted.
 
         Returns:
             The future frame (B, 3, prediction_size, prediction_size), about in [0, 1], and the future

@@ -19,8 +19,8 @@ class InverseDynamicsModel(nn.Module):
         num_latent_tokens: L.
         latent_dim: C.
         width: D of the transformer.
-        num_layers: Blocks.
-        num_heads: Attention heads.
+        num_layers: Number of blocks.
+        num_heads: Attention heads; divides D.
         mlp_ratio: Hidden width of the MLPs relative to D.
         layer_norm_eps: Epsilon of the LayerNorms.
         shared_frame_type: Use one type embedding for both frames; positions still tell them apart.
@@ -40,11 +40,11 @@ class InverseDynamicsModel(nn.Module):
         width: int,
         num_layers: int,
         num_heads: int,
-        mlp_ratio: float = 4.0,
-        layer_norm_eps: float = 1e-6,
-        shared_frame_type: bool = False,
-        projection: str = "linear",
-        normalize_latent: bool = True,
+        mlp_ratio: float,
+        layer_norm_eps: float,
+        shared_frame_type: bool,
+        projection: str,
+        normalize_latent: bool,
     ) -> None:
         super().__init__()
         self.num_latent_tokens = num_latent_tokens
@@ -60,20 +60,25 @@ class InverseDynamicsModel(nn.Module):
         token_types[-num_frame_tokens:] = future_type
         self.register_buffer("token_types", token_types, persistent=False)
         self.transformer = Transformer(
-            width=width, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio, eps=layer_norm_eps
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            eps=layer_norm_eps,
+            cross_attention=False,
         )
         self.head = latent_projection(projection, width, width, latent_dim)
         self.apply(init_linear)
 
     def forward(self, current: Tensor, future: Tensor) -> Tensor:
-        """Infers the latent action.
+        """Infer the latent action.
 
         Args:
-            current: Tokens of o_t (B, P, feature_width).
-            future: Tokens of o_{t+K}, likewise.
+            current: (B, P, feature_width) tokens of o_t.
+            future: (B, P, feature_width) tokens of o_{t+K}.
 
         Returns:
-            Latent action (B, L, C) in float32.
+            (B, L, C) latent action, float32.
         """
         batch_size = current.shape[0]
         tokens = torch.cat(

@@ -1,6 +1,6 @@
 """LPIPS, the perceptual distance of deep features (https://arxiv.org/abs/1801.03924), without any download.
 
-The package lpips gives the distance; the network's weights are a local file, or there is a clear error.
+The package lpips computes the distance; the network's weights are a local file, or there is a clear error.
 """
 
 import importlib.util
@@ -20,22 +20,30 @@ class PerceptualLoss(nn.Module):
 
     Args:
         weights: "stlpips": trunk and heads of ST-LPIPS (https://arxiv.org/abs/2207.13686), a file of the
-            package stlpips-pytorch. "torchvision": ImageNet VGG16 out of torch's local cache with lpips' own
+            package stlpips-pytorch. "torchvision": ImageNet VGG16 from torch's local cache with lpips' own
             heads.
 
     Raises:
         ValueError: If the weights are not on this machine.
     """
 
-    def __init__(self, weights: str = "stlpips") -> None:
+    def __init__(self, weights: str) -> None:
         super().__init__()
         self.distance = Frozen(
             _load_stlpips() if weights == "stlpips" else _load_torchvision(), input_grad=True
         )
 
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Distance (B,) between images (B, 3, h, w) in [0, 1], at least 32 pixels wide."""
-        return self.distance(prediction, target, normalize=True).flatten()
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Compute the distance between images.
+
+        Args:
+            first: (B, 3, h, w) in [0, 1], h and w at least 32.
+            second: Likewise.
+
+        Returns:
+            (B,), 0 for equal images.
+        """
+        return self.distance(first, second, normalize=True).flatten()
 
 
 class _ShiftTolerantVGG16(nn.Module):
@@ -89,8 +97,8 @@ def _load_stlpips() -> nn.Module:
     path = Path(spec.origin).parent / STLPIPS_WEIGHTS if spec is not None and spec.origin else None
     if path is None or not path.is_file():
         raise ValueError(
-            '`perceptual_weights` is "stlpips", but the package stlpips-pytorch is not installed; run `pip '
-            "install stlpips-pytorch`, or set `perceptual_loss_weight` to 0."
+            '`perceptual_weights` is "stlpips", but the package stlpips-pytorch is not installed. Run pip install '
+            "stlpips-pytorch, or pass --policy.perceptual_loss_weight=0."
         )
     model = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
     model.net = _ShiftTolerantVGG16()
@@ -104,8 +112,8 @@ def _load_torchvision() -> nn.Module:
     if not path.is_file():
         raise ValueError(
             f'`perceptual_weights` is "torchvision", but {path} does not exist. Download torchvision\'s VGG16 '
-            'there (`torchvision.models.vgg16(weights="IMAGENET1K_V1")` does), use "stlpips", or set '
-            "`perceptual_loss_weight` to 0."
+            '(`torchvision.models.vgg16(weights="IMAGENET1K_V1")` does), or pass '
+            "--policy.perceptual_weights=stlpips or --policy.perceptual_loss_weight=0."
         )
     model = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     features = {
@@ -119,9 +127,12 @@ def _load_torchvision() -> nn.Module:
 
 
 def _load(model: nn.Module, weights: dict[str, Tensor], *, shared_prefix: str) -> nn.Module:
-    """Loads strictly, except for the second name under which lpips lists its heads."""
+    """Load strictly, except for the second name under which lpips lists its heads."""
     missing, unexpected = model.load_state_dict(weights, strict=False)
     wrong = [key for key in missing if not key.startswith(shared_prefix)] + unexpected
     if wrong:
-        raise ValueError(f"The LPIPS weights do not fit the installed lpips: {', '.join(wrong[:5])}.")
+        raise ValueError(
+            f"The LPIPS weights do not fit the installed package lpips: {', '.join(wrong[:5])}. Install another "
+            "version."
+        )
     return model

@@ -13,7 +13,7 @@ Quantized = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class Quantizer(nn.Module):
-    """Interface and the continuous case: passes the latent on, with noise in training.
+    """Interface of quantizers, and the continuous case: returns the latent, with noise in training.
 
     Args:
         noise: Standard deviation of the noise, which bounds the information a latent can carry.
@@ -21,16 +21,16 @@ class Quantizer(nn.Module):
 
     codebook_size: int | None = None
 
-    def __init__(self, *, noise: float = 0.0) -> None:
+    def __init__(self, *, noise: float) -> None:
         super().__init__()
         self.noise = noise
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
-        """Quantizes a latent action.
+        """Quantize a latent action.
 
         Args:
             latent: (B, L, C) float32.
-            valid: (B,) bool; other samples neither enter the loss nor move the codebook. None is all.
+            valid: (B,) bool; other samples neither enter the loss nor move the codebook. None is all True.
             update: This is a training step: add noise, move an EMA codebook.
 
         Returns:
@@ -42,12 +42,18 @@ class Quantizer(nn.Module):
         return latent, None, None
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
-        """Looks up codes (B, L) as latents (B, L, C).
+        """Look up codes.
+
+        Args:
+            code_indices: (B, L) int64.
+
+        Returns:
+            (B, L, C) latents.
 
         Raises:
-            ValueError: If latents are continuous and there are no codes.
+            ValueError: If latents are continuous, so that there are no codes.
         """
-        raise ValueError('`quantizer` is "none": a continuous latent action has no codes.')
+        raise ValueError('`quantizer` is "none"; it must be "vq" or "fsq" to have codes. Train such a model.')
 
 
 class GradientVQ(Quantizer):
@@ -59,20 +65,21 @@ class GradientVQ(Quantizer):
     Args:
         codebook_size: Number of codes.
         latent_dim: C.
-        commitment_weight: Pulls latents to codes.
-        codebook_weight: Pulls codes to latents.
+        commitment_weight: Of the term that pulls latents to codes.
+        codebook_weight: Of the term that pulls codes to latents.
     """
 
     def __init__(
         self, *, codebook_size: int, latent_dim: int, commitment_weight: float, codebook_weight: float
     ) -> None:
-        super().__init__()
+        super().__init__(noise=0.0)
         self.codebook_size = codebook_size
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.codebook = nn.Embedding(codebook_size, latent_dim)
         nn.init.uniform_(self.codebook.weight, -1 / codebook_size, 1 / codebook_size)
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
+        """Quantize a latent action; see `Quantizer.forward`."""
         with torch.autocast(latent.device.type, enabled=False):
             latent = latent.float()
             codes = self.codebook.weight.float()
@@ -87,6 +94,7 @@ class GradientVQ(Quantizer):
             return latent + (quantized - latent).detach(), indices, loss
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
+        """Look up codes (B, L) as latents (B, L, C)."""
         return self.codebook(code_indices)
 
 
@@ -99,7 +107,7 @@ class EMAVectorQuantizer(Quantizer):
         decay: Of the moving averages.
         kmeans_init: Start from k-means of the first training batch.
         restart_threshold: Codes used less often than this per batch are replaced; 0 never does.
-        commitment_weight: Pulls latents to codes.
+        commitment_weight: Of the loss, which pulls latents to codes.
     """
 
     def __init__(
@@ -114,7 +122,7 @@ class EMAVectorQuantizer(Quantizer):
     ) -> None:
         from vector_quantize_pytorch import VectorQuantize
 
-        super().__init__()
+        super().__init__(noise=0.0)
         self.codebook_size = codebook_size
         self.commitment_weight = commitment_weight
         self.vq = VectorQuantize(
@@ -128,9 +136,10 @@ class EMAVectorQuantizer(Quantizer):
         )
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
+        """Quantize a latent action; see `Quantizer.forward`."""
         if not update and not self.vq._codebook.initted:
             raise ValueError(
-                "`codebook_kmeans_init` is on and the codebook is still empty: run a training step first."
+                "`codebook_kmeans_init` is on and the codebook is still empty. Run a training step first."
             )
         with torch.autocast(latent.device.type, enabled=False):
             latent = latent.float()
@@ -141,12 +150,13 @@ class EMAVectorQuantizer(Quantizer):
             return quantized, indices, loss
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
+        """Look up codes (B, L) as latents (B, L, C)."""
         # A copy: the codebook is updated in place.
         return self.vq.get_output_from_indices(code_indices)
 
     def _update_codebook(self, latent: Tensor, indices: Tensor, valid: Tensor | None) -> None:
         if valid is not None and not valid.any():
-            # The update is a collective operation: a process without valid pairs must not stay away.
+            # The update is a collective operation: a process without valid pairs must take part too.
             if not is_distributed():
                 return
             valid = None
@@ -165,16 +175,18 @@ class FSQuantizer(Quantizer):
     def __init__(self, *, levels: tuple[int, ...], latent_dim: int) -> None:
         from vector_quantize_pytorch import FSQ
 
-        super().__init__()
+        super().__init__(noise=0.0)
         self.fsq = FSQ(levels=list(levels), dim=latent_dim)
         self.codebook_size = self.fsq.codebook_size
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
+        """Quantize a latent action; see `Quantizer.forward`."""
         with torch.autocast(latent.device.type, enabled=False):
             quantized, indices = self.fsq(latent.float())
         return quantized, indices.long(), None
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
+        """Look up codes (B, L) as latents (B, L, C)."""
         return self.fsq.indices_to_codes(code_indices)
 
 
@@ -192,7 +204,21 @@ def build_quantizer(
     codebook_weight: float,
     fsq_levels: tuple[int, ...],
 ) -> Quantizer:
-    """Builds the quantizer "none", "vq" (with codebook update "ema" or "gradient") or "fsq"."""
+    """Build a quantizer.
+
+    Args:
+        kind: "none", "vq" or "fsq".
+        latent_dim: C.
+        noise: Of "none": standard deviation of the noise in training.
+        codebook_size: Of "vq": number of codes.
+        codebook_update: Of "vq": "ema" or "gradient".
+        codebook_decay: Of "ema": decay of the moving averages.
+        codebook_kmeans_init: Of "ema": start from k-means of the first training batch.
+        codebook_restart_threshold: Of "ema": codes used less often than this per batch are replaced; 0 never does.
+        commitment_weight: Of "vq": weight of the term that pulls latents to codes.
+        codebook_weight: Of "gradient": weight of the term that pulls codes to latents.
+        fsq_levels: Of "fsq": levels per quantized dimension.
+    """
     if kind == "none":
         return Quantizer(noise=noise)
     if kind == "fsq":

@@ -1,9 +1,7 @@
 """Settings that trade compute for memory, or start-up for speed, and change no result."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -54,33 +52,3 @@ def compile_modules(modules: Iterable[nn.Module]) -> None:
     """
     for module in modules:
         module.compile()
-
-
-@contextmanager
-def remember_outputs(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, each module computes its output once and then returns it again: for inputs that stay the same.
-
-    The steps of a flow see the same observation, whose projections to keys and values cost more than all else.
-    """
-    # A module may already have a `forward` of its own, beside its class's.
-    before = [(module, vars(module).get("forward")) for module in modules]
-    for module, _ in before:
-        module.forward = _once(module.forward)
-    try:
-        yield
-    finally:
-        for module, forward in before:
-            del module.forward
-            if forward is not None:
-                module.forward = forward
-
-
-def _once(function: Callable[..., Any]) -> Callable[..., Any]:
-    outputs: list[Any] = []
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not outputs:
-            outputs.append(function(*args, **kwargs))
-        return outputs[0]
-
-    return call

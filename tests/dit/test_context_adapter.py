@@ -10,7 +10,7 @@ MASK = torch.tensor([[True] * 5, [True] * 4 + [False], [False] + [True] * 4])
 
 def make(**options):
     torch.manual_seed(0)
-    adapter = ContextAdapter(**{"width": 12, "num_layers": 2, "num_heads": 2} | options)
+    adapter = ContextAdapter(**{"width": 12, "num_layers": 2, "num_heads": 2, "dropout": 0.0} | options)
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return adapter.eval()

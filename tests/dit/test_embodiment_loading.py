@@ -50,7 +50,9 @@ def test_any_module_takes_rows_by_name():
     class Head(torch.nn.Module):
         def __init__(self, num_embodiments):
             super().__init__()
-            self.parts = torch.nn.ModuleDict({"in": EmbodimentMLP(num_embodiments, 3, 4, 5)})
+            self.parts = torch.nn.ModuleDict(
+                {"in": EmbodimentMLP(num_embodiments, 3, 4, 5, activation=torch.relu)}
+            )
             self.plain = torch.nn.Linear(2, 2)
 
     saved, head = wake(Head(2)), Head(3)

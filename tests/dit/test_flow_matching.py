@@ -6,11 +6,11 @@ import torch
 from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
     interpolate,
-    masked_mean,
     path_velocity,
     sample_timestep,
     timestep_from_beta,
 )
+from lerobot_lara.training.distributed import masked_mean
 
 
 def test_path_starts_at_noise_and_ends_at_actions():
@@ -28,7 +28,7 @@ def test_velocity_is_the_derivative_of_the_path():
 
 def test_timesteps_are_in_range_and_lean_towards_noise():
     torch.manual_seed(0)
-    t = sample_timestep(20_000)
+    t = sample_timestep(20_000, alpha=1.5, beta=1.0, s=0.999)
     assert t.min() >= 0 and t.max() <= 1
     # E[Beta(1.5, 1)] = 0.6, so E[t] is about 0.4.
     assert t.mean().item() == pytest.approx(1 - 0.6 / 0.999, abs=0.01)
@@ -36,7 +36,9 @@ def test_timesteps_are_in_range_and_lean_towards_noise():
 
 
 def test_beta_draw_of_s_is_time_zero():
-    torch.testing.assert_close(timestep_from_beta(torch.tensor([0.999, 0.0])), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(
+        timestep_from_beta(torch.tensor([0.999, 0.0]), s=0.999), torch.tensor([0.0, 1.0])
+    )
 
 
 def test_masked_elements_do_not_count():

@@ -4,7 +4,7 @@ from lerobot.configs import NormalizationMode
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from support.policies import CAMERA, GR00T, fake_batch, make_policy
 
-from lerobot_lara.dit.action_head import FlowMatchingActionHead
+from lerobot_lara.dit.adaln_zero_head import AdaLNZeroActionHead
 from lerobot_lara.dit.alternating_head import AlternatingActionHead
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
@@ -266,7 +266,7 @@ def test_the_action_head_is_the_configured_one():
     assert isinstance(head, AlternatingActionHead)
     assert head.ignore_context_mask and head.output_projection.out_features == 12
     assert not make_policy(**GR00T).action_head.ignore_context_mask
-    assert isinstance(make_policy().action_head, FlowMatchingActionHead)
+    assert isinstance(make_policy().action_head, AdaLNZeroActionHead)
 
 
 def test_future_frames_are_not_asked_for():

@@ -37,7 +37,8 @@ def make_prompt(vlms, family="smolvlm", **options):
 
 def make_encoder(vlms, family="smolvlm", **options):
     torch.manual_seed(0)
-    defaults = {"layer": 2, "num_cameras": 2, "image_size": IMAGE_SIZE[family]}
+    defaults = {"layer": 2, "num_cameras": 2, "image_size": IMAGE_SIZE[family], "dtype": torch.float32}
+    defaults |= {"num_trained_layers": 0, "lora_rank": 0, "num_self_attention_layers": 0, "dropout": 0.0}
     return VLMObservationEncoder(vlms[family], **defaults | options)
 
 
@@ -175,7 +176,7 @@ def test_reduced_precision_is_for_a_frozen_model(vlms):
 
 
 def test_random_weights_are_decided_by_the_name(vlms):
-    models = [load_vision_language_model(f"random:{vlms['smolvlm']}")[0] for _ in range(2)]
+    models = [load_vision_language_model(f"random:{vlms['smolvlm']}", layer=None)[0] for _ in range(2)]
     first, second = (dict(model.named_parameters()) for model in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -205,12 +206,12 @@ def test_model_without_images_is_refused(tmp_path):
     )
     config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="'llama' model, which takes no images"):
-        load_vision_language_model(str(tmp_path))
+        load_vision_language_model(str(tmp_path), layer=None)
 
 
 def test_unknown_model_is_refused():
     with pytest.raises(ValueError, match="`vlm` is 'nobody/nothing', which cannot be loaded"):
-        load_vision_language_model("nobody/nothing")
+        load_vision_language_model("nobody/nothing", layer=None)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,7 @@ def test_image_size_is_that_of_the_model_unless_chosen(vlms):
     )
     assert image_size_of(vlms["smolvlm"]) == image_size_of(f"random:{vlms['paligemma']}") == 32
     assert image_size_of(vlms["qwen3_vl"]) == 224
+    assert image_size_of("smolvlm2-500m", chosen=32) == image_size_of(vlms["qwen3_vl"], chosen=32) == 32
 
 
 def test_gradient_checkpointing_reaches_what_is_trained_of_the_model(vlms):

@@ -2,18 +2,31 @@
 
 import torch
 
-from lerobot_lara.dit.action_head import FlowMatchingActionHead
+from lerobot_lara.dit.adaln_zero_head import AdaLNZeroActionHead
 from lerobot_lara.dit.alternating_head import AlternatingActionHead
 
-HEADS = {"adaln_zero": FlowMatchingActionHead, "gr00t": AlternatingActionHead}
+HEADS = {"adaln_zero": AdaLNZeroActionHead, "gr00t": AlternatingActionHead}
+COMMON = {
+    "action_dim": 3,
+    "state_dim": 2,
+    "chunk_size": 6,
+    "width": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "context_width": 12,
+    "num_embodiments": 2,
+    "dropout": 0.0,
+    "state_dropout": 0.0,
+}
+OWN = {
+    "adaln_zero": {"action_patch_size": 2},
+    "gr00t": {"projection_width": None, "ignore_context_mask": False},
+}
 
 
 def make_head(name, fresh=False, **options):
     torch.manual_seed(0)
-    arguments = {"action_dim": 3, "state_dim": 2, "chunk_size": 6, "width": 16}
-    arguments |= {"num_layers": 2, "num_heads": 2, "context_width": 12, "num_embodiments": 2}
-    arguments |= {"action_patch_size": 2} if name == "adaln_zero" else {}
-    head = HEADS[name](**arguments | options)
+    head = HEADS[name](**COMMON | OWN[name] | options)
     for parameter in () if fresh else head.parameters():  # leave the silent start, where nothing matters yet
         torch.nn.init.normal_(parameter, std=0.3)
     return head.eval()
@@ -29,3 +42,18 @@ def inputs(batch_size=4):
         "context_mask": torch.tensor([[True] * 4 + [False]] * batch_size),
         "embodiment_id": torch.zeros(batch_size, dtype=torch.long),
     }
+
+
+def count_projections(module):
+    """Counts the calls of every layer that turns observation tokens into keys or values; filled as they happen."""
+    calls = {
+        f"{name}.{part}": 0
+        for name, attention in module.named_modules()
+        if getattr(attention, "is_cross_attention", False) and hasattr(attention, "to_k")
+        for part in ("to_k", "to_v")
+    }
+    for name in calls:
+        module.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: calls.update({name: calls[name] + 1})
+        )
+    return calls

@@ -4,9 +4,9 @@ import functools
 
 import pytest
 import torch
+from support.encoders import image_encoder
 from support.policies import CAMERA, TINY_LAM, fake_batch, loss_of, make_lara, make_policy, pair_batch, wake
 
-from lerobot_lara.backbones.encoders import build_image_encoder
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
@@ -86,7 +86,7 @@ def test_gradient_checkpointing_leaves_checkpoints_and_acting_alone(lam_path, tm
 
 @pytest.fixture
 def compiled_graphs(monkeypatch):
-    """Lets `Module.compile` trace for real, with a backend that counts its graphs in the place of a C++ compiler."""
+    """Lets `Module.compile` trace for real, with a backend that counts its graphs instead of a C++ compiler."""
     from torch._dynamo.backends.debugging import aot_eager
 
     graphs = []
@@ -158,12 +158,12 @@ def test_unlike_encoders_are_not_shared(vit, lam_path, tmp_path):
 
 def test_frozen_encoder_in_reduced_precision(vit):
     images = torch.rand(2, 3, 32, 32)
-    reduced = build_image_encoder(vit, image_size=32, dtype=torch.bfloat16)
+    reduced = image_encoder(vit, image_size=32, dtype=torch.bfloat16)
     assert {p.dtype for p in reduced.backbone.module.parameters()} == {torch.bfloat16}
-    tokens, full = reduced(images), build_image_encoder(vit, image_size=32)(images)
+    tokens, full = reduced(images), image_encoder(vit, image_size=32)(images)
     assert tokens.dtype == torch.float32
     assert 0 < (tokens - full).abs().max() < 0.1
-    trained = build_image_encoder(vit, image_size=32, frozen=False, dtype=torch.bfloat16)
+    trained = image_encoder(vit, image_size=32, frozen=False, dtype=torch.bfloat16)
     assert {p.dtype for p in trained.parameters()} == {torch.float32}
     policy = wake(make_policy(vision_encoder=vit, dtype="bfloat16", fresh=True))
     assert policy.observation_encoder.image_encoder.dtype == torch.bfloat16
@@ -186,34 +186,6 @@ def test_fused_adamw_steps_like_adamw():
             optimizer.step()
     torch.testing.assert_close(*weights)
     assert not torch.equal(weights[0], torch.ones(4))
-
-
-@pytest.mark.parametrize("action_head", ["adaln_zero", "gr00t"])
-def test_acting_projects_the_observation_once_per_chunk(action_head):
-    patch = {} if action_head == "adaln_zero" else {"action_patch_size": 1}
-    policy = make_policy(action_head=action_head, num_inference_steps=4, **patch)
-    batch, noise = fake_batch(2), torch.randn(2, 8, 4)
-    projections = policy.action_head.context_projections()
-    assert len(projections) == 2 * (3 if action_head == "adaln_zero" else 2)  # keys and values, by block
-    rows = []
-    for layer in projections:
-        plain = type(layer).forward
-        layer.forward = lambda x, layer=layer, plain=plain: rows.append(len(x)) or plain(layer, x)
-    chunk = policy.predict_action_chunk(batch, noise=noise)
-    assert len(rows) == len(projections)
-    other = fake_batch(2)
-    other[CAMERA] = other[CAMERA].flip(0)
-    assert (policy.predict_action_chunk(other, noise=noise) - chunk).abs().max() > 1e-4, (
-        "no memory across chunks"
-    )
-    assert all(layer.forward.__name__ == "<lambda>" for layer in projections), "what was there is there again"
-    # Step by step, nothing remembered.
-    slow = make_policy(action_head=action_head, num_inference_steps=4, **patch)
-    assert not any("forward" in vars(module) for module in slow.modules())
-    slow.predict_action_chunk(batch)
-    assert not any("forward" in vars(module) for module in slow.modules())
-    slow.action_head.context_projections = list
-    torch.testing.assert_close(slow.predict_action_chunk(batch, noise=noise), chunk, atol=1e-6, rtol=1e-5)
 
 
 def test_a_policy_loaded_to_act_is_not_compiled(lam_path, tmp_path, compiled_graphs):
