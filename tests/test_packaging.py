@@ -45,6 +45,7 @@ PURE = {
         "modeling_lara_dit.py",
         "processor_lara_dit.py",
         "networks.py",
+        "vlm_settings.py",
     },
     "alignment": {"attachment.py", "config.py", "mixin.py"},
 }
