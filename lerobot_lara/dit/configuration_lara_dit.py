@@ -53,7 +53,7 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
             weights, in order. Empty is `embodiment` alone. Training on a mixture adds the mixture's. A checkpoint is
             read by name: none of its rows is lost, whatever the order.
         embodiment: The one that the policy acts for, and that of training samples that name none. None is the first,
-            or "default". Training on a mixture sets that of its target.
+            or "default". Training on a mixture sets that of its reference dataset.
         grow_embodiments: Training from a checkpoint may add a row for an `embodiment` that it does not know; for this
             one start, so that a checkpoint never has it set.
         time_alpha: First parameter of the Beta distribution of training flow times.

@@ -314,7 +314,7 @@ class LaraDiTPolicy(MixtureRecord, EmbodimentLoading, StrictLoading, PreTrainedP
         return ~torch.stack(missing, dim=1)
 
     def _with_extra_dims(self, values: Tensor, batch: dict[str, Tensor], key: str, name: str) -> Tensor:
-        """Appends the dimensions beyond the target robot's, then pads to the policy's width."""
+        """Appends the dimensions beyond the reference dataset's, then pads to the policy's width."""
         if key in batch:
             values = torch.cat([values, batch[key].to(values.dtype)], dim=-1)
         width = getattr(self.config, f"{name}_dim")
