@@ -1,4 +1,4 @@
-"""`lara export-dit <lara checkpoint> <directory>`."""
+"""`lara export-dit`: writes the policy of a `lara` checkpoint as a `lara_dit` checkpoint."""
 
 import argparse
 import logging
@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Writes the checkpoint and returns 0."""
     from lerobot_lara.publish.export import export_dit
 
     export_dit(args.checkpoint, args.directory)
