@@ -113,7 +113,7 @@ def datasets_of(mixture, draws):
     return [dataset.entries[dataset.schedule[draw][0]].source.name for draw in draws]
 
 
-def test_a_latent_action_model_may_go_on_with_other_robots(write_mixture, lam, tmp_path):
+def test_a_latent_action_model_may_continue_with_other_robots(write_mixture, lam, tmp_path):
     other = write_mixture(ROBOT | {"embodiment": "so100"}, ARM, VIDEO)
     flags = {"policy__path": lam, "dataset__repo_id": other, "steps": 1, "policy__push_to_hub": False}
     assert run_train(**flags, output_dir=tmp_path / "on").metrics

@@ -481,7 +481,7 @@ def test_bad_data(write, datasets, tmp_path, capsys, monkeypatch):
         ("data/of/absent", "absent is no folder; give one"),
         ("nobody/nothing", "the dataset nobody/nothing is not on this machine"),
         ("missing.yaml", "Mixture file missing.yaml does not exist"),
-        (wrong, "maps 'observation.images.tip', which the dataset lacks"),
+        (wrong, "maps 'observation.images.tip'; it must map cameras of the dataset"),
     ):
         assert main(["show-data", data]) == 1
         assert message in capsys.readouterr().err
