@@ -292,6 +292,11 @@ class NothingDropped(EpisodeAwareSampler):
         super().__init__(*args, **kwargs)
 
 
+class Repeating(EpisodeAwareSampler):
+    def _frame_index(self, position):
+        return super()._frame_index(position) // 2 * 2
+
+
 class Unseeded(EpisodeAwareSampler):
     def _epoch_generator(self, epoch):
         return torch.Generator().manual_seed(torch.seed() % 2**32)
@@ -316,6 +321,7 @@ def per_process_batches(step, num_frames, batch_size, num_processes):
     [
         ("EpisodeAwareSampler", None, "`lerobot.scripts.lerobot_train` has no `EpisodeAwareSampler`"),
         ("EpisodeAwareSampler", NothingDropped, "does not yield each of the 26 draws of an epoch once"),
+        ("EpisodeAwareSampler", Repeating, "does not yield each of the 26 draws of an epoch once"),
         ("EpisodeAwareSampler", Unseeded, "does not repeat an order of draws from the same seed"),
         ("EpisodeAwareSampler", Unresumable, "does not resume the order of draws"),
         ("EpisodeAwareSampler", OtherArguments, "fails on a mixture (TypeError: "),
