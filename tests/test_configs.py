@@ -43,7 +43,7 @@ def test_mixture(path):
     assert path.read_text().startswith("#")
     config = load_mixture(path)
     assert len(config.used_entries) > 1
-    assert not config.target_entry.action_free
+    assert not config.reference_entry.action_free
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)

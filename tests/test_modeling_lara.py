@@ -382,7 +382,10 @@ def test_another_lam_path_replaces_the_checkpoints_lam(lam_path, tmp_path):
         ({"lam_ema_decay": 1.0}, "`lam_ema_decay`"),
         ({"frame_gap": 0}, "`frame_gap` is 0"),
         ({"lam_warmup_steps": 5}, "`lam_warmup_steps` is 5.*'stop'.*joint"),
-        ({"freeze_lam": True, "alignment_target": "ema"}, "`alignment_target` is 'ema', but with `freeze_lam`"),
+        (
+            {"freeze_lam": True, "alignment_target": "ema"},
+            "`alignment_target` is 'ema', but with `freeze_lam`",
+        ),
     ],
 )
 def test_bad_options_are_refused(lam_path, options, message):

@@ -432,7 +432,7 @@ def test_doctor_tries_to_render(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot"),
-            "'matplotlib.pyplot' is missing; pip install -e '.[eval]'",
+            "The package 'matplotlib.pyplot' is missing. Install it with `pip install -e '.[eval]'`.",
         ),
         (ImportError("'metaworld' is required but not installed."), "'metaworld' is required"),
         (ModuleNotFoundError("No module named 'lerobot_lara.gone'", name="lerobot_lara.gone"), None),

@@ -18,7 +18,7 @@ from lerobot.policies.factory import make_pre_post_processors
 
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.modeling_lara import LaraPolicy
-from lerobot_lara.policy.checkpoint_files import read_config
+from lerobot_lara.policy.checkpoint_files import Checkpoint
 
 POLICIES = {"lara_dit": LaraDiTPolicy, "lara": LaraPolicy}
 EVERY = 3
@@ -32,7 +32,7 @@ def errors_by_episode(checkpoint: Path, root: Path, first_episode: int) -> dict[
 
     The policy's actions are the mean of several samples, so that its own variance counts little.
     """
-    policy = POLICIES[read_config(checkpoint)["type"]].from_pretrained(checkpoint).eval()
+    policy = POLICIES[Checkpoint(str(checkpoint)).config["type"]].from_pretrained(checkpoint).eval()
     config = policy.config
     preprocessor, _ = make_pre_post_processors(config, pretrained_path=str(checkpoint))
     meta = LeRobotDatasetMetadata(root.name, root=root)

@@ -1,4 +1,4 @@
-"""The `lara` command: one module per sub-command, each with `add_arguments(parser)` and `run(args) -> int`."""
+"""The `lara` command: one module per subcommand, each with `add_arguments(parser)` and `run(args) -> int`."""
 
 import argparse
 import importlib
@@ -6,16 +6,16 @@ import logging
 import sys
 
 SUBCOMMANDS = {
-    "doctor": "check the installation and say what is missing",
+    "doctor": "check the installation and report what is missing",
     "collect-demos": "record scripted Meta-World demonstrations into a LeRobotDataset",
     "import-video": "turn a folder of video clips into an action-free LeRobotDataset",
-    "upgrade-dataset": "turn a LeRobot dataset of format v2.0 or v2.1 into one of format v3.0",
+    "upgrade-dataset": "convert a LeRobot dataset from format v2.0 or v2.1 to v3.0",
     "oxe-mixture": "write a mixture file of Open X-Embodiment datasets",
-    "show-data": "write a page that shows a dataset or mixture as a policy meets it",
-    "probe": "measure whether the latent actions of checkpoints are meaningful, with a report",
-    "export-lam": "write the aligned latent action model of a `lara` checkpoint as a `lara_lam` artifact",
-    "export-base": "write a `lara` checkpoint as one of the plain base policy, `lara_dit`",
-    "demo": "collect, train, evaluate and report on a small Meta-World study",
+    "show-data": "write a page that shows a dataset or mixture as a policy sees it",
+    "probe": "measure whether the latent actions of checkpoints are meaningful, and write a report",
+    "export-lam": "write the latent action model of a `lara` checkpoint as a `lara_lam` checkpoint",
+    "export-base": "write the policy of a `lara` checkpoint as one of its plain base, `lara_dit`",
+    "demo": "run a small Meta-World study: collect, train, evaluate and report",
 }
 EXTRA_OF_MODULE = {
     "sklearn": "eval",
@@ -32,9 +32,14 @@ EXTRA_OF_MODULE = {
 def main(argv: list[str] | None = None) -> int:
     """Runs `lara <subcommand> ...`.
 
-    Only the chosen sub-command's module is imported, so that `lara --help` stays instant.
-    What the user has to fix, a `ValueError` or a package of an extra that is not installed, is said without a
-    traceback, and the exit status is 1.
+    Only the module of the chosen subcommand is imported, so that `lara --help` is instant. Errors that the user can
+    fix, a `ValueError` or a missing package of an extra, are reported without a traceback.
+
+    Args:
+        argv: The arguments; None takes those of the process.
+
+    Returns:
+        The exit status: that of the subcommand, or 1 after an error that the user can fix.
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
@@ -45,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         extra = EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        problem = f"{error.name!r} is missing; pip install -e '.[{extra}]' brings it."
+        problem = f"The package {error.name!r} is missing. Install it with `pip install -e '.[{extra}]'`."
     except ImportError as error:
         if error.name is not None:
             raise
@@ -55,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="lara", description=__doc__.split(":")[0])
+    """Parses the arguments and runs the subcommand."""
+    parser = argparse.ArgumentParser(prog="lara", description="Tools for LARA policies and their data.")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="subcommand")
     for name, description in SUBCOMMANDS.items():
         subparser = subparsers.add_parser(name, help=description, description=description)
@@ -64,6 +70,6 @@ def _run(arguments: list[str]) -> int:
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
-    # LeRobot has logged while it was imported, which left a handler that drops progress messages.
+    # LeRobot has logged during its import, which left a handler that drops progress messages.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     return args.run(args)

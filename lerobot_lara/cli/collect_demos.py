@@ -1,4 +1,4 @@
-"""`lara collect-demos`: scripted Meta-World demonstrations become a LeRobotDataset."""
+"""`lara collect-demos`: records scripted Meta-World demonstrations into a LeRobotDataset."""
 
 import argparse
 import logging
@@ -9,9 +9,9 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `lara collect-demos`."""
+    """Adds the arguments of `lara collect-demos`."""
     parser.add_argument(
-        "--tasks", required=True, help="Meta-World tasks separated by commas, e.g. drawer-open-v3,reach-v3"
+        "--tasks", required=True, help="Meta-World tasks separated by commas, such as drawer-open-v3,reach-v3"
     )
     parser.add_argument("--episodes", type=int, required=True, help="number of episodes per task")
     parser.add_argument("--repo-id", required=True, help="name of the dataset, user/name")
@@ -23,33 +23,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=0,
-        help="datasets of different seeds share no starting position (default: 0)",
+        help="random seed; datasets with different seeds share no starting position (default: 0)",
     )
     parser.add_argument(
         "--storage",
         choices=["image", "video"],
         default="image",
-        help="how frames are stored: lossless and quick to read, or small (default: image)",
+        help="how frames are stored: lossless and fast to read, or small (default: image)",
     )
     parser.add_argument(
         "--action-free",
         action="store_true",
-        help="write the frames and task strings only: no action, no state",
+        help="write only frames and instructions, without actions and states",
     )
     parser.add_argument(
         "--steps-after-success",
         type=int,
         default=10,
-        help="further steps recorded once the task is solved (default: 10)",
+        help="steps recorded after the task is solved (default: 10)",
     )
-    parser.add_argument("--workers", type=int, default=1, help="simulator processes (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, help="number of simulator processes (default: 1)")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="replace the dataset that is at --root")
+    existing.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     existing.add_argument("--resume", action="store_true", help="continue an interrupted run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collects the demonstrations."""
+    """Records the demonstrations and returns 0."""
     root = collect_demos(
         tasks=args.tasks,
         episodes=args.episodes,
@@ -64,5 +64,5 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         overwrite=args.overwrite,
     )
-    logger.info("dataset: %s", root)
+    logger.info("Wrote %s", root)
     return 0

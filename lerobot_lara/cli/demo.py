@@ -1,4 +1,4 @@
-"""`lara demo`: collect, train, evaluate and report on a small Meta-World study."""
+"""`lara demo`: runs a small Meta-World study, from collecting data to the report."""
 
 import argparse
 import logging
@@ -11,27 +11,34 @@ from lerobot_lara.evaluation.study.jobs import JobError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `lara demo`."""
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo"))
+    """Adds the arguments of `lara demo`."""
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("outputs/demo"),
+        help="folder of the study (default: outputs/demo)",
+    )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="accept a finished run: do what is missing and write its report again",
+        help="accept a finished run: do what is missing, and write the report again",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="delete an earlier run in the output directory first"
+        "--overwrite", action="store_true", help="first delete an earlier run in the output folder"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a few steps on one task: checks that all runs, learns nothing"
+        "--quick",
+        action="store_true",
+        help="a few steps on one task, to check that everything runs; nothing is learned",
     )
     parser.add_argument(
-        "--config-dir", type=Path, default=CONFIG_DIR, help="directory with the training configurations"
+        "--config-dir", type=Path, default=CONFIG_DIR, help="folder with the training configurations"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the study; returns 1 if one of its commands failed."""
-    # Ended like this, the process would otherwise leave its children running.
+    """Runs the study; returns 0, or 1 if one of its commands failed."""
+    # Otherwise a process that is terminated would leave its children running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         report = run_demo(

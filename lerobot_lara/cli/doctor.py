@@ -1,4 +1,4 @@
-"""`lara doctor`: is everything there, and what to do about what is not."""
+"""`lara doctor`: checks that everything is installed and works, and says what to do where it does not."""
 
 import argparse
 import importlib
@@ -20,7 +20,7 @@ POLICY_TYPES = ("lara_lam", "lara_dit", "lara")
 ENV_TYPE = "metaworld_fast"
 REINSTALL = "`make setup` in the clone, or `pip install -e .`"
 
-# Renders one frame of a lit sphere: a library that loads may still have no driver behind it.
+# Renders one frame of a lit sphere, as a library that loads may still lack a driver.
 RENDER = """
 import mujoco
 scene = "<mujoco><worldbody><light pos='0 0 3'/><geom size='.5'/></worldbody></mujoco>"
@@ -29,13 +29,19 @@ renderer = mujoco.Renderer(model, 16, 16)
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 renderer.update_scene(data)
-assert renderer.render().max() > 0, "the frame stays black"
+assert renderer.render().max() > 0, "the frame is black"
 """
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Outcome of a check: `detail` is what was found, `remedy` what to do when it is not `ok`."""
+    """The outcome of a check.
+
+    Args:
+        ok: Whether the part works.
+        detail: What was found.
+        remedy: What to do if it does not work.
+    """
 
     ok: bool
     detail: str
@@ -44,7 +50,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. Without a `required` part nothing works; the others only cost their feature."""
+    """One line of the report.
+
+    Args:
+        name: Name of the part.
+        look: Runs the check.
+        required: Whether nothing works without the part; without any other, only its feature is missing.
+    """
 
     name: str
     look: Callable[[], Finding]
@@ -52,11 +64,11 @@ class Check:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`lara doctor` takes no options."""
+    """Adds nothing: `lara doctor` takes no arguments."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the report as it comes in; returns 0 when every required part works, 1 otherwise."""
+    """Writes the report line by line; returns 0 if every required part works, and 1 otherwise."""
     healthy = True
     for title, checks in sections():
         sys.stdout.write(f"\n{title}\n")
@@ -73,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def sections() -> list[tuple[str, list[Check]]]:
-    """Returns the report's parts, in the order in which they are looked at."""
+    """Lists the titles and checks of the report, in order."""
     return [
         (
             "Versions",
@@ -137,6 +149,7 @@ CORE_DISTRIBUTIONS = (
 
 
 def look_for_python() -> Finding:
+    """Checks the version of Python."""
     found = ".".join(map(str, sys.version_info[:3]))
     return Finding(
         (3, 12) <= sys.version_info < (3, 14),
@@ -146,7 +159,7 @@ def look_for_python() -> Finding:
 
 
 def look_for_distribution(name: str) -> Finding:
-    """Finds an installed version that satisfies what this package asks for."""
+    """Checks that a distribution is installed in a version that this package requires."""
     try:
         version = importlib.metadata.version(name)
         requirements = importlib.metadata.requires(DISTRIBUTION) or []
@@ -159,18 +172,18 @@ def look_for_distribution(name: str) -> Finding:
 
 
 def look_for_discovery() -> Finding:
-    """Runs LeRobot's own discovery, which imports the module named like the distribution, and nothing else does."""
+    """Runs LeRobot's discovery of plugins, which alone imports the module that is named like the distribution."""
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    logging.disable(logging.CRITICAL)  # it logs the traceback of every plugin that fails, also of others
+    logging.disable(logging.CRITICAL)  # it logs a traceback for every plugin that fails, including others
     register_third_party_plugins()
     logging.disable(logging.NOTSET)
     found = DISTRIBUTION in sys.modules
-    return Finding(found, f"imports {DISTRIBUTION}" if found else "finds no plugin of that name", REINSTALL)
+    return Finding(found, f"imports {DISTRIBUTION}" if found else "finds no plugin of this name", REINSTALL)
 
 
 def look_for_policy(name: str) -> Finding:
-    """Resolves the config, policy and processors of a type by the names LeRobot derives from it."""
+    """Resolves the configuration, policy and processors of a type by the names that LeRobot derives from it."""
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class
 
@@ -187,6 +200,7 @@ def look_for_policy(name: str) -> Finding:
 
 
 def look_for_environment() -> Finding:
+    """Checks that the environment type is registered with LeRobot."""
     from lerobot.envs.configs import EnvConfig
 
     found = ENV_TYPE in EnvConfig.get_known_choices()
@@ -194,7 +208,7 @@ def look_for_environment() -> Finding:
 
 
 def look_for_file(module: str, pattern: str) -> Finding:
-    """Finds a weight file inside an installed package without importing it."""
+    """Looks for a file in an installed package, without importing it."""
     spec = importlib.util.find_spec(module)
     if spec and spec.origin and any(Path(spec.origin).parent.glob(pattern)):
         return Finding(True, f"in {module}")
@@ -202,12 +216,13 @@ def look_for_file(module: str, pattern: str) -> Finding:
 
 
 def look_for_modules(extra: str, *modules: str) -> Finding:
+    """Checks that the modules that an extra installs can be found."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     return Finding(not missing, f"no {', '.join(missing)}" if missing else "installed", remedy_for(extra))
 
 
 def look_for_rendering() -> Finding:
-    """Renders one frame in a process of its own: a broken driver may take its process down."""
+    """Renders one frame in a separate process, as a broken driver may crash it."""
     backend = os.environ.get("MUJOCO_GL", "egl" if sys.platform == "linux" else "")
     result = subprocess.run(
         [sys.executable, "-c", RENDER],
@@ -220,28 +235,31 @@ def look_for_rendering() -> Finding:
     return Finding(
         False,
         "Meta-World cannot render",
-        "as root `apt-get update && apt-get install libegl1 libgl1-mesa-dri`; leave MUJOCO_GL unset or egl",
+        "as root, run `apt-get update && apt-get install libegl1 libgl1-mesa-dri`; leave MUJOCO_GL unset, or set it "
+        "to egl",
     )
 
 
 def remedy_for(extra: str) -> str:
-    """What brings an optional part of this package."""
+    """How to install an optional part of this package."""
     return f"`make setup` in the clone, or `pip install -e '.[{extra}]'`"
 
 
 def look_for_torchcodec() -> Finding:
+    """Checks that torchcodec loads."""
     try:
         import torchcodec  # noqa: F401
     except (ImportError, OSError, RuntimeError):
         return Finding(
             False,
-            "does not load; PyAV decodes instead, more slowly, and LeRobot prints a long warning on each start",
-            "install FFmpeg's libraries, as root: `apt-get update && apt-get install ffmpeg`",
+            "does not load; PyAV decodes instead, more slowly, and LeRobot shows a long warning at every start",
+            "install FFmpeg's libraries: as root, run `apt-get update && apt-get install ffmpeg`",
         )
     return Finding(True, "decodes video")
 
 
 def look_for_gpu() -> Finding:
+    """Checks whether PyTorch finds a CUDA device."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""`lara export-base <lara checkpoint> <directory>`."""
+"""`lara export-base`: writes an aligned checkpoint as one of its plain base policy."""
 
 import argparse
 import logging
@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Writes the checkpoint and returns 0."""
     from lerobot_lara.publish.export import export_base
 
     export_base(args.checkpoint, args.directory)

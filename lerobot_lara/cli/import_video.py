@@ -1,4 +1,4 @@
-"""`lara import-video`: a folder of videos becomes an action-free LeRobotDataset."""
+"""`lara import-video`: turns a folder of video clips into an action-free LeRobotDataset."""
 
 import argparse
 import os
@@ -15,74 +15,81 @@ from lerobot_lara.data.video.segments import MIN_WINDOW_S, SEGMENT_COLUMNS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `lara import-video`."""
-    parser.add_argument("folder", help="folder of clips; sub-folders are searched too")
+    """Adds the arguments of `lara import-video`."""
+    parser.add_argument("folder", help="folder of clips; subfolders are searched too")
     parser.add_argument("repo_id", help="name of the dataset, user/name")
     parser.add_argument("--root", help="folder of the dataset (default: $HF_LEROBOT_HOME/<repo_id>)")
     parser.add_argument(
         "--fps",
         type=int,
-        help="resample to this rate, by the times at which frames are shown (default: keep every frame, at the "
-        "clips' common rate)",
+        help="resample to this rate, by the times at which frames are shown (default: keep every frame, at the rate "
+        "that all clips share)",
     )
     parser.add_argument(
         "--recorded-fps",
         type=int,
-        help="keep every frame, and take them as recorded at this rate, where clips do not play in real time",
+        help="keep every frame, as recorded at this rate, if clips do not play in real time",
     )
     parser.add_argument(
-        "--size", help="HEIGHTxWIDTH in pixels, or one number for both (default: the clips' common size)"
+        "--size",
+        help="HEIGHTxWIDTH in pixels, or one number for both (default: the size that all clips share)",
     )
     parser.add_argument(
         "--fit",
         choices=["crop", "pad"],
         default="crop",
-        help="how a clip of another shape fits: cut off at the sides, or with black bars (default: crop)",
+        help="how clips of another shape are fitted: cut off at the sides, or padded with black bars (default: crop)",
     )
     parser.add_argument(
         "--segments",
-        help=f"CSV or JSON file of the parts to import, with {', '.join(SEGMENT_COLUMNS)}; times in seconds",
+        help=f"CSV or JSON file of the parts to import, with {', '.join(SEGMENT_COLUMNS)}; times are in seconds",
     )
     parser.add_argument(
         "--window-s",
         type=float,
-        help="cut every video into windows of this many seconds; a last one shorter than "
-        f"{MIN_WINDOW_S:g} s is left out",
+        help=f"cut every video into windows of this many seconds; a last window shorter than {MIN_WINDOW_S:g} s is "
+        "left out",
     )
     parser.add_argument(
         "--captions",
-        help='JSON file {"clip.mp4": "text"} or [{"id": "clip", "label": "text"}]; the ending may be left out',
+        help='JSON file {"clip.mp4": "text"} or [{"id": "clip", "label": "text"}]; extensions may be omitted',
     )
     parser.add_argument(
         "--default-caption",
         default=DEFAULT_CAPTION,
-        help=f"task of a clip without caption (default: {DEFAULT_CAPTION!r})",
+        help=f"task of a clip without a caption (default: {DEFAULT_CAPTION!r})",
     )
     parser.add_argument(
         "--storage",
         choices=["video", "image"],
         default="video",
-        help="how frames are stored: small, or lossless and quick to read (default: video)",
+        help="how frames are stored: small, or lossless and fast to read (default: video)",
     )
     parser.add_argument(
         "--camera-key",
         default=DEFAULT_CAMERA_KEY,
-        help=f"observation.image or observation.images.<name> (default: {DEFAULT_CAMERA_KEY})",
+        help=f"key of the frames, observation.image or observation.images.<name> "
+        f"(default: {DEFAULT_CAMERA_KEY})",
     )
-    parser.add_argument("--robot-type", help="noted in the dataset's metadata")
+    parser.add_argument("--robot-type", help="robot noted in the dataset's metadata")
     parser.add_argument(
-        "--workers", type=int, default=0, help="clips to decode at once, ahead of the writing (default: 0)"
+        "--workers",
+        type=int,
+        default=0,
+        help="number of clips to decode at once, ahead of writing (default: 0)",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="exit with an error if anything could not be imported"
+        "--strict", action="store_true", help="exit with status 1 if anything could not be imported"
     )
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="replace the dataset that is at --root")
-    existing.add_argument("--resume", action="store_true", help="add the clips that it does not hold yet")
+    existing.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
+    existing.add_argument(
+        "--resume", action="store_true", help="add the clips that an existing dataset does not hold yet"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Imports the clips and reports; returns 1 when, with `--strict`, something could not be imported."""
+    """Imports the clips and reports; returns 0, or with `--strict` 1 if something could not be imported."""
     _quiet_libraries()
     result = import_video(
         args.folder,
@@ -111,34 +118,35 @@ def parse_size(text: str) -> tuple[int, int]:
     """Reads `HEIGHTxWIDTH`, or one number for both.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: The text is anything else.
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise ValueError(
-            f"--size is {text!r}. Give HEIGHTxWIDTH in pixels, as in 256x320, or one number for both."
+            f"`--size` is {text!r}; it must be HEIGHTxWIDTH in pixels, such as 256x320, or one number for both."
         )
     return int(sides[0]), int(sides[-1])
 
 
 def _quiet_libraries() -> None:
-    """Keeps the encoder's banner and the per-episode bars of `datasets` out of the progress display."""
+    """Keeps the encoder's banner and the progress bars of `datasets` from interrupting the progress display."""
     import av
     import datasets
 
-    os.environ.setdefault("SVT_LOG", "1")  # errors only; read by SVT-AV1 when it opens
+    os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 reads it when it opens
     av.logging.set_libav_level(av.logging.ERROR)
     datasets.disable_progress_bars()
 
 
 def _report(result: ImportResult) -> None:
+    """Writes what was imported and what was left out."""
     settings = result.settings
     lines = [
         f"{len(result.imported)} clips imported. {result.root} holds {result.num_episodes} episodes, "
         f"{result.num_frames} frames of {settings.height}x{settings.width} (height x width) at {settings.fps} fps.",
         _listing("clips have no caption", result.without_caption),
         _listing("captions name no clip", result.unused_captions),
-        _listing("files are not video by their ending", result.ignored),
+        _listing("files are not videos by their extension", result.ignored),
         _listing("clips have no segment", result.without_segment),
         _listing("last windows were too short and left out", list(result.skipped)),
         f"{len(result.failures)} could not be imported; the reasons are above and in {result.root / ERRORS_PATH}."
@@ -149,5 +157,6 @@ def _report(result: ImportResult) -> None:
 
 
 def _listing(what: str, names: list[str], shown: int = 10) -> str:
+    """A count and the first names; empty without names."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return f"{len(names)} {what}: {', '.join(names[:shown])}{more}" if names else ""

@@ -1,4 +1,4 @@
-"""`lara oxe-mixture`: a mixture file of Open X-Embodiment datasets."""
+"""`lara oxe-mixture`: writes a mixture file of Open X-Embodiment datasets."""
 
 import argparse
 import logging
@@ -9,8 +9,8 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `lara oxe-mixture`."""
-    parser.add_argument("name", help=f"one of {', '.join(oxe_mixtures())}")
+    """Adds the arguments of `lara oxe-mixture`."""
+    parser.add_argument("name", help=f"set of datasets and weights: {', '.join(oxe_mixtures())}")
     parser.add_argument("path", help="YAML file to write")
     parser.add_argument("--only", help="names of datasets separated by commas (default: the whole mixture)")
     parser.add_argument(
@@ -21,14 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--root",
-        help="directory with the upgraded datasets, each in a directory of its name; relative to the YAML file "
+        help="folder with the upgraded datasets, each in a folder of its name; a relative path starts at the YAML file "
         "(default: where LeRobot looks)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that says something else")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file with other content")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the file."""
+    """Writes the file and returns 0."""
     path = write_oxe_mixture(
         args.name,
         args.path,

@@ -1,4 +1,4 @@
-"""`lara probe`: measures whether latent actions are meaningful, with a report."""
+"""`lara probe`: measures whether latent actions are meaningful, and writes a report."""
 
 import argparse
 import logging
@@ -7,38 +7,39 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `lara probe`."""
+    """Adds the arguments of `lara probe`."""
     parser.add_argument(
         "checkpoints",
         nargs="+",
         metavar="checkpoint",
-        help="a lara_lam or lara checkpoint, folder or Hub id; several are compared with the first",
+        help="a lara_lam or lara checkpoint, as a folder or Hub id; several are compared with the first",
     )
     parser.add_argument(
         "--dataset",
         required=True,
-        help="a LeRobotDataset, folder or Hub id, with or without actions; best one that none was trained on",
+        help="a LeRobotDataset, as a folder or Hub id, with or without actions; preferably one that no checkpoint was "
+        "trained on",
     )
     parser.add_argument(
         "--out",
-        help="folder of the report; an earlier report is replaced (default: outputs/probe/<name of the dataset>)",
+        help="folder of the report, which replaces an earlier report (default: outputs/probe/<name of the dataset>)",
     )
     parser.add_argument(
         "--camera", help="camera of the dataset (default: the one that the checkpoints were trained on)"
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is some)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     parser.add_argument(
         "--max-pairs",
         type=int,
         default=4000,
-        help="frame pairs at most, spread evenly over the episodes (default: 4000)",
+        help="largest number of frame pairs, spread evenly over the episodes (default: 4000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the report."""
-    # Imported here, as `lara probe --help` would otherwise load torch and the data libraries.
+    """Writes the report and returns 0."""
+    # Imported here so that `lara probe --help` does not load torch and the data libraries.
     from lerobot_lara.evaluation.probe.run import probe
 
     page = probe(

@@ -1,4 +1,4 @@
-"""`lara upgrade-dataset`: a LeRobot dataset of format v2.0 or v2.1 becomes one of format v3.0."""
+"""`lara upgrade-dataset`: converts a LeRobot dataset from format v2.0 or v2.1 to v3.0."""
 
 import argparse
 import logging
@@ -7,29 +7,29 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `lara upgrade-dataset`."""
-    parser.add_argument("source", help="directory of the dataset, or its id on the Hub; it is not changed")
+    """Adds the arguments of `lara upgrade-dataset`."""
+    parser.add_argument("source", help="folder of the dataset, or its id on the Hub; it is not changed")
     parser.add_argument(
-        "directory", help="directory to write; run the same command again after an interruption"
+        "directory", help="folder to write; after an interruption, run the same command again"
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--verify",
         choices=["all", "sample", "none"],
-        help="compare with the original: all images; three images of at most 200 episodes; nothing. The first two "
-        "compare all numbers, timestamps and tasks (default: all for up to 20000 frames, else sample)",
+        help="compare with the original all images, three images of at most 200 episodes each, or nothing; all and "
+        "sample also compare all numbers, timestamps and tasks (default: all for up to 20000 frames, otherwise sample)",
     )
     parser.add_argument(
         "--video-file-size",
         type=int,
         default=200,
         metavar="MB",
-        help="episodes are joined into video files of about this size (default: 200)",
+        help="approximate size of the video files into which episodes are joined (default: 200)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Upgrades the dataset and says how to use it."""
+    """Upgrades the dataset, logs how to train on it and returns 0."""
     from lerobot_lara.data.upgrade.upgrade_dataset import upgrade_dataset
 
     root = upgrade_dataset(

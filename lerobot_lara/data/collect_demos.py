@@ -1,8 +1,8 @@
 """Records demonstrations of Meta-World's scripted experts into a LeRobotDataset v3.
 
-Every episode is first staged as one file next to the dataset, then written into the dataset in a fixed order.
-A killed run therefore loses at most the episodes in progress, and the contents depend on the settings alone:
-not on interruptions, nor on the number of workers.
+Each episode is first staged as a file next to the dataset and then written into the dataset in a fixed order. A run
+that is killed therefore loses at most the episodes in progress, and the contents depend only on the settings, not on
+interruptions or on the number of workers.
 """
 
 import functools
@@ -38,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CollectionSettings:
-    """What determines the contents of a collected dataset.
+    """The settings that determine the contents of a collected dataset.
 
     Attributes:
-        tasks: Meta-World task names, in the order in which episodes take turns.
-        episodes: number of episodes per task.
-        seed: datasets of different seeds share no starting position and no noise.
-        image_size: height and width in pixels.
-        storage: "image" (PNG inside parquet: fast random access) or "video" (mp4: smaller).
-        action_free: leave out `action` and `observation.state`, as in video of unknown origin.
-        steps_after_success: further steps recorded once the task is solved, so that the goal itself is seen.
+        tasks: Meta-World task names, in the order in which their episodes take turns.
+        episodes: Number of episodes per task, at least 1.
+        seed: Datasets with different seeds share no starting position and no noise.
+        image_size: Height and width in pixels.
+        storage: "image" (PNG inside Parquet, with fast random access) or "video" (MP4, which is smaller).
+        action_free: Leave out `action` and `observation.state`, as in video of unknown origin.
+        steps_after_success: Steps recorded after the task is solved, so that the reached goal is seen.
     """
 
     tasks: tuple[str, ...]
@@ -61,9 +61,9 @@ class CollectionSettings:
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("seed", 0), ("image_size", 1), ("steps_after_success", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {least}.")
         if self.storage not in ("image", "video"):
-            raise ValueError(f"storage must be 'image' or 'video', got {self.storage!r}")
+            raise ValueError(f"`storage` is {self.storage!r}; it must be 'image' or 'video'.")
 
 
 def collect_demos(
@@ -81,52 +81,56 @@ def collect_demos(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Records successful demonstrations through the environment `metaworld_fast`.
+    """Records successful demonstrations in the environment `metaworld_fast`.
 
-    The expert's clean action, clipped to [-1, 1], is the label; what is executed carries correlated noise on
-    x, y, z, so that the data covers states off the expert's path together with the way back. Attempts that do
-    not solve the task are drawn again with another seed, counted and logged.
+    The expert's clean action, clipped to [-1, 1], is the label. The action that is executed carries correlated noise on
+    x, y and z, so that the data also shows states off the expert's path and the way back from them. An attempt that
+    does not solve the task is repeated with another seed, counted and logged.
 
-    Features: `observation.image`, (image_size, image_size, 3) uint8 RGB; `observation.state`, (4,) hand
-    x, y, z in meters and gripper opening; `action`, (4,) in [-1, 1]; 80 frames per second; the task string is
-    Meta-World's description. Episodes take turns over the tasks: the first `n * len(tasks)` episodes are the
-    first n of each task. `meta/collection.json` holds the settings and, per episode, the task name, simulator
-    seed, noise and failed attempts.
+    The features are `observation.image`, (image_size, image_size, 3) uint8 RGB; `observation.state`, (4,), the hand's
+    x, y, z in meters and the gripper opening; and `action`, (4,) in [-1, 1]. There are 80 frames per second. The
+    instruction is Meta-World's description of the task. Episodes take turns over the tasks: the first `n * len(tasks)`
+    episodes are the first n of each task. `meta/collection.json` holds the settings and, for each episode, the task
+    name, simulator seed, noise and number of failed attempts.
 
     Args:
         tasks: Meta-World tasks or LeRobot's difficulty groups, separated by commas.
-        episodes: number of episodes per task.
-        repo_id: name of the dataset, "user/name".
-        root: directory to create; None means LeRobot's home directory / `repo_id`.
-        workers: number of processes that simulate, each with one thread.
-        resume: continue an interrupted run; nothing happens when it had been completed.
-        overwrite: replace the dataset at `root`, once the new one is complete, and start over.
-        image_size, seed, storage, action_free, steps_after_success: see `CollectionSettings`.
+        episodes: See `CollectionSettings`.
+        repo_id: Name of the dataset, "user/name".
+        root: Folder to create; None is the dataset's folder in LeRobot's home.
+        image_size: See `CollectionSettings`.
+        seed: See `CollectionSettings`.
+        storage: See `CollectionSettings`.
+        action_free: See `CollectionSettings`.
+        steps_after_success: See `CollectionSettings`.
+        workers: Number of processes that simulate, each with one thread.
+        resume: Continue an interrupted run; a completed one is left as it is.
+        overwrite: Record everything again, and replace the dataset at `root` once the new one is complete.
 
     Returns:
-        The dataset's root.
+        The dataset's folder.
 
     Raises:
-        ValueError: bad settings; `root` or an interrupted run exists and neither `resume` nor `overwrite` is
-            given; what is resumed was started with other settings.
-        RuntimeError: the expert does not solve a task at all.
+        ValueError: A setting is out of range; `root` or an interrupted run exists and neither `resume` nor
+            `overwrite` is set; or the run to resume was started with other settings.
+        RuntimeError: The expert repeatedly fails to solve a task.
     """
     task_names = tuple(name for group in resolve_tasks(tasks).values() for name in group)
     settings = CollectionSettings(
         task_names, episodes, seed, image_size, storage, action_free, steps_after_success
     )
     if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+        raise ValueError(f"`workers` is {workers}; it must be at least 1.")
     require_package("metaworld", extra="metaworld")
     root = _dataset_root(root, repo_id)
     staging = root.with_name(f"{root.name}.partial")
     if _is_complete(root, staging, settings=settings, resume=resume, overwrite=overwrite):
-        logger.info("%s is complete already", root)
+        logger.info("%s is already complete.", root)
         return root
 
     (staging / "episodes").mkdir(parents=True, exist_ok=True)
     _write_json(staging / "settings.json", asdict(settings))
-    shutil.rmtree(staging / "dataset", ignore_errors=True)  # left half written by an interrupted run
+    shutil.rmtree(staging / "dataset", ignore_errors=True)  # an interrupted run may have left it half written
     dataset = _create_dataset(repo_id, staging / "dataset", settings)
     order = [(task, episode) for episode in range(episodes) for task in task_names]
     paths = [staging / "episodes" / f"{task}_{episode:06d}.npz" for task, episode in order]
@@ -156,14 +160,14 @@ def collect_demos(
 
 @functools.lru_cache(maxsize=16)
 def _environment(task: str, image_size: int) -> "MetaworldFastEnv":
-    """Keeps a process's environments between episodes: starting one takes about a second."""
+    """Keeps the environments of a process between episodes, as starting one takes about a second."""
     from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
 
     return MetaworldFastEnv(task, image_size=image_size)
 
 
 def _stage_episode(settings: CollectionSettings, task_and_episode: tuple[str, int], path: Path) -> Path:
-    """Records one episode into `path`, unless an earlier run has done so."""
+    """Records one episode into `path`, unless an earlier run already has."""
     task, episode = task_and_episode
     if not path.exists():
         from lerobot_lara.envs.scripted_expert import record_demonstration
@@ -183,7 +187,7 @@ def _stage_episode(settings: CollectionSettings, task_and_episode: tuple[str, in
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Any]:
-    """Yields a `map` that runs in this process for one worker, else in `workers` processes, in order."""
+    """Yields an ordered `map` that runs in this process for one worker, and otherwise in `workers` processes."""
     if workers == 1:
         try:
             yield map
@@ -198,7 +202,7 @@ def _mapper(workers: int) -> Iterator[Any]:
 
 @contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    """Hides the progress bar that saving an episode shows, which would break up our own."""
+    """Hides the progress bar of each saved episode, which would interrupt the one shown here."""
     import datasets
 
     hidden = datasets.are_progress_bars_disabled()
@@ -211,10 +215,12 @@ def _quiet_datasets() -> Iterator[None]:
 
 
 def _use_one_thread() -> None:
-    os.environ["LP_NUM_THREADS"] = "1"  # Mesa's software rasteriser, read when its first context is created
+    """Makes a worker's software renderer use one thread."""
+    os.environ["LP_NUM_THREADS"] = "1"  # Mesa's rasterizer reads it when its first context is created
 
 
 def _create_dataset(repo_id: str, root: Path, settings: CollectionSettings) -> "LeRobotDataset":
+    """Creates the empty dataset."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     size = settings.image_size
@@ -263,6 +269,7 @@ def _add_episode(dataset: "LeRobotDataset", path: Path, *, task: str, episode: i
 
 
 def _dataset_root(root: str | Path | None, repo_id: str) -> Path:
+    """The dataset's folder: `root`, or the one in LeRobot's home."""
     if root is not None:
         return Path(root).expanduser().resolve()
     from lerobot.utils.constants import HF_LEROBOT_HOME
@@ -273,30 +280,32 @@ def _dataset_root(root: str | Path | None, repo_id: str) -> Path:
 def _is_complete(
     root: Path, staging: Path, *, settings: CollectionSettings, resume: bool, overwrite: bool
 ) -> bool:
-    """Checks what is on disk against what is asked for; True if there is nothing left to do."""
+    """Compares what is on disk with what is asked for; True if there is nothing left to do."""
     if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other: give one of them")
+        raise ValueError("`resume` and `overwrite` are both set; they exclude each other. Set one of them.")
     finished = root / "meta" / "collection.json"
     if overwrite:
         if root.exists() and not (root / "meta" / "info.json").exists():
-            raise ValueError(f"root: {root} is not a dataset and will not be deleted; choose another root")
+            raise ValueError(f"{root} is not a dataset, so it will not be deleted. Choose another `root`.")
         if staging.exists() and not (staging / "settings.json").exists():
             raise ValueError(
-                f"root: {staging} is no interrupted run and will not be deleted; choose another root"
+                f"{staging} is not an interrupted run, so it will not be deleted. Choose another `root`."
             )
         shutil.rmtree(staging, ignore_errors=True)
         return False
     if not resume:
         if root.exists():
-            raise ValueError(f"root: {root} exists already; choose another root, or give --overwrite")
+            raise ValueError(f"{root} already exists. Choose another `root`, or pass --overwrite.")
         if staging.exists():
             raise ValueError(
-                f"root: an interrupted run is in {staging}; give --resume to continue it or --overwrite"
+                f"{staging} holds an interrupted run. Pass --resume to continue it, or --overwrite to start over."
             )
         return False
     if root.exists():
         if not finished.exists():
-            raise ValueError(f"root: {root} was not written by collect-demos, so it cannot be resumed")
+            raise ValueError(
+                f"{root} was not written by collect-demos, so it cannot be resumed. Choose another `root`."
+            )
         _check_same_settings(json.loads(finished.read_text())["settings"], settings, root)
         return True
     if (staging / "settings.json").exists():
@@ -305,26 +314,28 @@ def _is_complete(
 
 
 def _check_same_settings(found: dict[str, Any], asked: CollectionSettings, where: Path) -> None:
+    """Refuses to resume a run with other settings."""
     differing = [
-        f"{name} is {found.get(name)!r} there, {value!r} now"
+        f"`{name}` was {found.get(name)!r} and is now {value!r}"
         for name, value in json.loads(json.dumps(asdict(asked))).items()
         if found.get(name) != value
     ]
     if differing:
         raise ValueError(
-            f"resume: {where} was started with other settings ({'; '.join(differing)}); "
-            "use the same ones, another root, or --overwrite"
+            f"{where} was started with other settings: {'; '.join(differing)}. Use the same settings, choose another "
+            "`root`, or pass --overwrite."
         )
 
 
 def _log_failures(records: list[dict[str, Any]], tasks: tuple[str, ...]) -> None:
+    """Logs for each task how many attempts its episodes took."""
     for task in tasks:
         attempts = [1 + record["failed_attempts"] for record in records if record["task"] == task]
-        logger.info("%s: %d episodes kept of %d attempts", task, len(attempts), sum(attempts))
+        logger.info("%s: kept %d episodes of %d attempts", task, len(attempts), sum(attempts))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces the file in one step, so that a killed run cannot leave half of it."""
+    """Replaces the file in one step, so that a killed run cannot leave half of one."""
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")
     unfinished.replace(path)

@@ -1,4 +1,4 @@
-"""The Open X-Embodiment datasets that Octo and OpenVLA train on, and mixture files made of them."""
+"""The Open X-Embodiment datasets that Octo and OpenVLA train on, and mixture files made from them."""
 
 import functools
 import importlib.resources
@@ -12,14 +12,14 @@ import yaml
 DEFAULT_FRAME_GAP_S = 1.0
 IMAGE_SIZE = (224, 224)
 CAMERA_PREFIX = "observation.images."
-_TARGET = "bridge_orig"  # the robot that policies of these mixtures are usually evaluated on
+_REFERENCE = "bridge_orig"  # policies trained on these mixtures are usually evaluated on its robot
 _STATE_GRIPPER = 7
 _ACTION_GRIPPER = 6
 
 
 @dataclass(frozen=True)
 class OXEDataset:
-    """A dataset of the table; None is unknown.
+    """A dataset of the table in oxe.yaml; None is unknown.
 
     Args:
         name: Name of the RLDS dataset, shortened as on the Hub.
@@ -27,10 +27,10 @@ class OXEDataset:
         robot: Robot, in lower case.
         state: Meaning of the state's 8 numbers: "eef_euler", "eef_axis_angle", "eef_quaternion", "joints" or "none".
         state_gripper: What a large value of the state's last number means: "open", "closed" or "none".
-        action_gripper: The same for the last of the action's 7 numbers.
+        action_gripper: What a large value of the action's last number, the seventh, means.
         primary: Name of the camera that looks at the scene; None if there is none.
         wrist: Name of the camera at the wrist; None if there is none.
-        revision: Commit on the Hub that was seen in use.
+        revision: Commit on the Hub that is known to have been used.
     """
 
     name: str
@@ -45,13 +45,15 @@ class OXEDataset:
 
     @property
     def repo_id(self) -> str:
+        """Id on the Hub."""
         return f"IPEC-COMMUNITY/{self.name}_lerobot"
 
     @property
     def embodiment(self) -> str:
-        """The robot, with the meaning of its state where the table has that robot with several.
+        """The robot, with the meaning of its state where datasets of that robot differ in it.
 
-        Datasets of one embodiment share the policy's projections, which joint angles and poses cannot.
+        Datasets of one embodiment share the policy's state and action projections, which would be wrong for joint
+        angles and poses.
         """
         encodings = {dataset.state for dataset in oxe_datasets().values() if dataset.robot == self.robot}
         return self.robot if len(encodings) == 1 else f"{self.robot}_{self.state or 'unknown'}"
@@ -59,7 +61,13 @@ class OXEDataset:
 
 @dataclass(frozen=True)
 class OXEMixture:
-    """Weights by dataset name, which multiply the datasets' numbers of frames, and the cameras they are used with."""
+    """A set of weights, as another project trains with it.
+
+    Args:
+        source: The project.
+        cameras: The policy's cameras, "primary" and "wrist".
+        weights: Dataset name -> weight, which multiplies the dataset's number of frames.
+    """
 
     source: str
     cameras: list[str]
@@ -67,12 +75,12 @@ class OXEMixture:
 
 
 def oxe_datasets() -> dict[str, OXEDataset]:
-    """Returns the table's datasets by name."""
+    """Reads the datasets of the table, by name."""
     return {name: OXEDataset(name=name, **values) for name, values in _table()["datasets"].items()}
 
 
 def oxe_mixtures() -> dict[str, OXEMixture]:
-    """Returns the weight sets by name."""
+    """Reads the sets of weights of the table, by name."""
     return {name: OXEMixture(**values) for name, values in _table()["mixtures"].items()}
 
 
@@ -83,36 +91,41 @@ def make_oxe_mixture(
     frame_gap_s: float = DEFAULT_FRAME_GAP_S,
     root: str | None = None,
 ) -> dict[str, Any]:
-    """Returns the content of a mixture file.
+    """Makes the content of a mixture file.
 
-    Grippers that are known to count the other way round are mirrored, so that a large value means open.
+    Grippers whose values are known to run the other way are mirrored, so that a large value means open.
 
     Args:
-        name: Weight set, see `oxe_mixtures`.
+        name: Set of weights; see `oxe_mixtures`.
         only: Names of the datasets to keep; None keeps all.
-        frame_gap_s: Seconds between the two frames of a latent action. 1 s is a whole number of frames in all
-            datasets but dobbe (3.75 Hz).
-        root: Directory with the upgraded datasets, each in a directory of its name.
+        frame_gap_s: Seconds between the two frames of a latent action. 1 s is a whole number of frames in every
+            dataset but dobbe (3.75 Hz).
+        root: Folder with the upgraded datasets, each in a folder of its name; None looks where LeRobot does.
+
+    Returns:
+        The fields of a `MixtureConfig`, as plain values.
 
     Raises:
-        ValueError: unknown name, or a frame gap that is not positive.
+        ValueError: A name is unknown, or the frame gap is not positive.
     """
     mixtures = oxe_mixtures()
     if name not in mixtures:
-        raise ValueError(f"name: there is no mixture {name!r}; choose one of {', '.join(mixtures)}")
+        raise ValueError(f"`name` is {name!r}; it must be one of {', '.join(mixtures)}.")
     if not 0 < frame_gap_s < float("inf"):
-        raise ValueError(f"frame_gap_s is {frame_gap_s}; give seconds above 0")
+        raise ValueError(f"`frame_gap_s` is {frame_gap_s}; it must be a number of seconds above 0.")
     mixture = mixtures[name]
     names = list(mixture.weights) if only is None else list(dict.fromkeys(only))
     unknown = [dataset for dataset in names if dataset not in mixture.weights]
     if unknown or not names:
-        listed = ", ".join(mixture.weights)
-        raise ValueError(f"only: {', '.join(unknown) or 'nothing'} is not in {name}, which has {listed}")
+        raise ValueError(
+            f"`only` is {', '.join(names) or 'empty'}; it must name datasets of {name}, which are "
+            f"{', '.join(mixture.weights)}."
+        )
     ordered = [dataset for dataset in mixture.weights if dataset in names]
     return {
         "weights": "per_frame",
         "frame_gap_s": frame_gap_s,
-        "target": _TARGET if _TARGET in ordered else ordered[0],
+        "reference": _REFERENCE if _REFERENCE in ordered else ordered[0],
         "image_size": list(IMAGE_SIZE),
         "cameras": [CAMERA_PREFIX + camera for camera in mixture.cameras],
         "entries": [
@@ -134,12 +147,18 @@ def write_oxe_mixture(
     """Writes a mixture file, with a header that says how it was made and what to do before training.
 
     Args:
+        name: See `make_oxe_mixture`.
         path: File to write.
-        overwrite: Replace a file that says something else.
-        name, only, frame_gap_s, root: see `make_oxe_mixture`; a relative `root` starts at the mixture file.
+        only: See `make_oxe_mixture`.
+        frame_gap_s: See `make_oxe_mixture`.
+        root: See `make_oxe_mixture`; a relative path starts at the mixture file.
+        overwrite: Replace a file with other content.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ValueError: see `make_oxe_mixture`; the file exists and differs.
+        ValueError: The file exists with other content, or `make_oxe_mixture` refuses the arguments.
     """
     content = make_oxe_mixture(name, only=only, frame_gap_s=frame_gap_s, root=root)
     options = [
@@ -151,21 +170,22 @@ def write_oxe_mixture(
     header = (
         f"# Open X-Embodiment: the mixture {name}, weights of {oxe_mixtures()[name].source}. Written by\n"
         f"#   {command}\n"
-        "# The datasets on the Hub have LeRobot's format v2.0: upgrade each before training, for example with\n"
+        "# The datasets on the Hub have LeRobot's format v2.0. Upgrade each of them before training, for example with\n"
         "#   lara upgrade-dataset IPEC-COMMUNITY/bridge_orig_lerobot oxe/bridge_orig\n"
-        "# and give the command above --root=<directory that holds oxe/bridge_orig and the others>.\n"
+        "# and add --root=<folder with the upgraded datasets, relative to this file> to the command above.\n"
     )
     # One line per map or list of plain values.
     text = header + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
     path = Path(path).expanduser()
     if path.exists() and not overwrite and path.read_text() != text:
-        raise ValueError(f"path: {path} exists and says something else; give another one, or overwrite it")
+        raise ValueError(f"{path} exists with other content. Give another path, or pass --overwrite.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
 
 def _entry(dataset: OXEDataset, weight: float, cameras: Sequence[str], root: str | None) -> dict[str, Any]:
+    """The fields of a dataset's `EntryConfig`."""
     available = {"primary": dataset.primary, "wrist": dataset.wrist}
     return {
         "name": dataset.name,
@@ -187,9 +207,11 @@ def _entry(dataset: OXEDataset, weight: float, cameras: Sequence[str], root: str
 
 
 def _vector(key: str | None, gripper: str | None, dimension: int) -> dict[str, Any]:
+    """The fields of a `VectorMap` that mirrors a gripper where a large value means closed."""
     return {"key": key, "dims": None, "invert": [dimension] if gripper == "closed" else None}
 
 
 @functools.cache
 def _table() -> dict[str, Any]:
+    """Content of oxe.yaml."""
     return yaml.safe_load(importlib.resources.files(__package__).joinpath("oxe.yaml").read_text())

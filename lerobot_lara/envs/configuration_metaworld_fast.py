@@ -1,6 +1,6 @@
-"""The environment type `metaworld_fast`: LeRobot's Meta-World at any image size, rendered cheaply on CPU.
+"""The environment type `metaworld_fast`: LeRobot's Meta-World at any image size, with fast rendering on the CPU.
 
-The simulator is imported only when environments are created, so that registering the type costs nothing.
+The simulator is imported only when environments are created, so registering the type costs nothing.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from lerobot.utils.import_utils import require_package
 
 
 def select_headless_renderer() -> None:
-    """Sets `MUJOCO_GL=egl` on a Linux machine without a display, unless the user chose a backend.
+    """Sets `MUJOCO_GL=egl` on a Linux machine without a display, unless a backend is already chosen.
 
     MuJoCo reads the variable when it is imported, and its own default (GLFW) needs a display.
     """
@@ -29,7 +29,7 @@ def select_headless_renderer() -> None:
 
 @functools.cache
 def task_descriptions() -> dict[str, str]:
-    """Returns the instruction of each Meta-World task by name, e.g. "Open a drawer" for drawer-open-v3."""
+    """Reads the instruction of each Meta-World task by name, such as "Open a drawer" for drawer-open-v3."""
     return _lerobot_metaworld_tables()["TASK_DESCRIPTIONS"]
 
 
@@ -37,50 +37,54 @@ def resolve_tasks(task: str) -> dict[str, list[str]]:
     """Expands a comma-separated list of Meta-World tasks and difficulty groups.
 
     Args:
-        task: names such as "drawer-open-v3,reach-v3", or LeRobot's groups "easy", "medium", "hard",
+        task: Names such as "drawer-open-v3,reach-v3", or LeRobot's groups "easy", "medium", "hard" and
             "very_hard". A leading "metaworld-" is accepted.
 
     Returns:
-        `{name as given: task names}`, one task name per entry but for groups.
+        Name as given -> task names: the task itself, or all tasks of a group.
 
     Raises:
-        ValueError: no task is given, one is unknown (close matches are listed) or given twice.
+        ValueError: No task is given, or one is given twice or is unknown, in which case close matches are listed.
     """
     groups = _lerobot_metaworld_tables()["DIFFICULTY_TO_TASKS"]
     names = [name.strip().removeprefix("metaworld-") for name in (task or "").split(",") if name.strip()]
     if not names:
-        raise ValueError("task is empty: name one or more Meta-World tasks, e.g. task=drawer-open-v3")
+        raise ValueError("`task` is empty; it must name Meta-World tasks, such as drawer-open-v3.")
     for name in names:
         if name not in task_descriptions() and name not in groups:
             known = [*task_descriptions(), *groups]
             matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(matches)}?" if matches else f"known tasks: {', '.join(known)}"
-            raise ValueError(f"task: unknown Meta-World task {name!r}; {hint}")
+            hint = f"Did you mean {' or '.join(matches)}?" if matches else f"They are {', '.join(known)}."
+            raise ValueError(f"`task` is {name!r}; it must be a known Meta-World task or group. {hint}")
         if names.count(name) > 1:
-            raise ValueError(f"task: {name!r} is given more than once in {task!r}; name each task once")
+            raise ValueError(f"`task` is {task!r}, which names {name!r} more than once. Name each task once.")
     return {name: groups.get(name, [name]) for name in names}
 
 
 @functools.cache
 def _lerobot_metaworld_tables() -> dict[str, dict]:
+    """LeRobot's descriptions and difficulty groups of the tasks."""
     return json.loads(resources.files("lerobot.envs").joinpath("metaworld_config.json").read_text())
 
 
 @EnvConfig.register_subclass("metaworld_fast")
 @dataclass
 class MetaworldFastEnvConfig(EnvConfig):
-    """Meta-World with a square image of any size and without shadows, multisampling and reflections.
+    """Meta-World with a square image of any size, and without shadows, multisampling and reflections.
 
-    Rendering changes, physics does not. Demonstrations and evaluation must use the same settings:
-    `lara collect-demos` records through this environment.
+    Only the rendering differs from LeRobot's `metaworld`, not the physics. Demonstrations and evaluation must use the
+    same settings; `lara collect-demos` records in this environment.
 
     Attributes:
-        task: one or more Meta-World tasks or LeRobot's difficulty groups, separated by commas.
-        episode_length: steps after which an episode is truncated, at 80 steps per second.
-        image_size: height and width in pixels of `observation.image`.
-        render_interval: render an observation every this many steps and repeat it in between. Rendering is
-            most of a step's cost, so a policy that executes its chunks open loop runs several times faster
-            with `render_interval` equal to its `n_action_steps`. Any other policy needs 1.
+        task: One or more Meta-World tasks or LeRobot's difficulty groups, separated by commas.
+        fps: Steps per second.
+        episode_length: Steps after which an episode is truncated.
+        image_size: Height and width of `observation.image`, in pixels.
+        render_interval: Steps between two rendered observations; the image is repeated in between. Rendering is most
+            of a step's cost, so a policy that executes its chunks open loop runs several times faster with its
+            `n_action_steps` here. Any other policy needs 1.
+        features: Set from the other fields.
+        features_map: Names of the features in LeRobot's batches.
     """
 
     task: str = "drawer-open-v3"
@@ -97,7 +101,9 @@ class MetaworldFastEnvConfig(EnvConfig):
         resolve_tasks(self.task)
         for name in ("episode_length", "image_size", "render_interval"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}; it must be at least 1. Pass --env.{name}=..."
+                )
         image_shape = (self.image_size, self.image_size, 3)
         self.features = {
             "action": PolicyFeature(type=FeatureType.ACTION, shape=(4,)),
@@ -107,6 +113,7 @@ class MetaworldFastEnvConfig(EnvConfig):
 
     @property
     def gym_kwargs(self) -> dict:
+        """Arguments of the environment."""
         return {
             "image_size": self.image_size,
             "episode_length": self.episode_length,
@@ -116,6 +123,7 @@ class MetaworldFastEnvConfig(EnvConfig):
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
+        """Creates a vector environment for each task: name as given -> index within its group -> environment."""
         require_package("metaworld", extra="metaworld")
         from lerobot_lara.envs.metaworld_fast import make_vector_env
 

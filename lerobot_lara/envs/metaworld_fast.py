@@ -1,4 +1,4 @@
-"""LeRobot's Meta-World environment with cheap rendering, any image size and exact success accounting."""
+"""LeRobot's Meta-World environment with fast rendering, any image size and exact success accounting."""
 
 import functools
 import multiprocessing
@@ -16,24 +16,24 @@ from lerobot.envs.metaworld import MetaworldEnv  # noqa: E402  (MuJoCo picks its
 
 
 class MetaworldFastEnv(MetaworldEnv):
-    """One Meta-World task seen by a camera, with the robot's state.
+    """One Meta-World task as seen by a camera, with the robot's state.
 
-    Observations: `pixels`, (image_size, image_size, 3) uint8 RGB of camera `corner2`, upright;
-    `agent_pos`, (4,) hand x, y, z in meters and gripper opening in [0, 1].
-    Actions: (4,) in [-1, 1], hand displacement dx, dy, dz and gripper effort.
+    Observations are `pixels`, (image_size, image_size, 3) uint8 RGB of camera `corner2`, upright, and `agent_pos`,
+    (4,), the hand's x, y, z in meters and the gripper opening in [0, 1]. Actions are (4,) in [-1, 1]: the hand's
+    displacement dx, dy, dz and the gripper effort.
 
-    An episode terminates on success and is truncated after `episode_length` steps. `is_success` is in every
-    `info`, and in `info["final_info"]` when the episode ends either way: LeRobot counts an ended episode
-    without it as a success. The environment never resets itself, so the last observation and the last
-    frame are those of the ended episode.
+    An episode terminates on success and is truncated after `episode_length` steps. `is_success` is in every `info`, and
+    also in `info["final_info"]` when the episode ends, as LeRobot counts an ended episode without it as a success. The
+    environment never resets itself, so the last observation and the last frame are those of the ended episode.
 
-    The simulator is created on the first reset, hence inside the worker of an asynchronous vector env.
+    The simulator is created on the first reset, which is inside the worker of an asynchronous vector environment.
 
     Args:
-        task: a Meta-World task name such as "drawer-open-v3".
-        image_size: height and width of the image in pixels.
-        episode_length: steps until truncation.
-        render_interval: a new image every this many steps, repeated in between (`render()` is always fresh).
+        task: A Meta-World task name, such as "drawer-open-v3".
+        image_size: Height and width of the image, in pixels.
+        episode_length: Steps until truncation.
+        render_interval: Steps between two new images of the observation, repeated in between; `render()` always
+            returns a new one.
     """
 
     _env: Any
@@ -56,14 +56,16 @@ class MetaworldFastEnv(MetaworldEnv):
         self._frame: np.ndarray | None = None
 
     def _ensure_env(self) -> None:
+        """Creates the simulator unless it exists."""
         if self._env is None:
             self._create_env()
 
     def _create_env(self) -> None:
+        """Creates the simulator with fast rendering."""
         super()._ensure_env()
         assert self._env is not None
         self._env.max_path_length = self._max_episode_steps
-        # All of this is read when the rendering context is created, which happens at the first frame.
+        # MuJoCo reads all of this when it creates the rendering context, at the first frame.
         model = self._env.model
         model.vis.quality.shadowsize = 0
         model.vis.quality.offsamples = 0
@@ -74,13 +76,13 @@ class MetaworldFastEnv(MetaworldEnv):
         renderer.height = model.vis.global_.offheight = self.image_size
 
     def render(self) -> np.ndarray:
-        """Returns the current frame, (image_size, image_size, 3) uint8; rendered once per step at most."""
+        """Renders the current frame, (image_size, image_size, 3) uint8, at most once per step."""
         if self._frame is None:
             self._ensure_env()
             viewer = self._env.mujoco_renderer.viewer
             if viewer is not None:
-                # Gymnasium leaves the context created last current: with several environments in a process
-                # this one would be drawn with another task's meshes.
+                # The rendering context that was created last stays current, so with several environments in a
+                # process this one would be drawn with another task's meshes.
                 viewer.make_context_current()
             self._frame = super().render().copy()
         return self._frame
@@ -88,7 +90,7 @@ class MetaworldFastEnv(MetaworldEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Starts an episode; equal seeds give equal object positions and pixels."""
+        """Starts an episode; the same seed gives the same object positions and pixels."""
         self._ensure_env()
         gym.Env.reset(self, seed=seed)
         if seed is not None:
@@ -102,10 +104,10 @@ class MetaworldFastEnv(MetaworldEnv):
         """Executes one action, clipped to [-1, 1] by the simulator.
 
         Raises:
-            ValueError: the action is not four finite numbers.
+            ValueError: The action is not four finite numbers.
         """
         if np.shape(action) != (4,) or not np.isfinite(action).all():
-            raise ValueError(f"action must be 4 finite numbers (dx, dy, dz, gripper), got {action}")
+            raise ValueError(f"`action` is {action}; it must be 4 finite numbers (dx, dy, dz, gripper).")
         self.raw_observation, reward, _, truncated, info = self._env.step(action)
         terminated = bool(info["success"])
         self._frame = None
@@ -118,10 +120,12 @@ class MetaworldFastEnv(MetaworldEnv):
         return self._observation(), float(reward), terminated, bool(truncated), info
 
     def _observation(self) -> dict[str, np.ndarray]:
+        """Image and state of the current step."""
         assert self.raw_observation is not None
         return {"pixels": self._observed_frame, "agent_pos": self.raw_observation[:4].copy()}
 
     def close(self) -> None:
+        """Closes the simulator; the next reset creates it again."""
         super().close()
         self._env = None
 
@@ -129,20 +133,20 @@ class MetaworldFastEnv(MetaworldEnv):
 def make_vector_env(
     task: str, n_envs: int, *, use_async_envs: bool = False, **kwargs: Any
 ) -> gym.vector.VectorEnv:
-    """Builds `n_envs` copies of one task, in worker processes if asked for.
+    """Makes a vector environment of copies of one task.
 
-    A copy whose episode has ended idles until LeRobot starts the next rollout, instead of playing and
-    rendering episodes that nobody counts.
+    A copy whose episode has ended is idle until LeRobot starts the next rollout, instead of playing and rendering
+    episodes that are not counted.
 
     Args:
-        task: a Meta-World task name.
-        n_envs: number of copies, stepped together.
-        use_async_envs: one process per copy (for `n_envs > 1`), started at the first reset.
-        **kwargs: passed to `MetaworldFastEnv`.
+        task: A Meta-World task name.
+        n_envs: Number of copies, which are stepped together.
+        use_async_envs: Run each of several copies in its own process, started at the first reset.
+        **kwargs: Passed to `MetaworldFastEnv`.
     """
     make_one = functools.partial(MetaworldFastEnv, task, **kwargs)
     if use_async_envs and n_envs > 1:
-        # The workers fork from a server that has imported this module once: an import takes seconds.
+        # The workers fork from a server that has imported this module once, as an import takes seconds.
         multiprocessing.set_forkserver_preload(["__main__", __name__])
         return _LazyAsyncVectorEnv([make_one] * n_envs)
     return gym.vector.SyncVectorEnv([freeze_after_episode_end(make_one)] * n_envs)

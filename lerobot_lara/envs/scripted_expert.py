@@ -10,31 +10,31 @@ import numpy as np
 from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
 
 NOISE_STDS = (0.09, 0.3)
-"""Standard deviation of the noise on executed actions (range [-1, 1]), by episode in turn."""
+"""Standard deviations of the noise on executed actions in [-1, 1]; episodes take them in turn."""
 NOISE_CORRELATION = 0.9
-"""Correlation of the noise from one step to the next (1/80 s)."""
+"""Correlation of the noise from one step to the next, 1/80 s later."""
 MAX_ATTEMPTS = 20
 LOWEST_SIMULATOR_SEED = 2**20
-"""Simulator seeds are drawn from here upwards; `lerobot-eval` counts up from its `seed`, 1000 by default."""
+"""Simulator seeds are drawn from here upwards, as `lerobot-eval` counts up from its `seed`, 1000 by default."""
 
 
 def record_demonstration(
     env: MetaworldFastEnv, *, seed: int, episode: int, steps_after_success: int = 10
 ) -> dict[str, Any]:
-    """Records the scripted expert until it succeeds; fully determined by the arguments.
+    """Records attempts of the scripted expert until one succeeds; the arguments determine the result.
 
     Args:
-        env: the environment, whose episode length bounds an attempt.
-        seed: seed of the dataset.
-        episode: number of the episode within its task; chooses the noise level.
-        steps_after_success: further steps recorded once the task is solved.
+        env: The environment, whose episode length limits an attempt.
+        seed: Seed of the dataset.
+        episode: Number of the episode within its task, which selects the noise level.
+        steps_after_success: Steps recorded after the task is solved.
 
     Returns:
-        `images` (T, H, W, 3) uint8, `states` (T, 4) and `actions` (T, 4) float32: what was seen before each
-        action, and the expert's action there; `simulator_seed`, `noise_std`, `failed_attempts`.
+        `images` (T, H, W, 3) uint8 and `states` (T, 4) float32, as seen before each action; `actions` (T, 4) float32,
+        the expert's; and `simulator_seed`, `noise_std` and `failed_attempts`.
 
     Raises:
-        RuntimeError: the expert failed `MAX_ATTEMPTS` times.
+        RuntimeError: The expert failed `MAX_ATTEMPTS` times.
     """
     noise_std = NOISE_STDS[episode % len(NOISE_STDS)]
     for attempt in range(MAX_ATTEMPTS):
@@ -51,7 +51,7 @@ def record_demonstration(
                 "noise_std": noise_std,
                 "failed_attempts": attempt,
             }
-    raise RuntimeError(f"{env.task}: the expert failed {MAX_ATTEMPTS} times in a row in episode {episode}")
+    raise RuntimeError(f"{env.task}: the expert failed {MAX_ATTEMPTS} times in a row in episode {episode}.")
 
 
 def _attempt(
@@ -61,7 +61,7 @@ def _attempt(
     noise_std: float,
     steps_after_success: int,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
-    """Returns (image, state, expert action) per step, or None if the expert did not succeed."""
+    """Makes one attempt: (image, state, expert action) of each step, or None if the expert did not succeed."""
     expert = type(env.expert_policy)()
     observation, _ = env.reset(seed=simulator_seed)
     frames = []

@@ -28,15 +28,9 @@ def adapt_embodiments(config: Any, checkpoint: Checkpoint, dataset_meta: Any = N
         ValueError: `embodiments` lacks one of the checkpoint's, or has a new one without training; or the states or
             actions do not fit the checkpoint's width.
     """
-    saved = checkpoint.config
-    names, name = config.embodiments, config.embodiment
-    if config.grow_embodiments and dataset_meta is not None:
-        if name not in (None, *names):
-            names = [*names, name]
-    elif name is None and names == [DEFAULT_EMBODIMENT]:
-        # A configuration that names none, as that of a new alignment, takes over the checkpoint's.
-        names = saved.get("embodiments") or names
-        name = saved.get("embodiment")
+    may_grow = config.grow_embodiments and dataset_meta is not None
+    config = config if may_grow else replace(config, grow_embodiments=False)
+    names, name = embodiments_to_train(config, checkpoint.config)
     # An adapter brings the weights of its new embodiments along.
     _check_names(checkpoint, names, may_be_new=dataset_meta is not None or config.use_peft)
     if dataset_meta is None:
@@ -44,6 +38,22 @@ def adapt_embodiments(config: Any, checkpoint: Checkpoint, dataset_meta: Any = N
     _check_widths(checkpoint, config, dataset_meta)
     _log_new_rows(checkpoint, names)
     return replace(config, embodiments=names, embodiment=name, grow_embodiments=False)
+
+
+def embodiments_to_train(config: Any, saved: dict[str, Any]) -> tuple[list[str], str | None]:
+    """The `embodiments` and the `embodiment` that training on from a checkpoint has.
+
+    Args:
+        config: A `LaraDiTConfig`.
+        saved: The checkpoint's config.json.
+    """
+    names, name = config.embodiments, config.embodiment
+    if config.grow_embodiments:
+        return (names if name in (None, *names) else [*names, name]), name
+    if name is None and names == [DEFAULT_EMBODIMENT]:
+        # A configuration that names none, as that of a new alignment, takes over the checkpoint's.
+        return saved.get("embodiments") or names, saved.get("embodiment")
+    return names, name
 
 
 def _warn_of_other_robot(checkpoint: Checkpoint, acts_for: str) -> None:

@@ -106,7 +106,7 @@ def test_failed_attempts_are_drawn_again_and_counted(collect, scripted_expert, m
     (record,) = json.loads((root / "meta" / "collection.json").read_text())["episodes"]
     assert record["failed_attempts"] == 1
     assert record["simulator_seed"] == seeds[1] != seeds[0]
-    assert "1 episodes kept of 2 attempts" in caplog.text
+    assert "kept 1 episodes of 2 attempts" in caplog.text
 
 
 def test_a_task_that_is_never_solved_is_an_error(scripted_expert, monkeypatch):
@@ -134,7 +134,7 @@ def test_resume_after_an_interruption_gives_the_same_dataset(collect, tmp_path, 
 
     with pytest.raises(ValueError, match="--resume"):
         collect("resumed")
-    with pytest.raises(ValueError, match="episodes is 2 there, 3 now"):
+    with pytest.raises(ValueError, match="`episodes` was 2 and is now 3"):
         collect("resumed", episodes=3, resume=True)
     recorded = []
     stage = collector._stage_episode
@@ -158,7 +158,7 @@ def test_number_of_workers_does_not_matter(collect):
 def test_existing_data_is_not_overwritten_unasked(collect, tmp_path):
     root = collect(tasks="door-close-v3", episodes=1)
     before = read_frames(root)
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         collect(tasks="door-close-v3", episodes=1, seed=1)
     pd.testing.assert_frame_equal(read_frames(root), before)
     with pytest.raises(ValueError, match="exclude each other"):
@@ -194,11 +194,11 @@ def test_action_free_dataset_has_frames_and_task_only(scripted_expert, tmp_path,
     ("kwargs", "message"),
     [
         ({"tasks": "door-clos-v3"}, "door-close-v3"),
-        ({"episodes": 0}, "episodes must be at least 1"),
-        ({"workers": 0}, "workers must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
-        ({"image_size": 0}, "image_size must be at least 1"),
-        ({"storage": "gif"}, "'image' or 'video'"),
+        ({"episodes": 0}, "`episodes` is 0; it must be at least 1"),
+        ({"workers": 0}, "`workers` is 0; it must be at least 1"),
+        ({"seed": -1}, "`seed` is -1; it must be at least 0"),
+        ({"image_size": 0}, "`image_size` is 0; it must be at least 1"),
+        ({"storage": "gif"}, "`storage` is 'gif'; it must be 'image' or 'video'"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path, kwargs, message):

@@ -31,7 +31,7 @@ def test_the_soups_are_committed():
 @pytest.mark.parametrize("name", oxe_mixtures())
 def test_mixture_files_load(name, tmp_path):
     config = load_mixture(write_oxe_mixture(name, tmp_path / "mixture.yaml", root="data"))
-    assert config.weights == "per_frame" and config.target == "bridge_orig"
+    assert config.weights == "per_frame" and config.reference == "bridge_orig"
     assert {entry.name: entry.weight for entry in config.entries} == oxe_mixtures()[name].weights
     for entry in config.entries:
         assert entry.root == str(tmp_path / "data" / entry.name)
@@ -122,7 +122,7 @@ def test_options(tmp_path):
     assert main(command) == 0
     config = load_mixture(path)
     assert [entry.name for entry in config.entries] == ["kuka", "viola"]  # the table's order
-    assert config.frame_gap_s == 0.5 and config.target == "kuka"
+    assert config.frame_gap_s == 0.5 and config.reference == "kuka"
     assert config.entries[0].root == str(tmp_path / "oxe" / "kuka")
     assert "--only=viola,kuka --frame-gap-s=0.5 --root=../oxe" in path.read_text()
 
@@ -130,9 +130,12 @@ def test_options(tmp_path):
 def test_bad_options(tmp_path, capsys):
     path = tmp_path / "mixture.yaml"
     for options, message in (
-        (["soup", str(path)], "there is no mixture 'soup'; choose one of oxe_magic_soup"),
-        (["oxe_magic_soup", str(path), "--only=viola,droid"], "droid is not in oxe_magic_soup"),
-        (["oxe_magic_soup", str(path), "--frame-gap-s=0"], "frame_gap_s is 0.0"),
+        (["soup", str(path)], "`name` is 'soup'; it must be one of oxe_magic_soup"),
+        (
+            ["oxe_magic_soup", str(path), "--only=viola,droid"],
+            "`only` is viola, droid; it must name datasets",
+        ),
+        (["oxe_magic_soup", str(path), "--frame-gap-s=0"], "`frame_gap_s` is 0.0"),
     ):
         assert main(["oxe-mixture", *options]) == 1
         assert message in capsys.readouterr().err
@@ -143,7 +146,7 @@ def test_a_file_that_says_something_else_is_kept(tmp_path):
     path = write_oxe_mixture("rtx", tmp_path / "mixture.yaml")
     write_oxe_mixture("rtx", path)
     path.write_text("entries: []  # edited by hand\n")
-    with pytest.raises(ValueError, match="says something else"):
+    with pytest.raises(ValueError, match=r"mixture\.yaml exists with other content"):
         write_oxe_mixture("rtx", path)
     assert "by hand" in path.read_text()
     write_oxe_mixture("rtx", path, overwrite=True)

@@ -359,7 +359,7 @@ def test_a_finished_upgrade_is_left_alone(legacy, tmp_path, caplog):
     leftover.mkdir()
     (leftover / "notes.txt").write_text("not of an upgrade")
     assert upgrade_dataset(source, root) == root
-    assert digest(root) == before and "complete already" in caplog.text and (leftover / "notes.txt").exists()
+    assert digest(root) == before and "already complete" in caplog.text and (leftover / "notes.txt").exists()
     shutil.copy(root / "meta/upgrade.json", leftover)
     assert upgrade_dataset(source, root) == root and not leftover.exists()
     edit_info(source, robot_type="another")
@@ -382,11 +382,11 @@ def test_nothing_of_the_users_is_overwritten(prepared, tmp_path):
     staging = tmp_path / "new.partial"
     staging.mkdir()
     (staging / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="no interrupted upgrade"):
+    with pytest.raises(ValueError, match="not an interrupted upgrade"):
         upgrade_dataset(source, tmp_path / "new")
     assert (staging / "notes.txt").read_text() == "mine" and (mine / "thesis").is_dir()
     for inside in (source, source / "upgraded", source.parent):
-        with pytest.raises(ValueError, match="lie within each other"):
+        with pytest.raises(ValueError, match=r"must not contain the source .* or be inside it"):
             upgrade_dataset(source, inside)
 
 
@@ -396,7 +396,7 @@ def test_an_interrupted_run_belongs_to_its_source(legacy, tmp_path, monkeypatch)
         patch.setattr(legacy_conversion, "_join_data", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             upgrade_dataset(source, tmp_path / "upgraded")
-    with pytest.raises(ValueError, match="video_file_size_in_mb is 200 there, 5 now"):
+    with pytest.raises(ValueError, match="`video_file_size_in_mb` was 200 and is now 5"):
         upgrade_dataset(source, tmp_path / "upgraded", video_file_size_in_mb=5)
     edit_info(source, robot_type="another")
     with pytest.raises(ValueError, match="info_sha256"):
@@ -559,7 +559,7 @@ def test_other_formats(legacy, tmp_path, tiny_dataset):
     source = legacy()
     for version, message in (
         ("v3.0", "already"),
-        ("v1.6", "v1.6; only v2.0 and v2.1"),
+        ("v1.6", "v1.6; it must be v2.0 or v2.1"),
         (None, "format None"),
     ):
         edit_info(source, codebase_version=version)
@@ -575,12 +575,12 @@ def test_no_dataset(tmp_path):
     with pytest.raises(ValueError, match=r"no meta/info\.json"):
         upgrade_dataset(tmp_path / "empty", tmp_path / "upgraded")
     for source in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "nowhere"):
-        with pytest.raises(ValueError, match="neither a directory nor a Hub id"):
+        with pytest.raises(ValueError, match="it must be a folder or a Hub id"):
             upgrade_dataset(source, tmp_path / "upgraded")
 
 
 def test_hub_id_while_offline(tmp_path):
-    with pytest.raises(ValueError, match="could not be fetched") as error:
+    with pytest.raises(ValueError, match="could not be downloaded") as error:
         upgrade_dataset("nobody/nothing", tmp_path / "upgraded", revision="v2.0")
     assert "HF_HUB_OFFLINE" in str(error.value) and "revision v2.0" in str(error.value)
 
@@ -644,13 +644,13 @@ def test_damaged_metadata(legacy, tmp_path):
         (meta / name).write_text(content)
     lengths = (meta / "episodes.jsonl").read_text()
     (meta / "episodes.jsonl").write_text(lengths.replace('"length": 8', '"length": 9'))
-    assert_refused("episode 1 has 8 frames in its data file, 9 in")
+    assert_refused("episode 1 has 8 frames in its data file, but 9 in")
     (meta / "episodes.jsonl").write_text(lengths)
     info = json.loads((meta / "info.json").read_text())
     edit_info(source, features={k: v for k, v in info["features"].items() if k != "action"})
     assert_refused("describes")
     edit_info(source, features=info["features"], data_path="data/{number}.parquet")
-    assert_refused("no template")
+    assert_refused("it must be a template")
     (meta / "info.json").write_text("{")
     assert_refused("not a JSON object")
 
@@ -680,5 +680,5 @@ def test_command(prepared, tmp_path, capsys):
     assert main(["upgrade-dataset", str(prepared["images"]), str(out), "--verify=sample"]) == 0
     assert json.loads((out / "meta/upgrade.json").read_text())["verified"] == "sample"
     assert main(["upgrade-dataset", str(tmp_path / "nowhere"), str(out)]) == 1
-    assert "lara upgrade-dataset: source:" in capsys.readouterr().err
+    assert "lara upgrade-dataset: `source` is" in capsys.readouterr().err
     assert main(["upgrade-dataset", str(prepared["images"]), str(out / "x"), "--video-file-size=0"]) == 1

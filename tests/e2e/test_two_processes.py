@@ -75,7 +75,7 @@ def test_a_mixture_is_shared_out(tmp_path):
         )
         entries.append({"name": name, "repo_id": f"local/{name}", "root": name, "action_free": True})
     mixture = tmp_path / "mixture.yaml"
-    mixture.write_text(yaml.safe_dump({"entries": entries, "frame_gap_s": 0.6, "target": "slow"}))
+    mixture.write_text(yaml.safe_dump({"entries": entries, "frame_gap_s": 0.6, "reference": "slow"}))
     steps = 3  # fewer draws than an epoch has
     flags = {"dataset.repo_id": mixture, "output_dir": tmp_path / "out", "steps": steps, "save_freq": steps}
     train_on_two_processes(tmp_path, flags)

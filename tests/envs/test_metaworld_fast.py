@@ -180,7 +180,7 @@ def test_bad_actions_are_refused(make, action):
     ("kwargs", "message"),
     [
         ({"task": "drawer-opn-v3"}, "drawer-open-v3"),
-        ({"task": " ,"}, "task is empty"),
+        ({"task": " ,"}, "`task` is empty"),
         ({"task": "reach-v3,reach-v3"}, "more than once"),
         ({"image_size": 0}, "image_size"),
         ({"episode_length": 0}, "episode_length"),

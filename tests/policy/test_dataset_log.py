@@ -72,7 +72,7 @@ def test_action_free_samples_do_not_rescale_the_flow_loss():
     torch.testing.assert_close(loss_of(noise_of_free)[0], mixed)
 
 
-def test_dimensions_beyond_the_target_reach_the_policy():
+def test_dimensions_beyond_the_reference_dataset_reach_the_policy():
     torch.manual_seed(0)
     policy, batch = make_policy(max_action_dim=6, max_state_dim=5).train(), fake_batch(4)
     batch["action_dim_is_pad"] = torch.zeros(4, 6, dtype=torch.bool)

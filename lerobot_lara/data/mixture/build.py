@@ -43,19 +43,19 @@ def build_mixture(
 
     Args:
         config: The mixture.
-        policy: Configuration of the policy: its windows of frames and actions, normalization, maximum dimensions.
+        policy: Configuration of the policy: its windows of frames and actions, normalization and maximum dimensions.
         path: The mixture file, for records.
         video_backend: LeRobot's name of the video decoder.
         tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
         image_transforms: LeRobot's augmentation, for training samples only.
-        eval_split: Share of the episodes of every entry that is held out; see `split_episodes`.
-        max_eval_samples: Upper bound of held-out samples; 0 is all of them.
+        eval_split: Share of the episodes of every entry that is held out, in [0, 1); see `split_episodes`.
+        max_eval_samples: Largest number of held-out samples; 0 takes all of them.
 
     Returns:
-        The training set, and the held-out set if `eval_split` is above 0.
+        The training set, and the held-out set, which is None if `eval_split` is 0.
 
     Raises:
-        ValueError: A dataset does not have what its entry names, or the policy cannot learn from the mixture.
+        ValueError: A dataset does not hold what its entry names, or the policy cannot learn from the mixture.
     """
     builder = MixtureBuilder(config, policy, path=path, video_backend=video_backend, tolerance_s=tolerance_s)
     splits = [split_episodes(source, eval_split) for source in builder.sources]
@@ -74,12 +74,12 @@ def _held_out(
 ) -> Subset[dict[str, Any]]:
     """Every held-out frame once, whatever the weights.
 
-    In a fixed mixed order: LeRobot averages the loss over batches, which must be alike.
+    The order is fixed and mixes the datasets, as LeRobot averages the loss over batches, which must be alike.
     """
     entries = [entry for entry in builder.entries(episodes, None, held_out=True) if len(entry)]
     if not entries:
         raise ValueError(
-            "No held-out episode is longer than its frame gap: raise --dataset.eval_split, or set it to 0."
+            "`dataset.eval_split` holds out no episode that is longer than its frame gap. Raise it, or set it to 0."
         )
     dataset = builder.dataset(entries, sample_shares([len(entry) for entry in entries], [], "share"))
     order = np.random.default_rng(0).permutation(len(dataset))
@@ -87,7 +87,7 @@ def _held_out(
 
 
 class MixtureBuilder:
-    """Fits the datasets of a mixture to one policy; see `build_mixture`."""
+    """Fits the datasets of a mixture to one policy; see `build_mixture` for the arguments."""
 
     def __init__(
         self,
@@ -106,15 +106,15 @@ class MixtureBuilder:
         self.rows = embodiment_rows(policy, config.embodiments)
         use_actions = policy.action_delta_indices is not None
         self.sources = open_sources(config, use_actions=use_actions)
-        self.target = next(source for source in self.sources if source.config is config.target_entry)
-        if use_actions and self.target.action is None:
+        self.reference = next(source for source in self.sources if source.config is config.reference_entry)
+        if use_actions and self.reference.action is None:
             raise ValueError(
-                f"`target` is {self.target.name!r}, which is action-free; name the entry of the robot that the policy "
-                "acts for."
+                f"`reference` is {self.reference.name!r}, which is action-free; it must be an entry with actions, the "
+                "dataset of the robot that the policy acts for. Name that one."
             )
         self.layout = self._layout()
         check_policy(policy, self.sources, self.layout)
-        check_room(policy, self.target, self.layout)
+        check_room(policy, self.reference, self.layout)
 
     def entries(
         self,
@@ -123,7 +123,13 @@ class MixtureBuilder:
         *,
         held_out: bool = False,
     ) -> list[EntrySamples]:
-        """The samples of the given episodes of every source; sources without any are left out."""
+        """Cuts the given episodes of every source into samples; a source without any is left out.
+
+        Args:
+            episodes: Numbers of the episodes of each source.
+            image_transforms: LeRobot's augmentation; None for none.
+            held_out: Whether these are held-out episodes, which may be shorter than the frame gap.
+        """
         return [
             self._entry(index, source, chosen, image_transforms, held_out=held_out)
             for index, (source, chosen) in enumerate(zip(self.sources, episodes, strict=True))
@@ -131,7 +137,7 @@ class MixtureBuilder:
         ]
 
     def dataset(self, entries: list[EntrySamples], shares: list[float]) -> MixtureDataset:
-        """Samples drawn at the given shares, with the stand-in for LeRobot's metadata."""
+        """Makes a dataset of samples that are drawn at the given shares, which sum to 1."""
         schedule = DrawSchedule(
             [len(entry) for entry in entries], shares, [entry.source.name for entry in entries]
         )
@@ -140,8 +146,8 @@ class MixtureBuilder:
             repo_id=str(self.path),
             features=features,
             stats=stats,
-            fps=self.target.fps,
-            robot_type=self.target.meta.robot_type,
+            fps=self.reference.fps,
+            robot_type=self.reference.meta.robot_type,
             tasks=_tasks(entries),
             num_draws=len(schedule),
             dropped_draws=getattr(self.policy, "drop_n_last_frames", 0),
@@ -152,16 +158,18 @@ class MixtureBuilder:
         return MixtureDataset(entries, schedule, meta)
 
     def _layout(self) -> SampleLayout:
-        cameras = tuple(self.config.cameras or self.target.cameras)
-        size = self.config.image_size or self.target.camera_shape(next(iter(self.target.cameras)))
+        """What the samples of all datasets have in common."""
+        cameras = tuple(self.config.cameras or self.reference.cameras)
+        size = self.config.image_size or self.reference.camera_shape(next(iter(self.reference.cameras)))
         deltas = self.policy.action_delta_indices
         dims = {
-            name: [source.dim(getattr(source, name)) for source in (self.target, *self.sources)]
+            name: [source.dim(getattr(source, name)) for source in (self.reference, *self.sources)]
             for name in ("state", "action")
         }
-        if self.target.state is None and max(dims["state"]) > 0:
+        if self.reference.state is None and max(dims["state"]) > 0:
             logger.warning(
-                "The target %r has no state: those of the other entries are left out.", self.target.name
+                "The reference dataset %r has no state; the states of the other entries are left out.",
+                self.reference.name,
             )
             dims["state"] = [0]
         labeled = [source for source in self.sources if source.action is not None]
@@ -188,6 +196,7 @@ class MixtureBuilder:
         *,
         held_out: bool,
     ) -> EntrySamples:
+        """Cuts episodes of one source into samples."""
         reader = source.open_reader(
             episodes, video_backend=self._video_backend, tolerance_s=self._tolerance_s
         )
@@ -216,16 +225,18 @@ class MixtureBuilder:
         )
 
     def _frame_gap(self, source: Source, policy_gap: int) -> int:
+        """Frame gap of a source; that of the reference dataset must be the policy's."""
         gap = source.frame_gap(self.config, policy_gap)
-        if source is self.target and gap != policy_gap:
+        if source is self.reference and gap != policy_gap:
             raise ValueError(
-                f"The frame gap of the target entry {source.name!r} is {gap} frames at {source.fps} fps, but "
-                f"--policy.frame_gap is {policy_gap}. Pass --policy.frame_gap={gap}, or change `frame_gap_s`."
+                f"`frame_gap` is {policy_gap}; it must be {gap}, the gap of the reference dataset {source.name!r} in "
+                f"frames at {source.fps} fps. Pass --policy.frame_gap={gap}, or change `frame_gap_s` in the mixture "
+                "file."
             )
         return gap
 
     def _action_dim(self, source: Source) -> int:
-        """Action dimensions of an entry's robot; for video of no robot in the mixture, those of the target."""
+        """Action dimensions of an entry's robot; for video without such a robot, those of the reference dataset."""
         same = [
             other.dim(other.action)
             for other in (source, *self.sources)
@@ -234,13 +245,15 @@ class MixtureBuilder:
         return same[0] if same else self.layout.action_dim
 
     def _units(self, source: Source, name: str) -> UnitConversion | None:
-        if getattr(source, name) is None or getattr(self.target, name) is None:
+        """Conversion of an entry's states or actions to the reference dataset's units, if both have them."""
+        if getattr(source, name) is None or getattr(self.reference, name) is None:
             return None
-        own, target = self._stats(source, name), self._stats(self.target, name)
-        return unit_conversion(own, target, self._mode(name), f"`{name}` of entry {source.name!r}")
+        own, reference = self._stats(source, name), self._stats(self.reference, name)
+        return unit_conversion(own, reference, self._mode(name), f"`{name}` of entry {source.name!r}")
 
     def _fill(self, name: str) -> np.ndarray:
-        units = self._units(self.target, name)
+        """Middle of the reference dataset's states or actions."""
+        units = self._units(self.reference, name)
         return np.zeros(0) if units is None else units.fill
 
     def _stats(self, source: Source, name: str) -> Stats:
@@ -255,28 +268,30 @@ class MixtureBuilder:
         return aggregate_stats(same)[name]
 
     def _mode(self, name: str) -> NormalizationMode:
+        """The policy's normalization of states or actions."""
         kind = FeatureType.STATE if name == "state" else FeatureType.ACTION
         return NormalizationMode(
             self.policy.normalization_mapping.get(kind.value, NormalizationMode.IDENTITY)
         )
 
     def _features_and_stats(self) -> tuple[dict[str, dict], dict[str, dict[str, Any]]]:
-        target, layout = self.target, self.layout
+        """Features of the samples in LeRobot's form, and statistics of the reference dataset."""
+        reference, layout = self.reference, self.layout
         features: dict[str, dict] = {}
         stats: dict[str, dict[str, Any]] = {}
         for camera in layout.cameras:
             shape = (*layout.image_size, 3)
             features[camera] = {"dtype": "image", "shape": shape, "names": ["height", "width", "channels"]}
-            stats[camera] = dict((target.meta.stats or {}).get(target.cameras.get(camera, ""), {}))
+            stats[camera] = dict((reference.meta.stats or {}).get(reference.cameras.get(camera, ""), {}))
         for name, key, dim in (("state", OBS_STATE, layout.state_dim), ("action", ACTION, layout.action_dim)):
             if dim:
-                names = _names(target, getattr(target, name))
+                names = _names(reference, getattr(reference, name))
                 features[key] = {"dtype": "float32", "shape": (dim,), "names": names}
-                stats[key] = self._stats(target, name)
+                stats[key] = self._stats(reference, name)
         return features, stats
 
     def _describe(self, entries: Sequence[EntrySamples], schedule: DrawSchedule) -> dict[str, Any]:
-        """JSON-ready record of everything that decides what a draw is."""
+        """Everything that decides what a draw is, as a record that can be written as JSON."""
         _, stats = self._features_and_stats()
         vectors = {
             key: {name: np.asarray(value).tolist() for name, value in stats[key].items()}
@@ -284,11 +299,11 @@ class MixtureBuilder:
             if key in stats
         }
         return {
-            "target": self.target.name,
+            "reference": self.reference.name,
             "cameras": list(self.layout.cameras),
             "image_size": list(self.layout.image_size),
             "statistics": self.config.statistics,
-            "target_statistics": _digest(vectors),
+            "reference_statistics": _digest(vectors),
             "embodiments": self.rows,
             "draws_per_epoch": len(schedule),
             "entries": [
@@ -296,7 +311,7 @@ class MixtureBuilder:
                     **{
                         name: value
                         for name, value in asdict(entry.source.config).items()
-                        # Where it lies and how the shares came about; the episodes are below.
+                        # Where the dataset lies and how its share came about; episodes and embodiment are below.
                         if name not in ("root", "weight", "episodes", "embodiment")
                     },
                     "draws": draws,
@@ -315,10 +330,12 @@ class MixtureBuilder:
 
 
 def _digest(content: Any) -> str:
+    """Short hash of content that can be written as JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_pairs(source: Source, lengths: list[int], gap: int) -> None:
+    """`check_frame_gap` with an error that names the entry."""
     try:
         check_frame_gap(lengths, gap)
     except ValueError as error:
@@ -335,6 +352,7 @@ def _names(source: Source, column: VectorMap) -> Any:
 
 
 def _tasks(entries: Sequence[EntrySamples]) -> list[str]:
+    """Instructions of all entries, each once."""
     tasks: dict[str, None] = {}
     for entry in entries:
         tasks |= dict.fromkeys(entry.instructions())
@@ -342,6 +360,7 @@ def _tasks(entries: Sequence[EntrySamples]) -> list[str]:
 
 
 def _log(mixture: dict[str, Any]) -> None:
+    """Logs one line for each entry of a mixture's record."""
     for entry in mixture["entries"]:
         gap = max(entry["window"])
         logger.info(

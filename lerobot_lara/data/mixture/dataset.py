@@ -13,15 +13,15 @@ from lerobot_lara.data.mixture.schedule import DrawSchedule
 
 
 class MixtureDataset(Dataset):
-    """Samples of several datasets, by draw of an epoch; see `DrawSchedule`.
+    """Samples of several datasets, indexed by the draws of an epoch (see `DrawSchedule`).
 
     Args:
-        entries: The datasets, cut into samples of the same keys and shapes.
-        schedule: Draw -> dataset and frame.
+        entries: The datasets, cut into samples with the same keys and shapes.
+        schedule: Maps a draw to a dataset and one of its frames.
         meta: Stand-in for LeRobot's metadata.
     """
 
-    # LeRobot's sampler asks for these; a mixture has chosen its episodes already.
+    # LeRobot's sampler asks for these; a mixture has already chosen its episodes.
     episodes = None
     absolute_to_relative_idx = None
 
@@ -36,24 +36,26 @@ class MixtureDataset(Dataset):
         self._task_index = {task: index for index, task in enumerate(meta.tasks.index)}
 
     def __len__(self) -> int:
-        """Draws of an epoch."""
+        """Number of draws in an epoch."""
         return len(self.schedule)
 
     @property
     def num_frames(self) -> int:
-        """Draws of an epoch, from which LeRobot counts its epochs."""
+        """Number of draws in an epoch, by which LeRobot counts epochs."""
         return len(self)
 
     @property
     def num_episodes(self) -> int:
-        """Episodes of all datasets."""
+        """Number of episodes of all datasets."""
         return int(self._episode_offsets[-1])
 
     @property
     def features(self) -> dict[str, dict]:
+        """Features of the samples."""
         return self.meta.features
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
+        """The sample of a draw, with LeRobot's indices of episode and task."""
         number, frame = self.schedule[int(draw)]
         entry = self.entries[number]
         sample = entry[frame]

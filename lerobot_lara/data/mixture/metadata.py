@@ -6,24 +6,25 @@ import pandas as pd
 
 
 class MixtureMetadata:
-    """What LeRobot's training and model cards read of a dataset, for a mixture.
+    """What LeRobot's training and model cards read about a dataset, for a mixture.
 
-    Features, statistics, frame rate and robot are the target's: those of the robot that the policy is for. To
-    LeRobot's sampler an epoch is one episode whose frames are the draws of `DrawSchedule`.
+    Features, statistics, frame rate and robot are those of the reference dataset. To LeRobot's sampler, an epoch is one
+    episode whose frames are the draws of `DrawSchedule`.
 
     Args:
         repo_id: The mixture file, as given to LeRobot.
-        features: Of the samples.
-        stats: Of the target.
-        fps: Of the target.
-        robot_type: Of the target.
+        features: Features of the samples.
+        stats: Statistics of the reference dataset.
+        fps: Frames per second of the reference dataset.
+        robot_type: Robot of the reference dataset.
         tasks: Instructions of all datasets.
         num_draws: Length of an epoch.
         dropped_draws: Frames that LeRobot's sampler drops at the end of every episode for this policy type. The
-            mixture does so by itself, for each dataset's own frame gap, so the one episode is longer by this.
-        total_episodes: Of all datasets.
-        total_frames: Of all datasets.
-        description: JSON-ready record of what is mixed.
+            mixture leaves out frames itself, by each dataset's own frame gap, so its one episode is longer by this
+            number of frames.
+        total_episodes: Number of episodes of all datasets.
+        total_frames: Number of frames of all datasets.
+        description: What is mixed, as a record that can be written as JSON.
     """
 
     has_language_columns = False
@@ -62,4 +63,5 @@ class MixtureMetadata:
 
     @property
     def camera_keys(self) -> list[str]:
+        """Keys of the policy's cameras."""
         return [key for key, feature in self.features.items() if feature["dtype"] in ("image", "video")]

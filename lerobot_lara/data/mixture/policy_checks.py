@@ -1,4 +1,4 @@
-"""Whether a policy can learn from a mixture, and has room for all of it."""
+"""Checks that a policy can learn from a mixture and has room for all of its dimensions."""
 
 import logging
 from collections.abc import Sequence
@@ -12,10 +12,15 @@ logger = logging.getLogger(__name__)
 
 
 def check_policy(policy: PreTrainedConfig, sources: Sequence[Source], layout: SampleLayout) -> None:
-    """Whether the policy learns from the entries, and knows what a mixture adds to its batches.
+    """Checks that the policy learns from the entries, and knows what a mixture adds to its batches.
+
+    Args:
+        policy: Configuration of the policy.
+        sources: The opened datasets.
+        layout: What the samples have in common.
 
     Raises:
-        ValueError: It is of a type without masks and embodiments, and the entries need them.
+        ValueError: The policy is of a type without masks and embodiments, which the entries need.
     """
     if policy.action_delta_indices is None:
         return
@@ -24,7 +29,7 @@ def check_policy(policy: PreTrainedConfig, sources: Sequence[Source], layout: Sa
         _check_plain_policy(policy, sources, layout, free)
     elif free and not hasattr(policy, "frame_gap"):
         logger.warning(
-            "%s learns nothing from the action-free entries %s; their samples only take up room in its batches.",
+            "%s learns nothing from the action-free entries %s, whose samples only take up room in its batches.",
             policy.type,
             free,
         )
@@ -33,6 +38,7 @@ def check_policy(policy: PreTrainedConfig, sources: Sequence[Source], layout: Sa
 def _check_plain_policy(
     policy: PreTrainedConfig, sources: Sequence[Source], layout: SampleLayout, free: list[str]
 ) -> None:
+    """Refuses a mixture that a policy type without masks and embodiments would misread."""
     embodiments = sorted({source.embodiment for source in sources})
     wider = layout.max_action_dim > layout.action_dim or layout.max_state_dim > layout.state_dim
     for holds, reason in (
@@ -41,60 +47,79 @@ def _check_plain_policy(
             len(embodiments) > 1,
             f"has one set of projections, but the entries are of embodiments {embodiments}",
         ),
-        (wider, "takes the target's dimensions only, but an entry has more"),
+        (wider, "takes only the dimensions of the reference dataset, but an entry has more"),
         (layout.flag_cameras, "would take a missing camera for a black image, but an entry lacks one"),
         (layout.flag_state, "would take a missing state for a real one, but an entry lacks it"),
     ):
         if holds:
             raise ValueError(
-                f"--policy.type={policy.type} {reason}. Use --policy.type=lara or lara_dit, or entries of one form."
+                f"`policy.type` is {policy.type}, which {reason}. Pass --policy.type=lara or lara_dit, or use entries "
+                "of the same form."
             )
 
 
 def embodiment_rows(policy: PreTrainedConfig, names: Sequence[str]) -> dict[str, int]:
-    """Name of each embodiment of a mixture -> row of the policy's projections, where it has such.
+    """Looks up the rows of a mixture's embodiments in the policy's state and action projections.
+
+    Args:
+        policy: Configuration of the policy; one without `embodiments` gets rows in the order of the names.
+        names: Names of the mixture's embodiments.
+
+    Returns:
+        Name of each embodiment -> its row.
 
     Raises:
-        ValueError: The policy lacks one.
+        ValueError: The policy does not know one of them.
     """
     known = getattr(policy, "embodiments", names)
     missing = [name for name in names if name not in known]
     if missing:
         raise ValueError(
-            f"The mixture has the embodiments {missing}, but the policy's `embodiments` are {known}. They are added "
-            "when a run starts, from scratch or from --policy.path, not when it is resumed."
+            f"`embodiments` is {known}; it must contain {missing}, which the mixture has. Embodiments are added when a "
+            "run starts, from scratch or with --policy.path, but not when it is resumed."
         )
     return {name: known.index(name) for name in names}
 
 
-def check_room(policy: PreTrainedConfig, target: Source, layout: SampleLayout) -> None:
-    """Whether the policy has room for the largest robot.
+def check_room(policy: PreTrainedConfig, reference: Source, layout: SampleLayout) -> None:
+    """Checks that the policy has room for the robot with the most dimensions.
+
+    Args:
+        policy: Configuration of the policy.
+        reference: The reference dataset.
+        layout: What the samples have in common.
 
     Raises:
-        ValueError: It has not; says which flag to pass.
+        ValueError: It has too little; says which flag to pass.
     """
     for name in ("state", "action"):
         own, largest = getattr(layout, f"{name}_dim"), getattr(layout, f"max_{name}_dim")
         room = getattr(policy, f"max_{name}_dim", None)
         if largest > own and (room is None or room < largest):
             raise ValueError(
-                f"An entry has {largest} {name} dimensions, the target {target.name!r} {own}, but "
-                f"--policy.max_{name}_dim is {room}. Pass --policy.max_{name}_dim={largest}, or pick `{name}.dims`."
+                f"`max_{name}_dim` is {room}; it must be at least {largest}, as an entry has {largest} {name} "
+                f"dimensions and the reference dataset {reference.name!r} has {own}. Pass "
+                f"--policy.max_{name}_dim={largest}, or choose `{name}.dims` of the entry."
             )
 
 
 def check_camera(policy: PreTrainedConfig, source: Source, layout: SampleLayout) -> None:
-    """Whether the latent action model, which looks at one camera, sees anything of an entry.
+    """Checks that the latent action model, which looks at one camera, sees something of an entry.
+
+    Args:
+        policy: Configuration of the policy.
+        source: The opened dataset of the entry.
+        layout: What the samples have in common.
 
     Raises:
-        ValueError: It does not, and the entry has no actions to learn from either.
+        ValueError: It sees nothing, and the entry has no actions to learn from either.
     """
     camera = getattr(policy, "lam_camera", None) or getattr(policy, "camera", None) or layout.cameras[0]
     if camera in source.cameras:
         return
-    found = f"Entry {source.name!r} lacks the camera {camera!r} of the latent action model; it has "
+    found = f"Entry {source.name!r} lacks the camera {camera!r} of the latent action model and has only "
     if source.action is None:
         raise ValueError(
-            f"{found}{sorted(source.cameras)}. Nothing could be learned from it: map a camera to {camera!r}."
+            f"{found}{sorted(source.cameras)}. Nothing could be learned from it; map one of its cameras to {camera!r}."
         )
-    logger.warning("%s%s, so that it teaches the policy only.", found, sorted(source.cameras))
+    logger.warning("%s%s, so it teaches only the policy.", found, sorted(source.cameras))

@@ -1,7 +1,7 @@
-"""Reads single columns of a LeRobotDataset.
+"""Reads single columns of a LeRobotDataset: the frame pairs and vectors of mixtures, probes and data pages.
 
-LeRobot's own item access decodes every image of every row that it touches; a pair of frames with an action chunk
-touches many rows but needs two images.
+LeRobot's own item access decodes every image of every row that it touches. A pair of frames with an action chunk
+touches many rows but needs only two images.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,19 @@ from torch import Tensor
 
 
 class ColumnReader:
-    """Columns of the selected episodes of a dataset, by row.
+    """Reads columns of the selected episodes of a dataset, by row.
 
-    Holds the memory-mapped table only, so that copies in data-loading workers cost no memory.
+    It holds only the memory-mapped table, so copies of it in data-loading workers cost no memory.
 
     Args:
         dataset: Opened without `delta_timestamps`.
         video_backend: LeRobot's name of the video decoder.
         tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
+
+    Attributes:
+        episodes: Number of each selected episode in the dataset, in order.
+        starts: (episodes,) int64, row of each episode's first frame.
+        lengths: (episodes,) int64, frames of each episode.
     """
 
     def __init__(self, dataset: LeRobotDataset, *, video_backend: str, tolerance_s: float) -> None:
@@ -40,6 +45,49 @@ class ColumnReader:
         self.episodes: list[int] = column[starts].tolist()
         self.starts = starts.astype(np.int64)
         self.lengths = np.diff(starts, append=len(column)).astype(np.int64)
+
+    def num_pairs(self, frame_gap: int) -> np.ndarray:
+        """Number of frame pairs (o_t, o_{t+K}) within each episode.
+
+        Args:
+            frame_gap: K, in frames; with 0 every frame counts.
+
+        Returns:
+            (episodes,) int64.
+        """
+        return np.maximum(self.lengths - frame_gap, 0)
+
+    def pair(self, key: str, position: int, start: int, frame_gap: int) -> Tensor:
+        """The frame pair (o_t, o_{t+K}) of a camera.
+
+        Args:
+            key: Camera of the dataset.
+            position: Position of the episode among the selected ones.
+            start: t, number of the first frame within the episode.
+            frame_gap: K, in frames; the pair must lie within the episode.
+
+        Returns:
+            (2, C, H, W) uint8.
+        """
+        row = int(self.starts[position]) + start
+        return self.images(key, self.episodes[position], [row, row + frame_gap])
+
+    def window(self, position: int, row: int, deltas: Sequence[int]) -> tuple[list[int], np.ndarray]:
+        """Rows around a row, clamped to its episode.
+
+        Args:
+            position: Position of the episode among the selected ones.
+            row: Row of the table, within that episode.
+            deltas: n distances from the row, in frames.
+
+        Returns:
+            n rows, and (n,) bool, True where the wanted row is outside the episode and was clamped.
+        """
+        start = int(self.starts[position])
+        last = start + int(self.lengths[position]) - 1
+        wanted = [row + delta for delta in deltas]
+        rows = [min(max(each, start), last) for each in wanted]
+        return rows, np.array([each != clamped for each, clamped in zip(wanted, rows, strict=True)], bool)
 
     def numbers(self, key: str, rows: Sequence[int]) -> np.ndarray:
         """Values of a numeric column at rows of one episode.
@@ -58,23 +106,23 @@ class ColumnReader:
         return values[np.asarray(rows) - first]
 
     def text(self, key: str, row: int) -> str:
-        """The string of a text column."""
+        """The text of a text column at a row."""
         return str(self._table.data.column(key)[row].as_py())
 
     def distinct_texts(self, key: str) -> list[str]:
-        """All strings of a text column, sorted."""
+        """The different texts of a text column, sorted."""
         return sorted(str(text) for text in self._table.data.column(key).unique().to_pylist())
 
     def task(self, row: int) -> str:
-        """LeRobot's task of a row."""
+        """LeRobot's task at a row."""
         return self.tasks()[int(self._table.data.column("task_index")[row].as_py())]
 
     def tasks(self) -> list[str]:
-        """LeRobot's tasks of the dataset, by index."""
+        """LeRobot's tasks of the dataset, by task index."""
         return self._tasks
 
     def images(self, key: str, episode: int, rows: Sequence[int]) -> Tensor:
-        """Frames of a camera at rows of one episode; each distinct row is decoded once.
+        """Frames of a camera at rows of one episode; a row that is repeated is decoded once.
 
         Args:
             key: Camera of the dataset.
@@ -94,6 +142,7 @@ class ColumnReader:
         return frames if distinct == list(rows) else frames[[distinct.index(row) for row in rows]]
 
     def _decode_video(self, key: str, episode: int, rows: list[int]) -> Tensor:
+        """Decodes frames of a video: (n, C, H, W) uint8."""
         file, start = self._video(key, episode)
         timestamps = [start + float(time) for time in self.numbers("timestamp", rows)[:, 0]]
         return decode_video_frames(
@@ -105,7 +154,7 @@ class ColumnReader:
         )
 
     def _video(self, key: str, episode: int) -> tuple[Path, float]:
-        """File that holds an episode of a camera, and the second at which the episode starts in it."""
+        """The video file that holds an episode of a camera, and the second at which the episode starts in it."""
         if key not in self._videos:
             rows = self._meta.episodes.select_columns(
                 [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
@@ -117,5 +166,6 @@ class ColumnReader:
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    # A copy, as PIL hands out read-only memory.
+    """(H, W, C) -> (C, H, W)."""
+    # Copied, as PIL hands out read-only memory.
     return torch.from_numpy(image.transpose(2, 0, 1).copy())

@@ -1,6 +1,7 @@
 """One dataset's frames as training samples of the policy.
 
-Legend: V frames of the observation window, T action chunk, S state dim and A action dim of the target.
+Legend: V frames of the observation window, T action chunk, S state dimensions and A action dimensions of the reference
+dataset.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,10 +40,10 @@ class SampleLayout:
         action_dim: A; 0 without actions.
         max_state_dim: Largest state dimension of any dataset, at least S.
         max_action_dim: Largest action dimension of any dataset, at least A.
-        state_fill: (S,) state of a sample without one, in the target's units.
-        action_fill: (A,) action of an action-free sample.
-        flag_cameras: Mark missing cameras also where observations have no time axis.
-        flag_state: Mark missing states also there.
+        state_fill: (S,) state of a sample without one, in the reference dataset's units.
+        action_fill: (A,) action of an action-free sample, in the same units.
+        flag_cameras: Mark missing cameras even where observations have no time axis.
+        flag_state: Mark missing states even where observations have no time axis.
     """
 
     cameras: tuple[str, ...]
@@ -59,20 +60,20 @@ class SampleLayout:
 
 
 class EntrySamples:
-    """Frames of one dataset, cut into samples.
+    """The frames of one dataset, cut into samples.
 
     Args:
         source: The opened dataset.
-        reader: Its columns.
+        reader: Reads its columns.
         layout: What all samples have in common.
         index: Number of the entry in the mixture.
-        embodiment_id: Row of the policy's projections.
+        embodiment_id: Row of the embodiment in the policy's state and action projections.
         observation_deltas: Frames of the observation window, [0, K] in this dataset's own frames; None for the
-            present frame without a time axis.
-        state_units: Conversion of states to the target's units; None without a state.
-        action_units: The same for actions; None when action-free.
-        action_dim: Action dimensions of the dataset's robot, also when it is action-free.
-        needs_pair: Leave out frames whose window reaches beyond the episode: nothing learns from them.
+            current frame without a time axis.
+        state_units: Conversion of states to the reference dataset's units; None without a state.
+        action_units: Conversion of actions to the reference dataset's units; None for an action-free entry.
+        action_dim: Action dimensions of the dataset's robot, even if the entry is action-free.
+        needs_pair: Leave out frames whose window reaches beyond the episode, as nothing learns from them.
         image_transforms: LeRobot's augmentation of (V, 3, H, W) or (3, H, W) uint8 images.
     """
 
@@ -102,10 +103,10 @@ class EntrySamples:
         self.action_dim = action_dim
         self.image_transforms = image_transforms
         beyond = max(self.observation_deltas or (0,)) if needs_pair else 0
-        self._usable_ends = np.cumsum(np.maximum(reader.lengths - beyond, 0))
+        self._usable_ends = np.cumsum(reader.num_pairs(beyond))
 
     def __len__(self) -> int:
-        """Usable frames."""
+        """Number of usable frames."""
         return int(self._usable_ends[-1]) if len(self._usable_ends) else 0
 
     @property
@@ -114,7 +115,14 @@ class EntrySamples:
         return self.action_units is not None
 
     def locate(self, frame: int) -> tuple[int, int]:
-        """A usable frame -> position of its episode among the opened ones, and its row in the table."""
+        """Finds a usable frame.
+
+        Args:
+            frame: Number of the usable frame, in [0, len(self)).
+
+        Returns:
+            Position of its episode among the opened ones, and its row in the table.
+        """
         position = int(np.searchsorted(self._usable_ends, frame, side="right"))
         before = int(self._usable_ends[position - 1]) if position else 0
         return position, int(self.reader.starts[position]) + frame - before
@@ -122,7 +130,8 @@ class EntrySamples:
     def __getitem__(self, frame: int) -> dict[str, Any]:
         """The sample of a usable frame, with the same keys and shapes for every dataset of a mixture."""
         position, row = self.locate(frame)
-        rows, is_pad = self._window(position, row, self.observation_deltas or (0,))
+        rows, clamped = self.reader.window(position, row, self.observation_deltas or (0,))
+        is_pad = torch.from_numpy(clamped)
         sample = self._images(self.reader.episodes[position], rows, is_pad)
         if self.layout.action_deltas is not None:
             sample |= self._state(rows, is_pad) | self._actions(position, row)
@@ -134,7 +143,7 @@ class EntrySamples:
         }
 
     def instructions(self) -> list[str]:
-        """All instructions of the dataset."""
+        """All instructions of the dataset, each once."""
         config = self.source.config
         if config.instruction is not None:
             return [config.instruction]
@@ -153,15 +162,8 @@ class EntrySamples:
             else self.reader.text(config.language_key, row)
         )
 
-    def _window(self, position: int, row: int, deltas: Sequence[int]) -> tuple[list[int], Tensor]:
-        """Rows at the deltas, clamped to the episode, and a bool mask of those that were."""
-        start = int(self.reader.starts[position])
-        last = start + int(self.reader.lengths[position]) - 1
-        wanted = [row + delta for delta in deltas]
-        rows = [min(max(each, start), last) for each in wanted]
-        return rows, torch.tensor([each != clamped for each, clamped in zip(wanted, rows, strict=True)])
-
     def _images(self, episode: int, rows: list[int], is_pad: Tensor) -> dict[str, Any]:
+        """Images of the policy's cameras at the rows of the window, with flags for padded and missing ones."""
         sample: dict[str, Any] = {}
         timed = self.observation_deltas is not None
         for camera in self.layout.cameras:
@@ -179,6 +181,7 @@ class EntrySamples:
         return sample
 
     def _state(self, rows: list[int], is_pad: Tensor) -> dict[str, Any]:
+        """State at the rows of the window in the reference dataset's units, with its extra dimensions."""
         layout = self.layout
         if layout.max_state_dim == 0:
             return {}
@@ -198,6 +201,7 @@ class EntrySamples:
         return sample
 
     def _actions(self, position: int, row: int) -> dict[str, Any]:
+        """Action chunk from a row on in the reference dataset's units, with its extra dimensions and masks."""
         layout = self.layout
         assert layout.action_deltas is not None
         steps = len(layout.action_deltas)
@@ -205,7 +209,8 @@ class EntrySamples:
         extra = np.zeros((steps, layout.max_action_dim - layout.action_dim), dtype=np.float32)
         is_pad = torch.ones(steps, dtype=torch.bool)
         if self.action_units is not None and self.source.action is not None:
-            rows, is_pad = self._window(position, row, layout.action_deltas)
+            rows, clamped = self.reader.window(position, row, layout.action_deltas)
+            is_pad = torch.from_numpy(clamped)
             actions, own_extra = self.action_units(self.vectors(self.source.action, rows))
             extra[:, : own_extra.shape[-1]] = own_extra
         sample = {
@@ -218,7 +223,15 @@ class EntrySamples:
         return sample
 
     def vectors(self, column: VectorMap, rows: Sequence[int]) -> np.ndarray:
-        """States or actions (n, D) of n rows in the dataset's own units, mirrored and picked as the entry says."""
+        """Reads states or actions, mirrored and picked as the entry says.
+
+        Args:
+            column: Column, dimensions and mirrored dimensions; it must have a key.
+            rows: n rows of one episode.
+
+        Returns:
+            (n, D) float64, in the dataset's own units.
+        """
         assert column.key is not None
         values = self.reader.numbers(column.key, rows).astype(np.float64)
         if column.invert:
@@ -229,14 +242,14 @@ class EntrySamples:
 
 
 def fit_image(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Crops about the center to the aspect ratio of `size`, then resizes.
+    """Crops images about the center to the aspect ratio of `size`, then resizes them.
 
     Args:
         images: (V, 3, H, W) uint8.
         size: Height and width in pixels.
 
     Returns:
-        (V, 3, *size) uint8; the input itself if it has that size.
+        (V, 3, *size) uint8; the input itself if it already has that size.
     """
     height, width = images.shape[-2:]
     if (height, width) == size:

@@ -1,28 +1,28 @@
 """Which frame of which dataset a draw stands for.
 
-An epoch is a fixed list of draws: as many as it takes until every frame of every dataset has been drawn at least
-once at the given shares. LeRobot's own sampler shuffles it anew for every epoch (from seed and epoch alone) and
-splits it over processes, so that its exact resumption holds for mixtures too.
+An epoch is a fixed list of draws, long enough for every frame of every dataset to be drawn at least once at the given
+shares. LeRobot's own sampler shuffles the list for each epoch, by the seed and the epoch alone, and splits it over
+processes; therefore LeRobot also resumes the order of a mixture exactly.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# LeRobot shuffles an epoch as one permutation of 8-byte numbers, in every process: at most 4 GB.
+# LeRobot shuffles an epoch as one permutation of 8-byte numbers in every process, here of at most 4 GB.
 MAX_DRAWS = 500_000_000
 
 
 class DrawSchedule:
-    """Draw -> (dataset, frame) for one epoch.
+    """Maps each draw of an epoch to a dataset and one of its frames.
 
-    A dataset with n frames and d >= n draws has every frame floor(d / n) or ceil(d / n) times in the epoch, the
-    extra ones spread evenly.
+    Of a dataset with n frames and d >= n draws, every frame is drawn floor(d / n) or ceil(d / n) times in an epoch; the
+    frames that are drawn once more than others are spread evenly.
 
     Args:
         num_frames: Usable frames of each dataset, at least 1.
-        shares: Share of the draws of each dataset, above 0; they sum to 1.
-        names: For errors.
+        shares: Each dataset's share of the draws, above 0; the shares sum to 1.
+        names: Names of the datasets, for errors.
 
     Raises:
         ValueError: An epoch would have more than `MAX_DRAWS` draws.
@@ -31,14 +31,14 @@ class DrawSchedule:
     def __init__(self, num_frames: Sequence[int], shares: Sequence[float], names: Sequence[str]) -> None:
         frames, share = np.asarray(num_frames, dtype=np.int64), np.asarray(shares, dtype=np.float64)
         needed = frames / share
-        # A hair below avoids one more draw for what is an integer but for rounding.
+        # Slightly less, as rounding may lift a whole number of draws just above itself.
         total = float(needed.max()) * (1 - 1e-12)
         if total > MAX_DRAWS:
             slowest = names[int(needed.argmax())]
             raise ValueError(
-                f"`weight` of entry {slowest!r} is too low for its {frames[int(needed.argmax())]} frames: an epoch, in "
-                f"which each is drawn once, would have {total:.2g} draws (at most {MAX_DRAWS:.0e}). Raise the weight, "
-                "or take fewer `episodes`."
+                f"`weight` of entry {slowest!r} is too low for its {frames[int(needed.argmax())]} frames: an epoch "
+                f"that draws each of them once would have {total:.2g} draws, more than {MAX_DRAWS:.0e}. Raise the "
+                "weight, or use fewer `episodes`."
             )
         draws = np.maximum(frames, np.ceil(share * total).astype(np.int64))
         self._num_frames = frames
@@ -46,34 +46,43 @@ class DrawSchedule:
         self._ends = np.cumsum(draws)
 
     def __len__(self) -> int:
+        """Number of draws in an epoch."""
         return int(self._ends[-1])
 
     @property
     def draws(self) -> list[int]:
-        """Draws of each dataset in an epoch."""
+        """Number of draws of each dataset in an epoch."""
         return self._draws.tolist()
 
     def __getitem__(self, draw: int) -> tuple[int, int]:
-        """Args:
-            draw: 0 to len - 1.
+        """Looks up a draw.
+
+        Args:
+            draw: Number of the draw in the epoch, in [0, len(self)).
 
         Returns:
-            Index of the dataset, and of one of its usable frames.
+            Index of the dataset, and index of one of its usable frames.
+
+        Raises:
+            IndexError: There is no such draw.
         """
         if not 0 <= draw < len(self):
-            raise IndexError(f"Draw {draw} is outside an epoch of {len(self)}.")
+            raise IndexError(f"Draw {draw} is outside an epoch, which has draws 0 to {len(self) - 1}.")
         dataset = int(np.searchsorted(self._ends, draw, side="right"))
         within = draw - int(self._ends[dataset] - self._draws[dataset])
         return dataset, within * int(self._num_frames[dataset]) // int(self._draws[dataset])
 
 
 def sample_shares(weights: Sequence[float], num_frames: Sequence[int], mode: str) -> list[float]:
-    """Shares of the samples, summing to 1.
+    """Computes each entry's share of the samples.
 
     Args:
-        weights: Of the entries.
-        num_frames: Usable frames of the entries.
+        weights: Weight of each entry, at least 0.
+        num_frames: Usable frames of each entry; not used for "share".
         mode: "share", or "per_frame" to multiply the weights by the frames first.
+
+    Returns:
+        The shares, which sum to 1.
     """
     scaled = np.asarray(weights, dtype=np.float64)
     if mode == "per_frame":

@@ -1,4 +1,4 @@
-"""Opens the datasets of a mixture and checks that each has what its entry names."""
+"""Opens the datasets of a mixture and checks that each holds what its entry names."""
 
 import logging
 import math
@@ -31,16 +31,16 @@ UNREACHABLE = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Source:
-    """An opened dataset: its metadata, and its entry's columns checked against it.
+    """An opened dataset: its metadata, and the columns of its entry, checked against the metadata.
 
     Args:
         config: The entry.
         meta: LeRobot's metadata.
         cameras: Camera of the policy -> camera of the dataset.
-        state: Column, dimensions and mirrored dimensions; None without a state.
-        action: The same; None when action-free.
+        state: Column, dimensions and mirrored dimensions of the state; None without a state.
+        action: Column, dimensions and mirrored dimensions of the action; None for an action-free entry.
         embodiment: Name of the embodiment.
     """
 
@@ -53,49 +53,77 @@ class Source:
 
     @property
     def name(self) -> str:
+        """Name of the entry."""
         return self.config.name
 
     @property
     def fps(self) -> float:
+        """Frames per second."""
         return self.meta.fps
 
     def camera_shape(self, camera: str) -> tuple[int, int]:
-        """Height and width in pixels of one of the policy's cameras."""
+        """Height and width, in pixels, of the images that fill one of the policy's cameras."""
         _, height, width = _image_shape(self.meta, self.cameras[camera])
         return height, width
 
     def dim(self, column: VectorMap | None) -> int:
-        """Width of a mapped column; 0 without one."""
+        """Number of dimensions taken from a mapped column; 0 without a column."""
         if column is None:
             return 0
         return len(column.dims) if column.dims is not None else self._width(column)
 
     def stats(self, column: VectorMap) -> Stats:
-        """Statistics of a mapped column."""
+        """Statistics of a mapped column.
+
+        Raises:
+            ValueError: The dataset has none.
+        """
         if not self.meta.stats or column.key not in self.meta.stats:
             raise ValueError(
-                f"Entry {self.name!r} has no statistics of `{column.key}` (meta/stats.json). Recompute them with "
+                f"Entry {self.name!r} has no statistics of `{column.key}` in meta/stats.json. Recompute them with "
                 "`lerobot-edit-dataset`, or upgrade the dataset with `lara upgrade-dataset`."
             )
         return select_stats(self.meta.stats[column.key], column.dims, column.invert)
 
     def frame_gap(self, mixture: MixtureConfig, policy_gap: int) -> int:
-        """Frames between o_t and o_{t+K}, at least 1."""
+        """Frames between o_t and o_{t+K} in this dataset.
+
+        Args:
+            mixture: Its `frame_gap_s` applies if the entry has none.
+            policy_gap: The policy's frame gap, which applies if the mixture has none either.
+
+        Returns:
+            K, at least 1.
+        """
         seconds = self.config.frame_gap_s or mixture.frame_gap_s
         return policy_gap if seconds is None else max(1, round(seconds * self.fps))
 
     def episodes(self) -> list[int]:
-        """Numbers of the episodes in use."""
+        """Numbers of the episodes in use, in order.
+
+        Raises:
+            ValueError: The entry names an episode that the dataset does not have.
+        """
         total = self.meta.total_episodes
         chosen = self.config.episodes
         if chosen is not None and max(chosen) >= total:
             raise ValueError(
-                f"`episodes` of entry {self.name!r} has {max(chosen)}, but the dataset has 0 to {total - 1}."
+                f"`episodes` of entry {self.name!r} contains {max(chosen)}; it must contain numbers from 0 to "
+                f"{total - 1}, the episodes of the dataset."
             )
         return list(range(total)) if chosen is None else sorted(set(chosen))
 
     def open_reader(self, episodes: list[int], *, video_backend: str, tolerance_s: float) -> ColumnReader:
-        """Reads the given episodes; downloads them from the Hub if need be."""
+        """Opens the given episodes for reading, after downloading them from the Hub if necessary.
+
+        Args:
+            episodes: Numbers of the episodes.
+            video_backend: LeRobot's name of the video decoder.
+            tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
+
+        Raises:
+            ValueError: They are neither on this machine nor can they be downloaded.
+        """
         everything = len(episodes) == self.meta.total_episodes
         try:
             dataset = LeRobotDataset(
@@ -119,14 +147,14 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
 
     Args:
         mixture: The mixture.
-        use_actions: False for a policy that learns from video only: states and actions are left out.
+        use_actions: False for a policy that learns only from video; states and actions are then left out.
 
     Raises:
-        ValueError: A dataset is missing, has another format or lacks a column or camera; two entries of one
-            embodiment have other dimensions; no entry has actions although the policy learns from them.
+        ValueError: A dataset is missing, has an older format or lacks a column or camera; two entries of one
+            embodiment differ in their dimensions; or no entry has actions although the policy learns from them.
     """
     metas = {entry.name: _open_meta(entry) for entry in mixture.used_entries}
-    cameras = mixture.cameras or _target_cameras(mixture, metas[mixture.target_entry.name])
+    cameras = mixture.cameras or _reference_cameras(mixture, metas[mixture.reference_entry.name])
     sources = []
     for entry in mixture.used_entries:
         meta = metas[entry.name]
@@ -150,20 +178,33 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
         _check_language(entry, meta)
     unseen = [camera for camera in cameras if not any(camera in source.cameras for source in sources)]
     if unseen:
-        logger.warning("No entry maps a camera to %s of the mixture's `cameras`: black everywhere.", unseen)
+        logger.warning(
+            "No entry maps a camera to %s of the mixture's `cameras`; these images are black everywhere.",
+            unseen,
+        )
     if use_actions and all(source.action is None for source in sources):
         raise ValueError(
-            "All `entries` are action-free, but the policy learns from actions. Add a dataset with actions, or train a "
-            "latent action model: --policy.type=lara_lam."
+            "`entries` are all action-free, but the policy learns from actions. Add a dataset with actions, or train a "
+            "latent action model with --policy.type=lara_lam."
         )
     _check_dims(sources)
     return sources
 
 
 def split_episodes(source: Source, eval_split: float) -> tuple[list[int], list[int]]:
-    """Training and held-out episodes: the last ceil(n * eval_split) of every task, as LeRobot splits.
+    """Splits the episodes in use as LeRobot does: the last ceil(n * eval_split) of every task are held out.
 
-    Tasks with a single episode (captioned video often has nothing else) are split together, as one task.
+    Tasks with a single episode, of which captioned video often consists, are split together as one task.
+
+    Args:
+        source: The dataset.
+        eval_split: Share of the episodes to hold out, in [0, 1).
+
+    Returns:
+        Numbers of the training episodes and of the held-out episodes, in order.
+
+    Raises:
+        ValueError: No training episode is left.
     """
     episodes = source.episodes()
     if eval_split == 0:
@@ -181,27 +222,31 @@ def split_episodes(source: Source, eval_split: float) -> tuple[list[int], list[i
         held_out += group[len(group) - count :]
     if not training:
         raise ValueError(
-            f"--dataset.eval_split={eval_split} leaves no training episode of entry {source.name!r}, which has "
-            f"{len(episodes)}. Lower it, or add episodes."
+            f"`dataset.eval_split` is {eval_split}, which leaves no training episode of entry {source.name!r}, which "
+            f"has {len(episodes)}. Lower it, or add episodes."
         )
     return sorted(training), sorted(held_out)
 
 
 def _open_meta(entry: EntryConfig) -> LeRobotDatasetMetadata:
     if entry.root is not None and not Path(entry.root).is_dir():
-        raise ValueError(f"`root` of entry {entry.name!r} does not exist: {entry.root}.")
+        raise ValueError(
+            f"`root` of entry {entry.name!r} is {entry.root}, which does not exist. Relative paths start at the "
+            "mixture file."
+        )
     try:
         return LeRobotDatasetMetadata(entry.repo_id, root=entry.root, revision=entry.revision)
     except BackwardCompatibilityError as error:
         raise ValueError(
-            f"Entry {entry.name!r} ({entry.repo_id}) has an older dataset format. Convert it: `lara upgrade-dataset "
-            f"{entry.root or entry.repo_id} <folder>`, and give the folder as `root`."
+            f"Entry {entry.name!r} ({entry.repo_id}) has an older dataset format. Convert it with `lara "
+            f"upgrade-dataset {entry.root or entry.repo_id} <folder>`, and give the folder as `root`."
         ) from error
     except UNREACHABLE as error:
         raise ValueError(_unreachable(entry, error)) from error
 
 
 def _unreachable(entry: EntryConfig, error: Exception) -> str:
+    """The message for a dataset that is neither on disk nor reachable."""
     return (
         f"Entry {entry.name!r}: the dataset {entry.repo_id} is not on this machine and cannot be downloaded "
         f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Check `repo_id` and `revision`, go online, "
@@ -209,41 +254,45 @@ def _unreachable(entry: EntryConfig, error: Exception) -> str:
     )
 
 
-def _target_cameras(mixture: MixtureConfig, meta: LeRobotDatasetMetadata) -> list[str]:
-    mapped = mixture.target_entry.cameras
+def _reference_cameras(mixture: MixtureConfig, meta: LeRobotDatasetMetadata) -> list[str]:
+    """The policy's cameras where the mixture names none: those of the reference dataset."""
+    mapped = mixture.reference_entry.cameras
     cameras = (
         list(mapped.values()) if mapped else [key for key in meta.camera_keys if key not in meta.depth_keys]
     )
     if not cameras:
         raise ValueError(
-            f"The target entry {mixture.target_entry.name!r} has no camera; it has {sorted(meta.features)}."
+            f"The reference dataset {mixture.reference_entry.name!r} has no camera, only {sorted(meta.features)}. "
+            "Name another entry in `reference`, or give `cameras`."
         )
     return cameras
 
 
 def _check_cameras(entry: EntryConfig, meta: LeRobotDatasetMetadata, cameras: list[str]) -> dict[str, str]:
+    """Camera of the policy -> camera of the dataset."""
     wanted = entry.cameras or {camera: camera for camera in cameras if camera in meta.camera_keys}
     if not wanted:
         raise ValueError(
-            f"Entry {entry.name!r} has none of the policy's cameras {cameras}; it has {meta.camera_keys}. Map one in "
-            "`cameras: {dataset key: policy key}`."
+            f"Entry {entry.name!r} has none of the policy's cameras {cameras}, only {meta.camera_keys}. Map one of "
+            "them in `cameras: {dataset key: policy key}`."
         )
     for key, camera in wanted.items():
         if key not in meta.camera_keys:
             raise ValueError(
-                f"`cameras` of entry {entry.name!r} maps {key!r}, which the dataset lacks; it has {meta.camera_keys}."
+                f"`cameras` of entry {entry.name!r} maps {key!r}; it must map cameras of the dataset, which are "
+                f"{meta.camera_keys}."
             )
         if camera not in cameras:
             raise ValueError(
-                f"`cameras` of entry {entry.name!r} maps {key!r} to {camera!r}, which is no camera of the policy; it "
-                f"has {cameras}. Add it to the mixture's `cameras`."
+                f"`cameras` of entry {entry.name!r} maps {key!r} to {camera!r}; it must map to the policy's cameras, "
+                f"which are {cameras}. Correct it, or add the camera to the mixture's `cameras`."
             )
         channels = _image_shape(meta, key)[0]
         pixel_format = (meta.features[key].get("info") or {}).get("video.pix_fmt", "")
         if key in meta.depth_keys or channels != 3 or str(pixel_format).startswith("gray"):
             kind = "depth" if key in meta.depth_keys else f"{channels} channel(s) {pixel_format}".strip()
             raise ValueError(
-                f"Camera {key!r} of entry {entry.name!r} is not RGB: {kind}. Map another camera."
+                f"Camera {key!r} of entry {entry.name!r} is not RGB but has {kind}. Map another camera."
             )
     return {camera: key for key, camera in wanted.items()}
 
@@ -251,28 +300,29 @@ def _check_cameras(entry: EntryConfig, meta: LeRobotDatasetMetadata, cameras: li
 def _check_vector(
     entry: EntryConfig, meta: LeRobotDatasetMetadata, name: str, column: VectorMap | None, default: str
 ) -> VectorMap | None:
+    """The column of an entry's states or actions; `default` if it names none, None if there is none."""
     if column is None:
         return VectorMap(default) if default in meta.features else None
     if column.key is None:
         return None
     if column.key not in meta.features:
         raise ValueError(
-            f"`{name}.key` of entry {entry.name!r} is {column.key!r}, which the dataset lacks; it has "
+            f"`{name}.key` of entry {entry.name!r} is {column.key!r}; it must be a column of the dataset, one of "
             f"{sorted(meta.features)}."
         )
     feature = meta.features[column.key]
     if len(feature["shape"]) != 1 or not feature["dtype"].startswith(("float", "int", "uint", "bool")):
         raise ValueError(
-            f"`{name}.key` of entry {entry.name!r} is {column.key!r}, a {feature['dtype']} of shape "
-            f"{tuple(feature['shape'])}; name a column of numeric vectors."
+            f"`{name}.key` of entry {entry.name!r} is {column.key!r}, of type {feature['dtype']} and shape "
+            f"{tuple(feature['shape'])}; it must be a column of numeric vectors."
         )
     width = feature["shape"][0]
     for field_name in ("dims", "invert"):
         dims = getattr(column, field_name)
         if dims is not None and (len(dims) == 0 or min(dims) < 0 or max(dims) >= width):
             raise ValueError(
-                f"`{name}.{field_name}` of entry {entry.name!r} is {dims}; the dimensions of `{column.key}` are "
-                f"0 to {width - 1}."
+                f"`{name}.{field_name}` of entry {entry.name!r} is {dims}; it must list dimensions of "
+                f"`{column.key}`, 0 to {width - 1}."
             )
     return column
 
@@ -285,11 +335,12 @@ def _check_language(entry: EntryConfig, meta: LeRobotDatasetMetadata) -> None:
         texts = [key for key, feature in meta.features.items() if feature["dtype"] == "string"]
         raise ValueError(
             f"`language_key` of entry {entry.name!r} is {entry.language_key!r}, which is "
-            f"{'absent' if found is None else found}; text columns: {['task', *texts]}."
+            f"{'absent' if found is None else found}; it must be a text column, one of {['task', *texts]}."
         )
 
 
 def _check_dims(sources: list[Source]) -> None:
+    """Makes sure that entries of one embodiment have equally many dimensions, as they share projections."""
     first: dict[tuple[str, str], Source] = {}
     for source in sources:
         for name in ("action", "state"):
@@ -299,12 +350,13 @@ def _check_dims(sources: list[Source]) -> None:
             dims = [each.dim(getattr(each, name)) for each in (other, source)]
             if dims[0] != dims[1]:
                 raise ValueError(
-                    f"Entries {other.name!r} and {source.name!r} are both of embodiment {source.embodiment!r}, but "
-                    f"their {name}s have {dims[0]} and {dims[1]} dimensions. Give one another `embodiment`, or pick "
-                    f"`{name}.dims`."
+                    f"Entries {other.name!r} and {source.name!r} have the same embodiment {source.embodiment!r}, but "
+                    f"their {name}s have {dims[0]} and {dims[1]} dimensions. Give one of them another `embodiment`, or "
+                    f"choose `{name}.dims`."
                 )
 
 
 def _image_shape(meta: LeRobotDatasetMetadata, key: str) -> tuple[int, int, int]:
+    """Channels, height and width of a camera."""
     shape = dataset_to_policy_features({key: meta.features[key]})[key].shape
     return shape[0], shape[1], shape[2]

@@ -1,7 +1,7 @@
-"""The stages that turn a dataset of format v2.0 or v2.1 into one of v3.0, each of which can be repeated.
+"""The stages that turn a dataset in format v2.0 or v2.1 into one in v3.0, each of which can be repeated.
 
-The functions of LeRobot's own v2.1 -> v3.0 converter do most of the work. They expect a v2.1 dataset; they are given
-a directory with symbolic links to the original's videos and with metadata that has what v2.0 lacks.
+The functions of LeRobot's own v2.1 -> v3.0 converter do most of the work. They expect a v2.1 dataset, and get a folder
+with symbolic links to the original's videos and with metadata that includes what v2.0 lacks.
 """
 
 import itertools
@@ -50,12 +50,17 @@ from lerobot_lara.data.upgrade.legacy_statistics import episode_statistics
 
 logger = logging.getLogger(__name__)
 
-# Metadata of this many episodes goes into one file, which keeps the files and the memory for them below 100 MB.
+# Episodes whose metadata goes into one file, so that files and the memory for them stay below 100 MB.
 _EPISODES_PER_FILE = 10_000
 
 
 def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_size_in_mb: int) -> None:
-    """Writes `staging / "dataset"`; stages that an earlier, interrupted call has finished are not repeated.
+    """Writes the upgraded dataset; stages that an earlier, interrupted call has finished are not repeated.
+
+    Args:
+        dataset: The original.
+        staging: Folder of the unfinished upgrade; the dataset is written to `staging / "dataset"`.
+        video_file_size_in_mb: Approximate size of the video files into which episodes are joined.
 
     Raises:
         ValueError: The episodes contradict each other or the metadata.
@@ -83,7 +88,7 @@ def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_siz
 
 
 def _link(dataset: LegacyDataset, links: Path) -> None:
-    """Lays out what the converter reads: complete metadata, and videos whose names are in the episodes' order."""
+    """Lays out what the converter reads: complete metadata, and videos whose names sort in episode order."""
     shutil.rmtree(links, ignore_errors=True)
     (links / "meta").mkdir(parents=True)
     info = {"total_chunks": 0, "total_videos": 0, "video_path": None, **dataset.info}
@@ -93,7 +98,7 @@ def _link(dataset: LegacyDataset, links: Path) -> None:
     _write_lines(links / LEGACY_TASKS_PATH, tasks)
     _write_lines(links / LEGACY_EPISODES_PATH, dataset.episodes)
     for episode in range(len(dataset.episodes)):
-        # Wide numbers, because the converter goes by the order of the names.
+        # Numbers with leading zeros, because the converter sorts by name.
         chunk, name = f"chunk-{episode // DEFAULT_CHUNK_SIZE:06d}", f"episode_{episode:09d}"
         for key in dataset.video_keys:
             link = links / "videos" / chunk / key / f"{name}.mp4"
@@ -102,6 +107,7 @@ def _link(dataset: LegacyDataset, links: Path) -> None:
 
 
 def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
+    """The feature with names that say where a camera's channels are."""
     if feature["dtype"] not in ("image", "video") or len(feature["shape"]) != 3:
         return feature
     names, channels_last = feature.get("names"), feature["shape"][2] in (1, 3)
@@ -110,11 +116,12 @@ def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
     elif not names:
         names = ["channels", "height", "width"]
     if names != feature.get("names"):
-        logger.info("%s: the dimensions %s are now named %s", key, feature.get("names"), names)
+        logger.info("%s: the dimensions %s are now named %s.", key, feature.get("names"), names)
     return {**feature, "names": names}
 
 
 def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
+    """Writes the statistics of each episode, which are the original's or computed from it."""
     path, total = links / LEGACY_EPISODES_STATS_PATH, len(dataset.episodes)
     if dataset.has_episode_statistics:
         lines = [
@@ -123,13 +130,13 @@ def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
         lines.sort(key=lambda line: line["episode_index"])
         if [line["episode_index"] for line in lines] != list(range(total)):
             raise ValueError(
-                f"source: {dataset.root / LEGACY_EPISODES_STATS_PATH} does not have one line for each of the {total} "
-                "episodes; fetch it anew, or take it away in a copy of the dataset to have it computed"
+                f"{dataset.root / LEGACY_EPISODES_STATS_PATH} does not have one line for each of the {total} episodes. "
+                "Download it again, or remove it from a copy of the dataset to have the statistics computed."
             )
         _write_lines(path, lines)
         return
     text = path.read_text() if path.exists() else ""
-    complete = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
+    complete = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
     path.write_text(complete)
     done = complete.count("\n")
     with path.open("a") as file:
@@ -142,9 +149,9 @@ def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
 
 
 def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
-    """Writes the data files, one row group per episode, and returns where each episode is.
+    """Writes the data files, with one row group per episode, and returns where each episode is.
 
-    LeRobot's converter goes through pandas, which turns NaN into null, which LeRobot then fails to read.
+    LeRobot's converter uses pandas, which turns NaN into null, which LeRobot then cannot read.
     """
     entries: list[dict[str, Any]] = []
     schema, writer, size, chunk, file = None, None, 0.0, 0, 0
@@ -157,7 +164,8 @@ def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
                 table = table.cast(schema)
             except (KeyError, ValueError, pa.ArrowException) as error:
                 raise ValueError(
-                    f"source: episode {episode} has other columns than episode 0: {error}; fetch the dataset anew"
+                    f"{dataset.root}: episode {episode} has other columns than episode 0: {error}. Download the "
+                    "dataset again."
                 ) from error
             episode_size = get_parquet_file_size_in_mb(dataset.data_path(episode))
             if writer is not None and size + episode_size >= DEFAULT_DATA_FILE_SIZE_IN_MB:
@@ -187,18 +195,19 @@ def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
 
 
 def _image_schema(schema: pa.Schema, image_keys: list[str]) -> pa.Schema:
-    """Marks the columns that the library `datasets` is to decode as images."""
+    """Marks the columns that the library `datasets` decodes as images."""
     features = datasets.Features.from_arrow_schema(schema.remove_metadata())
     return datasets.Features({**features, **{key: datasets.Image() for key in image_keys}}).arrow_schema
 
 
 def _check_lengths(dataset: LegacyDataset, data: list[dict[str, Any]]) -> None:
+    """Compares the lengths of the data files with the metadata."""
     for episode, entry in zip(dataset.episodes, data, strict=True):
         rows = entry["dataset_to_index"] - entry["dataset_from_index"]
         if rows != episode["length"]:
             raise ValueError(
-                f"source: episode {episode['episode_index']} has {rows} frames in its data file, "
-                f"{episode['length']} in {LEGACY_EPISODES_PATH}; fetch the dataset anew"
+                f"{dataset.root}: episode {episode['episode_index']} has {rows} frames in its data file, but "
+                f"{episode['length']} in {LEGACY_EPISODES_PATH}. Download the dataset again."
             )
 
 
@@ -210,9 +219,10 @@ def _write_metadata(
     videos: list[dict[str, Any]],
     video_file_size_in_mb: int,
 ) -> None:
+    """Writes everything under `meta`."""
     convert_info(links, root, DEFAULT_DATA_FILE_SIZE_IN_MB, video_file_size_in_mb)
     info = load_info(root)
-    if info.fps != dataset.info["fps"]:  # the converter cuts the decimals off
+    if info.fps != dataset.info["fps"]:  # the converter drops the decimals
         info.fps = dataset.info["fps"]
         for feature in info.features.values():
             if "fps" in feature:
@@ -236,8 +246,8 @@ def _write_episodes(
 ) -> None:
     """Writes `meta/episodes` and `meta/stats.json`.
 
-    LeRobot's converter holds the statistics of all episodes in memory and refuses datasets for which they come to
-    more than 100 MB; here one file after the other is written.
+    LeRobot's converter holds the statistics of all episodes in memory and refuses datasets in which they exceed 100 MB;
+    here the files are written one after the other.
     """
     chunk, file, features, aggregated = 0, 0, None, []
     with (links / LEGACY_EPISODES_STATS_PATH).open() as lines:
@@ -262,7 +272,7 @@ def _write_episodes(
 
 
 def _as_float64(statistics: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
-    # JSON has lost the types: one episode's minimum may be written 0, another's 0.5.
+    """Converts statistics to one type, as JSON may hold 0 for one episode's minimum and 0.5 for another's."""
     return {
         key: {name: value if name == "count" else value.astype(np.float64) for name, value in feature.items()}
         for key, feature in statistics.items()
@@ -270,13 +280,14 @@ def _as_float64(statistics: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[
 
 
 def _write_lines(path: Path, content: Iterable[dict[str, Any]]) -> None:
+    """Writes a JSON-lines file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         file.writelines(json.dumps(line) + "\n" for line in content)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replaces the file in one step, so that a killed run cannot leave half of it."""
+    """Writes a JSON file in one step, so that a run that is killed cannot leave half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""LeRobot datasets of the formats v2.0 and v2.1: each episode has a data file, and a video for each camera."""
+"""LeRobot datasets in the formats v2.0 and v2.1, in which each episode has a data file and a video per camera."""
 
 import hashlib
 import io
@@ -23,18 +23,18 @@ from lerobot.datasets.video_utils import decode_video_frames
 from PIL import Image
 
 UPGRADABLE = ("v2.0", "v2.1")
-# LeRobotDataset's default: how far a decoded frame may be from the time that was asked for, in seconds.
+# How far a decoded frame may be from the requested time, in seconds; the default of LeRobotDataset.
 TOLERANCE_S = 1e-4
-# In frames: PyAV keeps everything it decodes between the first and the last frame that it is asked for.
+# In frames: PyAV keeps all that it decodes between the first and the last requested frame.
 _MAX_SPAN = 64
 
 
 @dataclass(frozen=True)
 class LegacyDataset:
-    """A dataset of format v2.0 or v2.1, opened for reading.
+    """A dataset in format v2.0 or v2.1, opened for reading.
 
     Args:
-        root: Directory that holds `meta`, `data` and `videos`.
+        root: Folder with `meta`, `data` and `videos`.
         info: Content of `meta/info.json`.
         episodes: Lines of `meta/episodes.jsonl` in order: `episode_index`, `tasks`, `length`.
         tasks: Task strings by task index.
@@ -47,39 +47,48 @@ class LegacyDataset:
 
     @property
     def version(self) -> str:
+        """Format of the dataset."""
         return self.info["codebase_version"]
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
+        """Features by key."""
         return self.info["features"]
 
     @property
     def image_keys(self) -> list[str]:
+        """Cameras whose images are in the data files."""
         return [key for key, feature in self.features.items() if feature["dtype"] == "image"]
 
     @property
     def video_keys(self) -> list[str]:
+        """Cameras whose images are in videos, sorted."""
         return sorted(key for key, feature in self.features.items() if feature["dtype"] == "video")
 
     @property
     def num_frames(self) -> int:
+        """Frames of all episodes together."""
         return sum(episode["length"] for episode in self.episodes)
 
     @property
     def has_episode_statistics(self) -> bool:
+        """Whether the dataset has statistics for each episode, as v2.1 does."""
         return (self.root / LEGACY_EPISODES_STATS_PATH).is_file()
 
     def data_path(self, episode: int) -> Path:
+        """Data file of an episode."""
         return self._path("data_path", episode)
 
     def video_path(self, episode: int, key: str) -> Path:
+        """Video of a camera in an episode."""
         return self._path("video_path", episode, key)
 
     def read_table(self, episode: int) -> pa.Table:
-        """Reads an episode's columns, one row per frame; videos are not among them."""
+        """Reads an episode's columns, with one row per frame and without videos."""
         return pq.read_table(self.data_path(episode), partitioning=None)
 
     def _path(self, template: str, episode: int, key: str = "") -> Path:
+        """Fills a template of meta/info.json."""
         chunk = episode // self.info["chunks_size"]
         # Some tools write the newer placeholder `chunk_index` into v2.1 datasets.
         try:
@@ -88,17 +97,21 @@ class LegacyDataset:
             )
         except (KeyError, AttributeError) as error:
             raise ValueError(
-                f"{self.root / INFO_PATH}: {template} is {self.info.get(template)!r}, which is no template of "
-                "{episode_chunk}, {video_key} and {episode_index}; correct it"
+                f"{self.root / INFO_PATH}: `{template}` is {self.info.get(template)!r}; it must be a template of "
+                "{episode_chunk}, {video_key} and {episode_index}. Correct it."
             ) from error
         return self.root / name
 
 
 def open_legacy_dataset(source: str | Path, *, revision: str | None = None) -> LegacyDataset:
-    """Opens a directory, or a dataset on the Hub, which is downloaded into the Hub's cache first.
+    """Opens a dataset, which is first downloaded into the Hub's cache unless it is a local folder.
+
+    Args:
+        source: Folder of the dataset, or its id on the Hub, user/name.
+        revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: Nothing is there; it is of another format; metadata or files of episodes are missing.
+        ValueError: There is no such dataset, it has another format, or metadata or files of episodes are missing.
     """
     root = local_directory(source) or _download(str(source), revision)
     info = read_info(root)
@@ -110,7 +123,7 @@ def open_legacy_dataset(source: str | Path, *, revision: str | None = None) -> L
 
 
 def local_directory(source: str | Path) -> Path | None:
-    """Returns `source` as a directory, or None if it is the id of a dataset on the Hub.
+    """Returns `source` as a folder, or None if it is the id of a dataset on the Hub.
 
     Raises:
         ValueError: It is neither.
@@ -119,7 +132,7 @@ def local_directory(source: str | Path) -> Path | None:
     if path.is_dir():
         return path.resolve()
     if isinstance(source, Path) or path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-        raise ValueError(f"source: {source} is neither a directory nor a Hub id of the form user/name")
+        raise ValueError(f"`source` is {source}; it must be a folder or a Hub id of the form user/name.")
     return None
 
 
@@ -127,43 +140,48 @@ def read_info(root: Path) -> dict[str, Any]:
     """Reads `meta/info.json` of a dataset that can be upgraded.
 
     Raises:
-        ValueError: It is missing or unreadable, or names another format than v2.0 and v2.1.
+        ValueError: It is missing or unreadable, or names a format other than v2.0 and v2.1.
     """
     path = root / INFO_PATH
     if not path.is_file():
         raise ValueError(
-            f"source: {root} has no {INFO_PATH}, so it is no LeRobot dataset; give the directory with meta/"
+            f"{root} is not a LeRobot dataset: it has no {INFO_PATH}. Give the folder that contains meta/."
         )
     try:
         info = json.loads(path.read_text())
         version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}); fetch the dataset anew") from error
+        raise ValueError(f"{path} is not a JSON object ({error}). Download the dataset again.") from error
     if str(version).startswith("v3."):
         raise ValueError(
-            f"source: {root} has format {version} already: use it as it is. (For an older state of a dataset on "
-            "the Hub, give the revision.)"
+            f"{root} already has format {version}. Use it as it is, or give the revision of an older version of the "
+            "dataset on the Hub."
         )
     if version not in UPGRADABLE:
         raise ValueError(
-            f"source: {root} has format {version}; only {' and '.join(UPGRADABLE)} can be upgraded. LeRobot's older "
-            "releases convert v1 datasets to v2.0 (convert_dataset_v1_to_v2.py): do that first"
+            f"{root} has format {version}; it must be {' or '.join(UPGRADABLE)} to be upgraded. Older releases of "
+            "LeRobot convert v1 datasets to v2.0 with convert_dataset_v1_to_v2.py; do that first."
         )
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; fetch the dataset anew")
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Download the dataset again.")
     return info
 
 
 def info_digest(root: Path) -> str:
-    """Returns a digest of `meta/info.json`, by which a changed source is noticed."""
+    """Hashes `meta/info.json`, which reveals that a source has changed."""
     return hashlib.sha256((root / INFO_PATH).read_bytes()).hexdigest()
 
 
 def decode_frames(path: Path, timestamps: Sequence[float], fps: float) -> Iterator[np.ndarray]:
-    """Decodes the frames of a video at the given ascending times in seconds.
+    """Decodes frames of a video.
+
+    Args:
+        path: The video.
+        timestamps: Times of the frames in seconds, ascending.
+        fps: Frames per second of the dataset.
 
     Yields:
-        (3, H, W) uint8 RGB
+        (3, H, W) uint8 RGB for each time.
 
     Raises:
         ValueError: The video has no frame at one of the times.
@@ -178,13 +196,13 @@ def decode_image(cell: dict[str, Any]) -> np.ndarray:
     """Decodes an image from a column of a data file.
 
     Args:
-        cell: `bytes` and `path`, as the library `datasets` stores images.
+        cell: `bytes` and `path` of an image, as the library `datasets` stores them.
 
     Returns:
-        (3, H, W) uint8 RGB
+        (3, H, W) uint8 RGB.
 
     Raises:
-        ValueError: The image itself is not in the file.
+        ValueError: The data file does not hold the image itself.
     """
     if cell is None or cell.get("bytes") is None:
         raise ValueError(f"the image {(cell or {}).get('path')!r} is not embedded in the data file")
@@ -193,45 +211,49 @@ def decode_image(cell: dict[str, Any]) -> np.ndarray:
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
+    """Downloads a dataset into the Hub's cache."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     where: dict[str, Any] = {"repo_id": repo_id, "repo_type": "dataset", "revision": revision}
     try:
-        # The format is looked at first: a whole dataset can be hundreds of gigabytes.
+        # The format is checked first, as a whole dataset can be hundreds of gigabytes.
         read_info(Path(hf_hub_download(filename=INFO_PATH, **where)).parents[1])
         return Path(snapshot_download(allow_patterns=["meta/*", "data/*", "videos/*"], **where))
-    except OSError as error:  # offline, no such repository or revision, no access: all are OSErrors
+    except OSError as error:  # offline, no such repository or revision, no access
         at = f" at revision {revision}" if revision else ""
         raise ValueError(
-            f"source: there is no directory {repo_id}, and the dataset {repo_id}{at} could not be fetched from the "
-            f"Hub ({type(error).__name__}: {str(error).strip().splitlines()[0]}). Check the name, the connection and "
-            "HF_HUB_OFFLINE, or download it elsewhere and give the directory"
+            f"`source` is {repo_id}, which is not a folder, and the dataset {repo_id}{at} could not be downloaded from "
+            f"the Hub ({type(error).__name__}: {str(error).strip().splitlines()[0]}). Check the name, the connection "
+            "and HF_HUB_OFFLINE, or download it elsewhere and give the folder."
         ) from error
 
 
 def _read_numbered(path: Path, number: str) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file whose entries are numbered 0, 1, ... in any order."""
+    """Reads a JSON-lines file whose entries are numbered from 0, in any order."""
     if not path.is_file():
-        raise ValueError(f"source: {path} is missing; fetch the dataset anew")
+        raise ValueError(f"{path} is missing. Download the dataset again.")
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         lines.sort(key=lambda line: line[number])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); fetch the dataset anew") from error
+        raise ValueError(f"{path} is damaged ({error!r}). Download the dataset again.") from error
     for expected, line in enumerate(lines):
         if line[number] != expected:
-            raise ValueError(f"{path}: {number} {expected} is missing or there twice; fetch the dataset anew")
+            raise ValueError(
+                f"{path}: {number} {expected} is missing or occurs twice. Download the dataset again."
+            )
     return lines
 
 
 def _check_files(dataset: LegacyDataset) -> None:
+    """Checks that the files of all episodes exist and hold the columns that the metadata describes."""
     info, total = dataset.info, len(dataset.episodes)
     if total == 0:
-        raise ValueError(f"source: {dataset.root} has no episodes")
+        raise ValueError(f"{dataset.root} has no episodes. Give a dataset that has some.")
     if info.get("total_episodes", total) != total:
         raise ValueError(
-            f"source: {dataset.root / INFO_PATH} counts {info['total_episodes']} episodes, "
-            f"{LEGACY_EPISODES_PATH} has {total}; fetch the dataset anew"
+            f"{dataset.root / INFO_PATH} counts {info['total_episodes']} episodes, but {LEGACY_EPISODES_PATH} has "
+            f"{total}. Download the dataset again."
         )
     paths = (
         path
@@ -245,13 +267,13 @@ def _check_files(dataset: LegacyDataset) -> None:
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ValueError(
-            f"source: files of episodes are missing in {dataset.root}: {', '.join(missing[:5])}{more}. "
-            "Fetch them (an interrupted download leaves such gaps)"
+            f"{dataset.root} lacks files of episodes, as after an interrupted download: "
+            f"{', '.join(missing[:5])}{more}. Download them."
         )
     columns = set(pq.read_schema(dataset.data_path(0)).names)
     expected = set(dataset.features) - set(dataset.video_keys)
     if columns != expected:
         raise ValueError(
-            f"source: {dataset.data_path(0)} has the columns {sorted(columns)}, {INFO_PATH} describes "
-            f"{sorted(expected)}; correct the `features` there"
+            f"{dataset.data_path(0)} has the columns {sorted(columns)}, but {INFO_PATH} describes {sorted(expected)}. "
+            "Correct the `features` there."
         )

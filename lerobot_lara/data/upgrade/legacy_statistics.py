@@ -1,4 +1,4 @@
-"""Statistics of single episodes, which the dataset format v2.0 lacks and v3.0 is built from."""
+"""Statistics of each episode, which format v2.0 lacks and format v3.0 requires."""
 
 import numpy as np
 from lerobot.datasets.compute_stats import (
@@ -12,14 +12,18 @@ from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, decode_frame
 
 
 def episode_statistics(dataset: LegacyDataset, episode: int) -> dict[str, dict[str, np.ndarray]]:
-    """Computes what LeRobot computes when it records an episode.
+    """Computes the statistics that LeRobot computes when it records an episode.
 
-    Numbers count in full. Of the cameras about a hundred frames are decoded, more in long episodes, and large
-    images are thinned out.
+    All numbers are used. Of each camera, about a hundred frames are decoded, or more in long episodes, and large
+    images are downsampled.
+
+    Args:
+        dataset: The dataset.
+        episode: Number of the episode.
 
     Returns:
-        Per feature `min`, `max`, `mean`, `std`, `q01`, `q10`, `q50`, `q90`, `q99` and `count`. Vectors: (D,) in
-        their own units. Cameras: (3, 1, 1) per channel, in [0, 1]. Text has none.
+        `min`, `max`, `mean`, `std`, `q01`, `q10`, `q50`, `q90`, `q99` and `count` of each feature except text: of
+        vectors (D,) in their own units, of cameras (3, 1, 1) by channel, in [0, 1].
 
     Raises:
         ValueError: A camera's frames cannot be decoded; names the episode and the camera.
@@ -42,7 +46,9 @@ def episode_statistics(dataset: LegacyDataset, episode: int) -> dict[str, dict[s
                 frames = map(decode_image, table[key].take(indices).to_pylist())
             images = np.stack([auto_downsample_height_width(frame) for frame in frames])
         except (ValueError, IndexError, OSError, RuntimeError) as error:  # what the decoders raise
-            raise ValueError(f"source: episode {episode}, {key}: {error}") from error
+            raise ValueError(
+                f"{dataset.root}: episode {episode}, {key}: cannot be decoded ({error}). Download the dataset again."
+            ) from error
         per_channel = get_feature_stats(images, axis=(0, 2, 3), keepdims=True)
         statistics[key] = {
             name: value if name == "count" else np.squeeze(value / 255, axis=0)

@@ -1,4 +1,4 @@
-"""Converts LeRobot datasets of the formats v2.0 and v2.1 to v3.0; the original is only ever read."""
+"""Converts LeRobot datasets from format v2.0 or v2.1 to v3.0; the original is only read."""
 
 import json
 import logging
@@ -25,37 +25,35 @@ def upgrade_dataset(
     verify: str | None = None,
     video_file_size_in_mb: int = DEFAULT_VIDEO_FILE_SIZE_IN_MB,
 ) -> Path:
-    """Writes a v3.0 copy of a v2.0 or v2.1 dataset into a new directory.
+    """Writes a v3.0 copy of a v2.0 or v2.1 dataset into a new folder.
 
-    Videos are joined without re-encoding. A v2.0 dataset has no statistics of single episodes; they are computed as
-    LeRobot does when recording. Cameras whose `names` do not say where the channels are get LeRobot's names,
-    without which policies take the height for the number of channels. A rate such as 3.75 frames per second stays
-    what it is.
+    Videos are joined without being encoded again. A v2.0 dataset has no statistics of its episodes; they are computed
+    as LeRobot does when it records. Cameras whose `names` do not say where the channels are get LeRobot's names,
+    without which policies take the height for the number of channels. A rate such as 3.75 frames per second is kept.
 
-    Everything is written to `<directory>.partial` and moved when it is complete and verified, so an interrupted
-    call is repeated to continue: finished stages are kept, per-episode statistics go on with the next episode.
+    Everything is written to `<directory>.partial`, and moved once it is complete and verified. To continue an
+    interrupted call, repeat it: finished stages are kept, and the statistics resume with the next episode.
 
     Args:
-        source: Directory of the dataset, or its id on the Hub, user/name.
-        directory: Directory to create; an empty one may exist. A dataset that an earlier call with the same source
-            completed there is left as it is.
+        source: Folder of the dataset, or its id on the Hub, user/name.
+        directory: Folder to create; it may exist if it is empty. A dataset that an earlier call with the same source
+            has completed there is left as it is.
         revision: Branch, tag or commit on the Hub.
-        verify: How much is compared with the original afterwards, see `verify_upgrade`. None is "all" for up to
+        verify: How much is compared with the original afterwards; see `verify_upgrade`. None is "all" for up to
             20 000 frames and "sample" above.
-        video_file_size_in_mb: Episodes are joined into video files of about this size.
+        video_file_size_in_mb: Approximate size of the video files into which episodes are joined, at least 1.
 
     Returns:
         The absolute path of `directory`.
 
     Raises:
-        ValueError: The source cannot be upgraded, or the directory holds something else; says what was found and
-            what to do.
-        UpgradeMismatchError: The result differs from the original; names episode, frame and key.
+        ValueError: The source cannot be upgraded, or the folder holds something else.
+        UpgradeMismatchError: The result differs from the original; names the episode, the frame and the key.
     """
     if verify not in (None, *MODES):
-        raise ValueError(f"verify must be one of {', '.join(MODES)}, got {verify!r}")
+        raise ValueError(f"`verify` is {verify!r}; it must be one of {', '.join(MODES)}.")
     if video_file_size_in_mb < 1:
-        raise ValueError(f"video_file_size_in_mb must be at least 1, got {video_file_size_in_mb}")
+        raise ValueError(f"`video_file_size_in_mb` is {video_file_size_in_mb}; it must be at least 1.")
     root = Path(directory).expanduser().resolve()
     staging = root.with_name(f"{root.name}.partial")
     local = local_directory(source)
@@ -63,7 +61,7 @@ def upgrade_dataset(
         path == local or local in path.parents or path in local.parents for path in (root, staging)
     ):
         raise ValueError(
-            f"directory: {root} and the source {local} lie within each other; choose another one"
+            f"`directory` is {root}; it must not contain the source {local} or be inside it. Choose another one."
         )
     request = {
         "source": str(local or source),
@@ -71,9 +69,9 @@ def upgrade_dataset(
         "video_file_size_in_mb": video_file_size_in_mb,
     }
     if _is_finished(root, request):
-        if (staging / "upgrade.json").is_file():  # left when the last step of all was interrupted
+        if (staging / "upgrade.json").is_file():  # the very last step was interrupted
             shutil.rmtree(staging)
-        logger.info("%s is complete already", root)
+        logger.info("%s is already complete.", root)
         return root
     _check_staging(staging, request)
 
@@ -86,11 +84,11 @@ def upgrade_dataset(
         verify_upgrade(dataset, staging / "dataset", mode=mode)
     except UpgradeMismatchError as error:
         raise UpgradeMismatchError(
-            f"the upgraded dataset differs from {dataset.root}: {error}. It was left in {staging}; if the original "
-            "is sound, delete that directory and try again, for videos with a small video file size"
+            f"{dataset.root}: the upgraded dataset differs from this original: {error}. It was left in {staging}. If "
+            "the original is intact, delete that folder and try again, with a smaller video file size if it has videos."
         ) from error
     if mode == "none":
-        logger.warning("%s was not compared with the original", root)
+        logger.warning("%s was not compared with the original.", root)
 
     write_json(staging / "dataset" / RECORD_PATH, {**record, "verified": mode})
     if root.exists():
@@ -102,44 +100,43 @@ def upgrade_dataset(
 
 
 def _is_finished(root: Path, request: dict[str, Any]) -> bool:
+    """Whether an earlier call has completed the upgrade; refuses a folder that holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not (root / RECORD_PATH).is_file():
-        raise ValueError(
-            f"directory: {root} exists and was not written by upgrade-dataset; choose another one"
-        )
+        raise ValueError(f"{root} exists and was not written by upgrade-dataset. Choose another folder.")
     record = json.loads((root / RECORD_PATH).read_text())
     _check_same(root, record, {key: request[key] for key in ("source", "revision")})
     original = Path(request["source"])
     if original.is_dir() and info_digest(original) != record["info_sha256"]:
-        raise ValueError(
-            f"source: {original} has changed since {root} was made of it; choose another directory"
-        )
+        raise ValueError(f"{original} has changed since {root} was made from it. Choose another folder.")
     return True
 
 
 def _check_staging(staging: Path, record: dict[str, Any]) -> None:
+    """Refuses to continue in a folder that is not that of an interrupted call with the same arguments."""
     if not staging.exists() or (staging.is_dir() and not any(staging.iterdir())):
         return
     if not (staging / "upgrade.json").is_file():
-        raise ValueError(f"directory: {staging} is in the way and no interrupted upgrade; move it away")
+        raise ValueError(f"{staging} exists and is not an interrupted upgrade. Move it elsewhere.")
     _check_same(staging, json.loads((staging / "upgrade.json").read_text()), record)
 
 
 def _check_same(where: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuses a folder that was written with other arguments."""
     differing = [
-        f"{key} is {found.get(key)!r} there, {value!r} now"
+        f"`{key}` was {found.get(key)!r} and is now {value!r}"
         for key, value in asked.items()
         if found.get(key) != value
     ]
     if differing:
         raise ValueError(
-            f"directory: {where} belongs to another upgrade ({'; '.join(differing)}); choose another directory or "
-            "delete that one"
+            f"{where} belongs to another upgrade: {'; '.join(differing)}. Choose another folder, or delete that one."
         )
 
 
 def _start(staging: Path, record: dict[str, Any]) -> None:
-    _check_staging(staging, record)  # now with what is known of an opened source
+    """Creates the folder of an unfinished upgrade, or checks the one that an interrupted call has left."""
+    _check_staging(staging, record)  # again, now that the source has been opened
     staging.mkdir(parents=True, exist_ok=True)
     write_json(staging / "upgrade.json", record)

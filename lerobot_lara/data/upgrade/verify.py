@@ -1,4 +1,4 @@
-"""Compares an upgraded dataset with the one it was made of, frame by frame."""
+"""Compares an upgraded dataset with the one that it was made from, frame by frame."""
 
 import logging
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, decode_frame
 logger = logging.getLogger(__name__)
 
 MODES = ("all", "sample", "none")
-# Up to this many frames every image is compared by default: minutes of decoding, not hours.
+# Up to this many frames, every image is compared by default, which takes minutes and not hours.
 SMALL_DATASET = 20_000
 _SAMPLED_EPISODES = 200
 _REPO_ID = "local/upgraded"
 
 
 class UpgradeMismatchError(ValueError):
-    """The upgraded dataset says something else than the original."""
+    """The upgraded dataset differs from the original."""
 
 
 def resolve_mode(mode: str | None, dataset: LegacyDataset) -> str:
-    """Returns `mode`, or the default for None: "all" up to `SMALL_DATASET` frames, else "sample"."""
+    """Returns `mode`, or for None the default: "all" up to `SMALL_DATASET` frames, and "sample" above."""
     if mode is not None:
         return mode
     return "all" if dataset.num_frames <= SMALL_DATASET else "sample"
@@ -39,12 +39,12 @@ def verify_upgrade(dataset: LegacyDataset, root: Path, *, mode: str) -> None:
 
     Args:
         dataset: The original.
-        root: Directory of the upgraded dataset.
-        mode: "all" compares every image; "sample" the first, middle and last one of at most 200 episodes that are
-            spread evenly; "none" compares nothing, the dataset only has to open.
+        root: Folder of the upgraded dataset.
+        mode: "all" compares every image. "sample" compares the first, middle and last image of at most 200 episodes,
+            which are spread evenly. "none" compares nothing; the dataset only has to open.
 
     Raises:
-        UpgradeMismatchError: names episode, frame and key.
+        UpgradeMismatchError: They differ; names the episode, the frame and the key.
     """
     meta = LeRobotDatasetMetadata(_REPO_ID, root=root)
     total = len(dataset.episodes)
@@ -63,13 +63,13 @@ def verify_upgrade(dataset: LegacyDataset, root: Path, *, mode: str) -> None:
             elif episode in sampled:
                 frames = sorted({0, len(original) // 2, len(original) - 1})
                 _compare_images(dataset, meta, episode, original, table, frames)
-    # As training would; two episodes only, because `datasets` keeps a copy of what it reads in its cache.
+    # As training would open it. Only two episodes, because `datasets` keeps a copy of what it reads in its cache.
     opened = LeRobotDataset(_REPO_ID, root=root, episodes=sorted({0, total - 1}))
     opened[0], opened[len(opened) - 1]
 
 
 def _upgraded_tables(meta: LeRobotDatasetMetadata) -> Iterator[pa.Table]:
-    """Yields the rows of one episode after the other, reading each data file once."""
+    """Yields the rows of each episode in order, reading each data file once."""
     opened, table, first = None, pa.table({}), 0
     for episode in meta.episodes:
         path = meta.root / meta.get_data_file_path(episode["episode_index"])
@@ -88,6 +88,7 @@ def _compare_columns(
     original: pa.Table,
     upgraded: pa.Table,
 ) -> None:
+    """Compares an episode's lengths, columns, indices and tasks."""
     lengths = {
         "meta/episodes.jsonl": dataset.episodes[episode]["length"],
         "the original data file": len(original),
@@ -125,6 +126,7 @@ def _compare_columns(
 
 
 def _compare_column(episode: int, key: str, original: pa.Array, upgraded: pa.Array) -> None:
+    """Compares a column of an episode."""
     if _content(original) == _content(upgraded):
         return
     for frame in range(len(original)):
@@ -137,7 +139,7 @@ def _compare_column(episode: int, key: str, original: pa.Array, upgraded: pa.Arr
 
 
 def _content(array: pa.Array) -> tuple:
-    """Returns numbers as their bytes, so that NaN equals itself and -0.0 is not 0.0, and anything else as it is."""
+    """Content to compare: numbers as bytes, so that NaN equals itself and -0.0 differs from 0.0."""
     sizes = []
     while pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
         sizes.append(pc.list_value_length(array).to_pylist())
@@ -161,6 +163,7 @@ def _compare_images(
     upgraded: pa.Table,
     frames: range | list[int],
 ) -> None:
+    """Compares images of all cameras at some frames of an episode."""
     for key in [*dataset.image_keys, *dataset.video_keys]:
         try:
             if key in dataset.image_keys:
@@ -183,9 +186,7 @@ def _compare_images(
                 )
             for frame, (before, after) in zip(frames, pairs, strict=True):
                 if not np.array_equal(before, after):
-                    raise UpgradeMismatchError(
-                        f"episode {episode}, frame {frame}, {key}: the image is another one"
-                    )
+                    raise UpgradeMismatchError(f"episode {episode}, frame {frame}, {key}: the images differ")
         except UpgradeMismatchError:
             raise
         except (ValueError, IndexError, OSError, RuntimeError) as error:  # what the decoders raise

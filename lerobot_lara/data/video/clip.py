@@ -1,4 +1,4 @@
-"""Reading one video file: what it holds, and the frames of a time span, upright, in RGB and in order."""
+"""Reads one video file: its properties, and the frames of a time span, upright, in RGB and in order."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -23,20 +23,20 @@ VIDEO_SUFFIXES = frozenset(
 )
 """File name endings, in lower case, that mark a file as a video clip."""
 MAX_INTERVAL_RATIO = 1.5
-"""Longest over shortest time between frames in a video of constant frame rate. A phone's clock and a format
-that rounds stay below it; one frame that was dropped is 2."""
+"""Largest ratio of the longest to the shortest time between frames at a constant frame rate. A phone's clock and
+formats that round stay below it; a single dropped frame makes it 2."""
 
 
 @dataclass(frozen=True)
 class VideoClip:
-    """What a video file says about itself.
+    """Properties of a video file.
 
     Attributes:
-        path: the file.
-        height: of an upright frame, in pixels.
-        width: of an upright frame, in pixels.
-        fps: average frames per second, None when the container does not tell.
-        duration: seconds from the first frame to the end of the last, None when the frames carry no times.
+        path: The file.
+        height: Height of an upright frame, in pixels.
+        width: Width of an upright frame, in pixels.
+        fps: Average frames per second; None if the container does not state it.
+        duration: Seconds from the first frame to the end of the last; None if the frames have no times.
     """
 
     path: Path
@@ -50,12 +50,12 @@ def probe_clip(path: Path) -> VideoClip:
     """Opens a video file and decodes its first frame.
 
     Raises:
-        UnreadableClipError: if the file is empty, is no video or has no picture.
+        UnreadableClipError: The file is empty, is not a video or has no picture.
     """
     with open_video(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
         duration = measure_duration(container, stream)
-    # Size and rotation are what the decoder says: headers are allowed to be wrong about both.
+    # Size and rotation are taken from the decoder, as headers may be wrong about both.
     with closing(read_frames(path)) as frames:
         width, height = next(frames).size
     return VideoClip(
@@ -72,21 +72,20 @@ def read_frames(
     constant_rate: bool = False,
     num_threads: int = 0,
 ) -> Generator[Image.Image, None, None]:
-    """Yields frames of a video file, upright, as RGB images; each is decoded when asked for.
+    """Yields frames of a video file as upright RGB images, each of which is decoded when it is requested.
 
     Args:
-        path: the file.
-        start: seconds from the first frame.
-        end: seconds from the first frame; the frame shown from `end` on is not part of it. By default the
-            end of the file.
-        fps: yield for every time `start + k / fps` the frame that is shown then, which repeats or leaves out
-            frames where the file has fewer or more. By default every frame, once.
-        constant_rate: raise where frames are not evenly spaced in time.
-        num_threads: of the decoder; 0 leaves the number to it.
+        path: The file.
+        start: Seconds from the first frame.
+        end: Seconds from the first frame; the frame shown from `end` on is left out. None is the end of the file.
+        fps: Yield for each time `start + k / fps` the frame shown at that time, which repeats or skips frames if the
+            file has fewer or more. None yields every frame once.
+        constant_rate: Raise an error where frames are not evenly spaced in time.
+        num_threads: Threads of the decoder; 0 lets it choose.
 
     Raises:
-        UnreadableClipError: if the file is no video, or, after its last good frame, if it is damaged, does not
-            decode further, stops before `end` or before the length that its header states, or breaks
+        UnreadableClipError: The file is not a video; or, raised after its last good frame, it is damaged, cannot be
+            decoded further, stops before `end` or before the length stated in its header, or violates
             `constant_rate`.
     """
     with closing(decode_frames(path, start=start, end=end, num_threads=num_threads)) as decoded:
@@ -98,20 +97,20 @@ def read_frames(
         for frame in frames:
             try:
                 yield upright_image(frame)
-            except ValueError as error:  # PyAV's word for pixels that it cannot convert
-                raise UnreadableClipError(f"no picture in RGB: {error}") from error
+            except ValueError as error:  # PyAV's error for pixels that it cannot convert
+                raise UnreadableClipError(f"cannot be converted to RGB: {error}") from error
 
 
 def resample_frames(
     frames: Iterable[TimedFrame], *, fps: int, start: float, end: float | None
 ) -> Iterator[VideoFrame]:
-    """Yields for every time `start + k / fps` before `end` the frame that is shown then.
+    """Yields for each time `start + k / fps` before `end` the frame that is shown at that time.
 
     Args:
-        frames: in the order of their times; before the first one, the first one counts as shown.
-        fps: in Hz.
-        start: in seconds.
-        end: in seconds, by default the end of the last frame.
+        frames: Frames in order of time; the first one also counts as shown before its own time.
+        fps: Frames per second to yield.
+        start: First time, in seconds.
+        end: End of the time span, in seconds; None is the end of the last frame.
     """
     shown: TimedFrame | None = None
     count = 0
@@ -125,13 +124,13 @@ def resample_frames(
         shown = following
     if shown is not None:
         until = shown.end if end is None else min(shown.end, end)
-        while start + count / fps < until - 2 * TIMESTAMP_ROUNDING_S:  # start and duration are rounded both
+        while start + count / fps < until - 2 * TIMESTAMP_ROUNDING_S:  # both start and duration are rounded
             yield shown.frame
             count += 1
 
 
 def _frames_of_span(frames: Iterable[TimedFrame], start: float, end: float | None) -> Iterator[TimedFrame]:
-    """Yields the frames whose times lie in [start, end): spans that touch share no frame and lose none."""
+    """Yields the frames whose times lie in [start, end), so that adjacent spans neither share nor lose frames."""
     for timed in frames:
         if end is not None and timed.start >= end - TIMESTAMP_ROUNDING_S:
             return
@@ -140,6 +139,7 @@ def _frames_of_span(frames: Iterable[TimedFrame], start: float, end: float | Non
 
 
 def _evenly_spaced(frames: Iterable[TimedFrame]) -> Iterator[TimedFrame]:
+    """Yields the frames, and raises an error as soon as they are not evenly spaced in time."""
     before: TimedFrame | None = None
     shortest, longest = float("inf"), 0.0
     for timed in frames:
@@ -149,7 +149,7 @@ def _evenly_spaced(frames: Iterable[TimedFrame]) -> Iterator[TimedFrame]:
             if longest > MAX_INTERVAL_RATIO * shortest + 2 * TIMESTAMP_ROUNDING_S:
                 raise UnreadableClipError(
                     f"variable frame rate: frames are {1000 * shortest:.0f} to {1000 * longest:.0f} ms apart at "
-                    f"{timed.start:.2f} s. Give fps, and it is resampled by the times of its frames."
+                    f"{timed.start:.2f} s. Set `fps` to resample it by the times of its frames."
                 )
         before = timed
         yield timed

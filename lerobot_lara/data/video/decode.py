@@ -1,4 +1,4 @@
-"""Decoding one video file: its frames in order, each with the time at which it is shown."""
+"""Decodes one video file: its frames in order, each with the time at which it is shown."""
 
 import math
 import re
@@ -16,13 +16,13 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 TIMESTAMP_ROUNDING_S = 0.000501
-"""Matroska and WebM round presentation timestamps to a millisecond, so they are off by half of one."""
+"""Largest error of timestamps: Matroska and WebM round them to whole milliseconds."""
 
 _TAIL_S = 10.0
 
 
 class UnreadableClipError(ValueError):
-    """A file that is not a whole video; the message is the reason, without the file's name."""
+    """A file is not a complete video; the message is the reason, without the name of the file."""
 
 
 class TimedFrame(NamedTuple):
@@ -35,15 +35,15 @@ class TimedFrame(NamedTuple):
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a video file at its picture; the cover of a sound file is none.
+    """Opens a video file and finds its video stream, which the cover picture of an audio file is not.
 
     Raises:
-        UnreadableClipError: if the file cannot be opened or has no picture.
+        UnreadableClipError: The file cannot be opened or has no picture.
     """
     try:
         if path.stat().st_size == 0:
             raise UnreadableClipError("empty file (0 bytes)")
-        # Titles and the like are not ours to check: they may be in any encoding.
+        # Titles and other metadata may be in any encoding and are not used.
         container = av.open(str(path), metadata_errors="replace")
     except (OSError, av.FFmpegError) as error:
         raise UnreadableClipError(f"not a readable video: {error.strerror}") from error
@@ -52,33 +52,33 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             if not stream.disposition & Disposition.attached_pic:
                 yield container, stream
                 return
-        raise UnreadableClipError("no video stream" + (" (sound only)" if container.streams.audio else ""))
+        raise UnreadableClipError("no video stream" + (" (audio only)" if container.streams.audio else ""))
 
 
 def decode_frames(
     path: Path, *, start: float = 0.0, end: float | None = None, num_threads: int = 0
 ) -> Generator[TimedFrame, None, None]:
-    """Yields the frames of a video file, from the one shown at `start` or an earlier one on.
+    """Yields the frames of a video file, beginning with the one shown at `start` or an earlier one.
 
-    The caller stops at the end that it wants; `end` is only how far the file must reach.
+    The caller stops where it wants; `end` only tells how far the file must reach.
 
     Args:
-        path: the file.
-        start: seconds from the first frame.
-        end: seconds from the first frame, by default the end that the file states.
-        num_threads: of the decoder; 0 leaves the number to it.
+        path: The file.
+        start: Seconds from the first frame.
+        end: Seconds from the first frame; None is the end that the file states.
+        num_threads: Threads of the decoder; 0 lets it choose.
 
     Raises:
-        UnreadableClipError: if the file is no video, or, after its last good frame, if it is damaged, does not
-            decode further or stops before `end`.
+        UnreadableClipError: The file is not a video; or, raised after its last good frame, it is damaged, cannot be
+            decoded further or stops before `end`.
     """
     if start > 0:
         frames = _decode(path, seek=start, end=end, num_threads=num_threads)
         try:
             first = next(frames, None)
-        except UnreadableClipError:  # decoding from the beginning tells why, or works
+        except UnreadableClipError:  # decoding from the beginning works, or says why not
             first = None
-        # Indexes are allowed to be wrong or absent: what was jumped over would be missing.
+        # Indexes may be wrong or absent, and then frames that were jumped over would be missing.
         if first is not None and first.start <= start + TIMESTAMP_ROUNDING_S:
             yield first
             yield from frames
@@ -88,10 +88,10 @@ def decode_frames(
 
 
 def measure_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """Returns the seconds from the first frame to the end of the last, None where the file has no times.
+    """Measures the seconds from the first frame to the end of the last; None if the file has no times.
 
-    Headers of files with reordered frames may state too little, so the last packets are read (not decoded), or
-    all where the header states nothing. A file that is cut off counts as long as it states.
+    The header may state too little if frames are reordered, so the last packets are read (not decoded), or all packets
+    if the header states nothing. For a file that is cut off, the length in the header counts.
     """
     end = _stated_end(stream)
     interval = _interval(stream)
@@ -104,19 +104,19 @@ def measure_duration(container: InputContainer, stream: VideoStream) -> float | 
                 length = float(packet.duration * packet.time_base) if packet.duration else interval
                 end = max(end or 0.0, start + length)
     except av.FFmpegError:
-        pass  # decoding will tell what is wrong with the file, if its frames are wanted
+        pass  # decoding will say what is wrong with the file, if its frames are needed
     return None if end is None else end - _origin(stream)
 
 
 def upright_image(frame: VideoFrame) -> Image.Image:
-    """Returns a frame as an RGB image, turned as the display matrix of its file says."""
-    # Color matrix and range are passed on: PyAV would take every video for BT.601 with limited range.
+    """Converts a frame to an RGB image, rotated as the display matrix of its file says."""
+    # With color matrix and range, as PyAV would take every video for BT.601 with limited range.
     image = frame.to_image(
         src_colorspace=int(frame.colorspace),
         dst_colorspace=Colorspace.ITU601,
         src_color_range=int(frame.color_range),
     )
-    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as phones note it
+    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as phones write it
     return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
 
 
@@ -125,7 +125,7 @@ def _decode(
 ) -> Generator[TimedFrame, None, None]:
     """Yields the frames from a key frame before `seek` on, or all of them.
 
-    A frame without a time follows the one before it, which is unknown (infinity) directly after a seek.
+    A frame without a time starts at the end of the one before it; directly after a seek, that is unknown (infinity).
     """
     with open_video(path) as (container, stream):
         stream.thread_type = "AUTO"
@@ -146,7 +146,7 @@ def _decode(
                     time = 0.0 if seek is None else math.inf
                 if last is not None:
                     yield last._replace(end=time)
-                # Decoders fill in what they miss; directly after a seek that is no damage.
+                # Decoders fill in what is missing; directly after a seek, that is not damage.
                 if frame.is_corrupt and (seek is None or time >= seek):
                     raise UnreadableClipError(f"damaged at {time:.2f} s")
                 duration = float(frame.duration * frame.time_base) if frame.time_base else 0.0
@@ -155,18 +155,20 @@ def _decode(
             if last is not None:
                 yield last
             reached = last.end if last is not None else 0.0
-            raise UnreadableClipError(f"does not decode beyond {reached:.2f} s: {error.strerror}") from error
+            raise UnreadableClipError(
+                f"cannot be decoded beyond {reached:.2f} s: {error.strerror}"
+            ) from error
         if last is None:
             raise UnreadableClipError("no frame could be decoded")
-        # Two frames of slack: containers round the length, and many leave out the last frame's duration.
+        # With a tolerance of two frames, as containers round the length, and many omit the last frame's duration.
         if end is not None and end - last.end > 2 * interval > 0 and not _all_packets_there(path):
             yield last
-            raise UnreadableClipError(f"cut off: only {last.end:.2f} s of {end:.2f} s decode")
+            raise UnreadableClipError(f"cut off: only {last.end:.2f} s of {end:.2f} s can be decoded")
         yield last if end is None else last._replace(end=max(last.end, end))
 
 
 def _all_packets_there(path: Path) -> bool:
-    """Whether the file holds as many packets as its header counts: then its last frame is shown for long."""
+    """Whether the file holds as many packets as its header states, in which case its last frame is shown for longer."""
     with open_video(path) as (container, stream):
         try:
             count = sum(packet.size > 0 for packet in container.demux(stream))
@@ -176,18 +178,18 @@ def _all_packets_there(path: Path) -> bool:
 
 
 def _interval(stream: VideoStream) -> float:
-    """Returns the average seconds between frames, 0 where the file does not tell."""
+    """Average seconds between frames; 0 if the file does not state the rate."""
     rate = stream.average_rate or stream.guessed_rate
     return float(1 / rate) if rate else 0.0
 
 
 def _origin(stream: VideoStream) -> float:
-    """Returns the time of the first frame in seconds; files need not start at zero."""
+    """Time of the first frame in seconds; files need not start at zero."""
     return float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
 
 
 def _stated_end(stream: VideoStream) -> float | None:
-    """Returns the time in seconds at which the last frame should end, None where the header does not say."""
+    """Time in seconds at which the last frame should end; None if the header does not state it."""
     if stream.duration is not None and stream.time_base:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     for key, value in stream.metadata.items():  # Matroska and WebM: "00:00:02.000000000", by language

@@ -1,4 +1,4 @@
-"""What a folder of video clips holds: the clips, their captions, and the frame rate and size they share."""
+"""Looks through a folder of video clips: the clips, their captions, and the frame rate and size that they share."""
 
 import json
 import math
@@ -17,21 +17,21 @@ _CAPTIONS = '{"clip.mp4": "text"} or [{"id": "clip", "label": "text"}]'
 
 
 def find_clips(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Finds the clips of a folder and its sub-folders; files whose names start with a dot are not looked at.
+    """Finds the clips in a folder and its subfolders; files whose names start with a dot are ignored.
 
     Returns:
-        {path within the folder: path} of the clips, in the order of the keys, and the keys of all other files.
+        {path within the folder: path} of the clips, sorted, and the paths within the folder of all other files.
 
     Raises:
-        ValueError: if there is no clip.
+        ValueError: There is no clip.
     """
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("[!.]*") if path.is_file()}
     clips = {name: files[name] for name in sorted(files) if files[name].suffix.lower() in VIDEO_SUFFIXES}
     others = sorted(files.keys() - clips.keys())
     if not clips:
         raise ValueError(
-            f"folder {folder} holds no video clip, but {len(others)} other file(s). Clips are known by their "
-            f"ending: {', '.join(sorted(VIDEO_SUFFIXES))}."
+            f"{folder} contains no video clip, only {len(others)} other file(s). Clips are recognized by their "
+            f"extensions: {', '.join(sorted(VIDEO_SUFFIXES))}."
         )
     return clips, others
 
@@ -39,15 +39,19 @@ def find_clips(folder: Path) -> tuple[dict[str, Path], list[str]]:
 def probe_clips(
     paths: Mapping[str, Path], *, num_workers: int = 0
 ) -> tuple[dict[str, VideoClip], dict[str, str]]:
-    """Opens every clip, `num_workers` at once.
+    """Opens every clip.
+
+    Args:
+        paths: Name -> path of each clip.
+        num_workers: Clips to open at once.
 
     Returns:
-        {name: clip} for those that open and {name: reason} for those that do not, in the order of `paths`.
+        {name: clip} of those that could be opened and {name: reason} of the others, in the order of `paths`.
     """
     clips, failures = {}, {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         probed = tqdm(
-            pool.map(_try_probe, paths.values()), desc="looking at clips", unit="clip", total=len(paths)
+            pool.map(_try_probe, paths.values()), desc="Opening clips", unit="clip", total=len(paths)
         )
         for name, clip in zip(paths, probed, strict=True):
             if isinstance(clip, VideoClip):
@@ -58,41 +62,51 @@ def probe_clips(
 
 
 def load_captions(captions: str | Path | Mapping[str, str] | None) -> dict[str, str]:
-    """Checks captions, {clip: text}, read from a JSON file unless they are a mapping already.
+    """Loads and checks captions.
 
-    The file may also be a list of objects with `id` and `label`, as Something-Something v2 has it; other keys
-    of theirs are not used.
+    Args:
+        captions: {clip: text}, or a JSON file with that content. The file may also hold a list of objects with `id` and
+            `label`, as in Something-Something v2; their other keys are not used. None is no captions.
+
+    Returns:
+        {clip: text}.
 
     Raises:
-        ValueError: if the file is missing, is not JSON, or gives a clip no text or two different ones.
+        ValueError: The file is missing or is not JSON, or a clip has no text or two different ones.
     """
     if captions is None:
         return {}
     if isinstance(captions, Mapping):
-        source, content = "captions", dict(captions)
+        source, content = "`captions`", dict(captions)
     else:
-        source = f"captions file {captions}"
+        source = str(captions)
         try:
             content = json.loads(Path(captions).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ValueError(f"{source} cannot be read: {error.strerror}. Give a JSON file.") from error
+            raise ValueError(
+                f"{source} cannot be read: {error.strerror}. Give a JSON file with captions."
+            ) from error
         except ValueError as error:
-            raise ValueError(f"{source} is not JSON ({error}). Expected {_CAPTIONS}.") from error
+            raise ValueError(f"{source} is not JSON ({error}). It must hold {_CAPTIONS}.") from error
     if isinstance(content, list):
         content = _captions_of_list(source, content)
     if not isinstance(content, dict):
-        raise ValueError(f"{source} holds a {type(content).__name__}. Expected {_CAPTIONS}.")
+        raise ValueError(f"{source} holds a {type(content).__name__}. It must hold {_CAPTIONS}.")
     for name, text in content.items():
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{source}: the caption of {name!r} is {text!r}. Give a text, or leave it out.")
+            raise ValueError(f"{source}: the caption of {name!r} is {text!r}. Give a text, or omit the clip.")
     return content
 
 
 def match_captions(captions: Mapping[str, str], names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Finds the caption of each clip by its path within the folder, its file name, or that without the ending.
+    """Finds the caption of each clip, by its path within the folder, or its file name with or without the extension.
+
+    Args:
+        captions: {clip: text}, as `load_captions` returns it.
+        names: Paths of the clips within the folder.
 
     Returns:
-        {clip: caption}, without the clips that have none, and the keys of the captions that name no clip.
+        {clip: caption} of the clips that have one, and the keys of the captions that name no clip.
     """
     matched, used = {}, set()
     for name in names:
@@ -106,40 +120,41 @@ def match_captions(captions: Mapping[str, str], names: Iterable[str]) -> tuple[d
 
 
 def common_fps(clips: Iterable[VideoClip]) -> int:
-    """Returns the frame rate that all clips play at, in Hz.
+    """Returns the frame rate that all clips share, in Hz.
 
     Raises:
-        ValueError: if they differ, do not tell, or play at a rate that is not a whole number.
+        ValueError: The rates differ, are not stated, or are not whole numbers.
     """
     rates = Counter(_rate(clip.fps) for clip in clips)
-    way_out = "Give fps, the rate to resample them to, or recorded_fps, the rate at which their frames were recorded."
+    remedy = "Set `fps`, the rate to resample them to, or `recorded_fps`, the rate at which their frames were recorded."
     if len(rates) > 1:
-        raise ValueError(f"fps is not given and the clips differ: {_listing(rates)}. {way_out}")
+        raise ValueError(f"`fps` is not set, and the clips differ: {_listing(rates)}. {remedy}")
     (rate,) = rates
     if not rate.isdigit() or rate == "0":
         raise ValueError(
-            f"fps is not given and the clips play at {rate} frames per second. LeRobot stores a whole number. "
-            f"{way_out}"
+            f"`fps` is not set, and the clips play at {rate} frames per second; it must be a whole number for LeRobot. "
+            f"{remedy}"
         )
     return int(rate)
 
 
 def common_size(clips: Iterable[VideoClip]) -> tuple[int, int]:
-    """Returns the height and width that all clips have, in pixels.
+    """Returns the height and width that all clips share, in pixels.
 
     Raises:
-        ValueError: if they differ.
+        ValueError: The sizes differ.
     """
     sizes = Counter(f"{clip.height}x{clip.width}" for clip in clips)
     if len(sizes) > 1:
         raise ValueError(
-            f"size is not given and the clips differ (height x width): {_listing(sizes)}. Say which to use."
+            f"`size` is not set, and the clips differ (height x width): {_listing(sizes)}. Set the size to use."
         )
     height, width = next(iter(sizes)).split("x")
     return int(height), int(width)
 
 
 def _try_probe(path: Path) -> VideoClip | str:
+    """The clip, or the reason why it cannot be opened."""
     try:
         return probe_clip(path)
     except UnreadableClipError as error:
@@ -147,10 +162,11 @@ def _try_probe(path: Path) -> VideoClip | str:
 
 
 def _captions_of_list(source: str, entries: list[Any]) -> dict[str, Any]:
+    """{id: label} of a list of objects."""
     captions: dict[str, Any] = {}
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not entry.keys() >= {"id", "label"}:
-            raise ValueError(f"{source}: entry {number} is {entry!r}. Expected {_CAPTIONS}.")
+            raise ValueError(f"{source}: entry {number} is {entry!r}. It must hold {_CAPTIONS}.")
         name = str(entry["id"])
         if captions.setdefault(name, entry["label"]) != entry["label"]:
             raise ValueError(
@@ -160,11 +176,12 @@ def _captions_of_list(source: str, entries: list[Any]) -> dict[str, Any]:
 
 
 def _rate(fps: float | None) -> str:
-    # 29.97 Hz, and the jitter of a phone, count as the whole number next to them.
+    """The rate to show and compare; 29.97 Hz, or a phone's jitter, counts as the nearest whole number."""
     if fps is None:
         return "an unknown number of"
     return str(round(fps)) if math.isclose(fps, round(fps), rel_tol=0.02) else f"{fps:.2f}"
 
 
 def _listing(counts: Counter[str]) -> str:
+    """Values with their counts, the most frequent first."""
     return ", ".join(f"{value} ({count} clip(s))" for value, count in counts.most_common())

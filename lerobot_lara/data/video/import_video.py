@@ -1,4 +1,4 @@
-"""A folder of videos becomes an action-free LeRobotDataset: one clip, segment or window is one episode."""
+"""Turns a folder of videos into an action-free LeRobotDataset, in which a clip, segment or window is an episode."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,20 +44,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What `import_video` did. A part of a file is named as `Segment.name` has it: `a.mp4#t=1.5,3`.
+    """The outcome of `import_video`. A part of a file is named as in `Segment.name`, for example `a.mp4#t=1.5,3`.
 
     Attributes:
-        root: folder of the dataset.
-        settings: frame rate, size and so on of the dataset.
-        imported: clips that this call added, relative to the source folder, in the order of their episodes.
-        num_episodes: episodes in the whole dataset, earlier ones included.
-        num_frames: frames in the whole dataset.
-        failures: name -> reason, for files and parts of files that were left out.
-        skipped: name -> reason, for last windows that were too short.
-        without_caption: imported clips that got the default caption.
-        unused_captions: keys of the captions that name no clip.
-        without_segment: clips of the folder that no segment names; none when `segments` is not given.
-        ignored: files of the source folder that are not video by their name.
+        root: Folder of the dataset.
+        settings: Frame rate, size and other settings of the dataset.
+        imported: Clips that this call added, relative to the source folder, in the order of their episodes.
+        num_episodes: Episodes in the whole dataset, including earlier ones.
+        num_frames: Frames in the whole dataset.
+        failures: Name -> reason, of files and parts of files that could not be imported.
+        skipped: Name -> reason, of last windows that were too short.
+        without_caption: Imported clips that got the default caption.
+        unused_captions: Keys of the captions that name no clip.
+        without_segment: Clips of the folder that no segment names; empty if `segments` is not given.
+        ignored: Files of the source folder that are not videos by their extension.
     """
 
     root: Path
@@ -95,41 +95,44 @@ def import_video(
 ) -> ImportResult:
     """Imports a folder of videos as a LeRobotDataset v3 without actions and states.
 
-    Every clip, in the order of its path, becomes one episode with the features `camera_key` and task; with
-    `segments` or `window_s`, every segment or window does. Without `fps`, frames are taken one by one, never
-    dropped or repeated. They are turned upright where the file says that they are rotated, and resized with
-    their aspect ratio kept. The statistics of the images are those that LeRobot computes. A clip that is
-    broken, cut off, without picture, shorter than two frames or, without `fps`, of variable frame rate is left
-    out whole; it is reported in the log, in the result and in `meta/import_errors.json` of the dataset.
+    Every clip, in the order of the paths, becomes one episode with the feature `camera_key` and a task; with
+    `segments` or `window_s`, every segment or window does. Without `fps`, every frame is kept, and none is dropped or
+    repeated. Frames are rotated upright where the file says so, and resized with their aspect ratio kept. The
+    statistics of the images are computed by LeRobot. A clip that is broken, cut off, without picture, shorter than two
+    frames or, without `fps`, of variable frame rate is left out entirely, and reported in the log, in the result and
+    in the dataset's `meta/import_errors.json`.
 
     Args:
-        folder: searched for clips, with its sub-folders.
-        repo_id: name of the dataset, `user/name`.
-        root: folder of the dataset, by default `$HF_LEROBOT_HOME/<repo_id>`.
-        fps: rate in Hz to resample to: for every time k / fps, the frame that is shown then. By default the
-            rate that all clips play at.
-        recorded_fps: rate in Hz at which frames were *recorded*, where clips do not play in real time: RT-1
-            was recorded at 3 Hz, its clips play at 30. All frames are kept. Excludes `fps`.
-        size: height and width in pixels, one number for both; by default the common size of the clips.
-        fit: `crop` cuts off what sticks out on both sides, `pad` adds black bars.
-        segments: the parts of videos to import, see `load_segments`; all else is left out.
-        window_s: seconds; cut every video into windows of this length. The last one is shorter, and left out
-            if it is shorter than `MIN_WINDOW_S`. Excludes `segments`.
-        captions: {clip: text}, or a JSON file with that, see `load_captions`. A clip is named by its path
-            within `folder`, its file name, or its file name without the ending; the text becomes the task of
-            its episodes, unless their segment has a caption of its own.
-        default_caption: task of a clip without caption.
-        storage: `video` (small) or `image` (lossless, quick to decode).
-        camera_key: feature that holds the frames, `observation.image` or `observation.images.<name>`.
-        robot_type: noted in the dataset's metadata.
-        num_workers: clips to decode at once, ahead of the writing; the dataset does not depend on it.
-        overwrite: replace the dataset at `root`; the old one is deleted once the new one is complete.
-        resume: add the clips, segments or windows that the dataset at `root` does not hold yet, if there is one.
+        folder: Folder that is searched for clips, including its subfolders.
+        repo_id: Name of the dataset, "user/name".
+        root: Folder of the dataset; None is `$HF_LEROBOT_HOME/<repo_id>`.
+        fps: Rate in Hz to resample to, by taking for each time k / fps the frame shown at that time. None is the rate
+            that all clips share.
+        recorded_fps: Rate in Hz at which frames were recorded, for clips that do not play in real time: RT-1 was
+            recorded at 3 Hz, and its clips play at 30 Hz. All frames are kept. Excludes `fps`.
+        size: Height and width in pixels, or one number for both; None is the size that all clips share.
+        fit: "crop" cuts off what does not fit on both sides, "pad" adds black bars.
+        segments: Parts of videos to import, see `load_segments`; everything else is left out.
+        window_s: Length in seconds of the windows into which every video is cut. The last window may be shorter, and is
+            left out if it is shorter than `MIN_WINDOW_S`. Excludes `segments`.
+        captions: {clip: text}, or a JSON file; see `load_captions`. A clip is named by its path within `folder`, or its
+            file name with or without the extension. The text becomes the task of the clip's episodes, except for
+            segments with captions of their own.
+        default_caption: Task of a clip without a caption.
+        storage: "video" (small) or "image" (lossless and fast to decode).
+        camera_key: Feature that holds the frames, `observation.image` or `observation.images.<name>`.
+        robot_type: Robot noted in the dataset's metadata.
+        num_workers: Clips to decode at once, ahead of writing; the dataset does not depend on it.
+        overwrite: Replace the dataset at `root`; the old one is deleted once the new one is complete.
+        resume: Add the clips, segments or windows that the dataset at `root`, if there is one, does not hold yet.
+
+    Returns:
+        What was imported and what was left out.
 
     Raises:
-        ValueError: for any argument that does not fit, a segment that does not fit its video, an existing
-            `root` without `overwrite` or `resume`, a folder without a readable clip, and clips that differ in
-            a `fps` or `size` that is not given.
+        ValueError: An argument is out of range; a segment does not fit its video; `root` exists and neither `overwrite`
+            nor `resume` is set; the folder has no readable clip; or clips differ in rate or size, and `fps` or `size`
+            is not set.
     """
     folder = Path(folder)
     check_options(
@@ -181,7 +184,7 @@ def import_video(
             end=episode.end,
             fps=fps,
             constant_rate=fps is None and recorded_fps is None,
-            num_threads=1 if num_workers > 1 else 0,  # workers share the processor already
+            num_threads=1 if num_workers > 1 else 0,  # the workers already share the processor
         )
         for image in frames:
             yield resize_frame(image, height=height, width=width, fit=fit)
@@ -195,7 +198,7 @@ def import_video(
         try:
             with (
                 closing(decoded),
-                tqdm(decoded, desc="importing", unit="clip", total=len(pending)) as progress,
+                tqdm(decoded, desc="Importing", unit="clip", total=len(pending)) as progress,
             ):
                 for episode, frames in progress:
                     task = episode.caption or tasks.get(episode.file, default_caption)
@@ -212,7 +215,7 @@ def import_video(
 
     if failures:
         logger.warning(
-            "%d could not be imported, see also %s:%s", len(failures), root / ERRORS_PATH, _reasons(failures)
+            "%d could not be imported (see also %s):%s", len(failures), root / ERRORS_PATH, _reasons(failures)
         )
     return ImportResult(
         root=root,
@@ -232,10 +235,16 @@ def import_video(
 
 
 def resize_frame(image: Image.Image, *, height: int, width: int, fit: Literal["crop", "pad"]) -> np.ndarray:
-    """Resizes an RGB image with its aspect ratio kept, centered.
+    """Resizes an RGB image with its aspect ratio kept, about its center.
+
+    Args:
+        image: The image.
+        height: Height in pixels.
+        width: Width in pixels.
+        fit: "crop" cuts off what does not fit, "pad" adds black bars.
 
     Returns:
-        The image, (height, width, 3), uint8.
+        (height, width, 3) uint8.
     """
     resize = ImageOps.fit if fit == "crop" else ImageOps.pad
     return np.asarray(resize(image, (width, height), method=Image.Resampling.BICUBIC))
@@ -247,7 +256,7 @@ def _plan_episodes(
     listed: list[Segment] | None,
     window_s: float | None,
 ) -> tuple[dict[str, Segment], dict[str, str]]:
-    """Returns {name: episode} and {name: reason} for short last windows; adds clips without any to `failures`."""
+    """{name: episode}, and {name: reason} of last windows that are too short; adds clips without any to `failures`."""
     skipped: dict[str, str] = {}
     if listed is not None:
         parts = fit_segments(listed, clips)
@@ -260,11 +269,12 @@ def _plan_episodes(
 
 
 def _warn_of_repeated_frames(clips: Mapping[str, VideoClip], fps: int | None) -> None:
+    """Warns of clips whose frames are repeated because they play at a lower rate."""
     slower = [name for name, clip in clips.items() if fps and clip.fps and clip.fps < 0.98 * fps]
     if slower:
         logger.warning(
-            "fps is %d, and %d clip(s) have fewer frames per second, %s for one: their frames are repeated, and "
-            "between equal frames there is no motion to learn.",
+            "`fps` is %d, but %d clip(s) have fewer frames per second, for example %s. Their frames are repeated, and "
+            "there is no motion to learn between equal frames.",
             fps,
             len(slower),
             slower[0],
@@ -272,11 +282,13 @@ def _warn_of_repeated_frames(clips: Mapping[str, VideoClip], fps: int | None) ->
 
 
 def _nothing_message(folder: Path, failures: Mapping[str, str]) -> str:
+    """The error for a folder without a readable clip."""
     return (
-        f"folder {folder}: none of {len(failures)} clip(s) can be imported, no dataset was written."
+        f"{folder}: none of {len(failures)} clip(s) can be imported, so no dataset was written."
         f"{_reasons(failures)}"
     )
 
 
 def _reasons(failures: Mapping[str, str]) -> str:
+    """One line for each failure."""
     return "".join(f"\n  {name}: {reason}" for name, reason in failures.items())

@@ -1,26 +1,32 @@
-"""Checks of the options of a video import, before anything is read or written."""
+"""Checks the options of a video import before anything is read or written; `import_video` describes them."""
 
 import math
 from pathlib import Path
 
 
 def check_options(*, camera_key: str, fit: str, storage: str, default_caption: str, num_workers: int) -> None:
-    """Raises a ValueError for an option that does not fit by itself; `import_video` describes them."""
+    """Checks options one by one.
+
+    Raises:
+        ValueError: One is not among the allowed values.
+    """
     name = camera_key.removeprefix("observation.images.")
     if camera_key != "observation.image" and (name == camera_key or not name):
         raise ValueError(
-            f"camera_key is {camera_key!r}. LeRobot finds cameras by the keys `observation.image` and "
-            "`observation.images.<name>`: use one of these."
+            f"`camera_key` is {camera_key!r}; it must be `observation.image` or `observation.images.<name>`, by which "
+            "LeRobot recognizes cameras."
         )
     if fit not in ("crop", "pad"):
-        raise ValueError(f"fit is {fit!r}. Use `crop` or `pad`.")
+        raise ValueError(f"`fit` is {fit!r}; it must be 'crop' or 'pad'.")
     if storage not in ("video", "image"):
-        raise ValueError(f"storage is {storage!r}. Use `video` or `image`.")
+        raise ValueError(f"`storage` is {storage!r}; it must be 'video' or 'image'.")
     if not default_caption.strip():
-        raise ValueError("default_caption is empty. LeRobot wants a task for every episode: give a text.")
+        raise ValueError(
+            "`default_caption` is empty; it must be a text, as LeRobot needs a task for every episode."
+        )
     if num_workers != int(num_workers) or num_workers < 0:
         raise ValueError(
-            f"num_workers is {num_workers}. Give a whole number, 0 to decode one after the other."
+            f"`num_workers` is {num_workers}; it must be a whole number, or 0 to decode clips one after the other."
         )
 
 
@@ -33,44 +39,60 @@ def check_alternatives(
     overwrite: bool,
     resume: bool,
 ) -> None:
-    """Raises a ValueError for a rate or length that is none, and for options that exclude each other."""
+    """Checks rates and lengths, and options that exclude each other.
+
+    Raises:
+        ValueError: A rate or length is out of range, or two options that exclude each other are set.
+    """
     for name, rate in (("fps", fps), ("recorded_fps", recorded_fps)):
         if rate is not None and (rate != int(rate) or rate < 1):
             raise ValueError(
-                f"{name} is {rate}. LeRobot stores a whole number of frames per second, at least 1."
+                f"`{name}` is {rate}; it must be a whole number of frames per second, at least 1, for LeRobot."
             )
     if window_s is not None and not (math.isfinite(window_s) and window_s > 0):
-        raise ValueError(f"window_s is {window_s}. Give the length of a window in seconds, more than 0.")
+        raise ValueError(f"`window_s` is {window_s}; it must be the length of a window in seconds, above 0.")
     if fps is not None and recorded_fps is not None:
         raise ValueError(
-            "fps and recorded_fps are both set. Choose one: resample, or keep every frame and say at which "
-            "rate they were recorded."
+            "`fps` and `recorded_fps` are both set; they exclude each other. Set `fps` to resample, or `recorded_fps` "
+            "to keep every frame."
         )
     if segments is not None and window_s is not None:
         raise ValueError(
-            "segments and window_s are both set. Choose one: listed parts of the videos, or windows of one length."
+            "`segments` and `window_s` are both set; they exclude each other. Set `segments` to import listed parts, "
+            "or `window_s` for windows of one length."
         )
     if overwrite and resume:
         raise ValueError(
-            "overwrite and resume are both set. Choose one: start anew, or add to what is there."
+            "`overwrite` and `resume` are both set; they exclude each other. Set `overwrite` to start over, or "
+            "`resume` to add to the dataset."
         )
 
 
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns height and width in pixels; raises a ValueError if one is below 1."""
+    """Returns height and width in pixels.
+
+    Args:
+        size: Height and width, or one number for both.
+
+    Raises:
+        ValueError: One of them is below 1.
+    """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
-        raise ValueError(f"size is {height}x{width} (height x width). Give at least one pixel each.")
+        raise ValueError(f"`size` is {height}x{width} (height x width); both must be at least 1 pixel.")
     return height, width
 
 
 def check_places(folder: Path, root: Path) -> None:
-    """Raises a ValueError if there is no `folder`, or `root` would mix with it."""
+    """Checks the folder of the clips and that of the dataset.
+
+    Raises:
+        ValueError: There is no `folder`, or one of the two is inside the other.
+    """
     if not folder.is_dir():
-        raise ValueError(f"folder {folder} is not a directory. Give the one that holds the clips.")
-    source, target = folder.resolve(), root.resolve()
-    if source.is_relative_to(target) or target.is_relative_to(source):
+        raise ValueError(f"`folder` is {folder}, which is not a folder; it must be the folder of the clips.")
+    source, destination = folder.resolve(), root.resolve()
+    if source.is_relative_to(destination) or destination.is_relative_to(source):
         raise ValueError(
-            f"root {root} and the clips' folder {folder} lie within each other: the dataset would mix with "
-            "its source. Choose a root elsewhere."
+            f"`root` is {root}; it must not contain the clips' folder {folder} or be inside it. Choose another one."
         )

@@ -13,7 +13,7 @@ from lerobot_lara.data.video.clip import VideoClip
 
 SEGMENT_COLUMNS = ("file", "start", "end", "caption")
 MIN_WINDOW_S = 0.5
-"""Seconds. A last window shorter than this, and than the other windows, is left out."""
+"""Seconds; a last window that is shorter than this, and than the other windows, is left out."""
 END_TOLERANCE_S = 0.1
 """Seconds by which a segment may end after its video: annotations are often rounded to a tenth."""
 
@@ -23,10 +23,10 @@ class Segment:
     """A part of a video.
 
     Attributes:
-        file: the video's path within the folder.
-        start: seconds from the first frame.
-        end: seconds from the first frame, None for the end of the video.
-        caption: what happens in it, None when its source does not say.
+        file: Path of the video within the folder.
+        start: Seconds from the first frame.
+        end: Seconds from the first frame; None is the end of the video.
+        caption: What happens in the segment; None if unknown.
     """
 
     file: str
@@ -36,7 +36,7 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """The file, with a W3C media fragment for a part of it: `a.mp4#t=1.5,3`."""
+        """The file, followed by a W3C media fragment if this is a part of it: `a.mp4#t=1.5,3`."""
         if self.start == 0 and self.end is None:
             return self.file
         end = "" if self.end is None else f",{_seconds(self.end)}"
@@ -44,20 +44,20 @@ class Segment:
 
 
 def load_segments(segments: str | Path | Iterable[Mapping[str, Any]], files: Iterable[str]) -> list[Segment]:
-    """Checks segments and finds their files.
+    """Loads and checks segments, and finds their files.
 
     Args:
-        segments: rows with the keys of `SEGMENT_COLUMNS`, of which all but `file` may be absent or empty; or
-            a CSV file with these columns, or a JSON file with a list of such objects. `start` and `end` are
-            seconds. A file is named by its path within the folder, its file name, or that without the ending.
-        files: paths within the folder.
+        segments: Rows with the keys in `SEGMENT_COLUMNS`, of which all but `file` may be absent or empty; or a CSV file
+            with these columns; or a JSON file with a list of such objects. `start` and `end` are in seconds. A file is
+            named by its path within the folder, or its file name with or without the extension.
+        files: Paths within the folder.
 
     Returns:
-        The segments in their order, with `file` a path within the folder.
+        The segments in their order; `file` is a path within the folder.
 
     Raises:
-        ValueError: if a row has another key, a time that is none, is negative or not before its end, names no
-            file or several, or comes twice.
+        ValueError: A row has an unknown key or an invalid time, its start is not before its end, its file is missing or
+            ambiguous, or it is repeated.
     """
     source, rows = _read_rows(segments)
     paths = _paths_by_name(files)
@@ -69,30 +69,38 @@ def load_segments(segments: str | Path | Iterable[Mapping[str, Any]], files: Ite
         candidates = paths.get(segment.file, [])
         if len(candidates) > 1:
             raise ValueError(
-                f"{place}: file {segment.file!r} may be {' or '.join(candidates)}. Give the path within the folder."
+                f"{place}: `file` is {segment.file!r}, which may be {' or '.join(candidates)}. Give the path within "
+                "the folder."
             )
         if not candidates:
             missing.append(f"{segment.file} (row {number})")
             continue
         segment = replace(segment, file=candidates[0])
         if segment.name in found:
-            raise ValueError(f"{place}: {segment.name} comes a second time. Leave one of the two out.")
+            raise ValueError(f"{place}: {segment.name} is repeated. Remove one of the two rows.")
         found[segment.name] = segment
     if missing:
         raise ValueError(
-            f"{source}: file names {len(missing)} video(s) that the folder does not hold: {_some(missing)}. Add "
-            "them, correct the names, or leave these rows out."
+            f"{source}: `file` names {len(missing)} video(s) that are not in the folder: {_some(missing)}. Add them, "
+            "correct the names, or remove these rows."
         )
     if not found:
-        raise ValueError(f"{source} holds no segment. Give at least one row.")
+        raise ValueError(f"{source} holds no segment. Add at least one row.")
     return list(found.values())
 
 
 def fit_segments(segments: Sequence[Segment], clips: Mapping[str, VideoClip]) -> list[Segment]:
-    """Returns the segments of readable clips, cut where their video ends within `END_TOLERANCE_S` of them.
+    """Fits segments to the lengths of their videos.
+
+    Args:
+        segments: The segments.
+        clips: Path within the folder -> clip, of the readable ones.
+
+    Returns:
+        The segments of readable clips; one that ends at most `END_TOLERANCE_S` after its video is shortened.
 
     Raises:
-        ValueError: if one lies beyond the end of its video.
+        ValueError: A segment lies beyond the end of its video.
     """
     fitted, beyond = [], []
     for segment in segments:
@@ -107,8 +115,8 @@ def fit_segments(segments: Sequence[Segment], clips: Mapping[str, VideoClip]) ->
         fitted.append(segment)
     if beyond:
         raise ValueError(
-            f"segments: start or end of {len(beyond)} lies beyond the end of the video: {_some(beyond)}. Correct "
-            "the times, in seconds, or leave these rows out."
+            f"`segments` has {len(beyond)} whose `start` or `end` is beyond the end of the video: {_some(beyond)}. "
+            "Correct the times, in seconds, or remove these rows."
         )
     return fitted
 
@@ -116,11 +124,15 @@ def fit_segments(segments: Sequence[Segment], clips: Mapping[str, VideoClip]) ->
 def window_segments(
     clips: Mapping[str, VideoClip], window_s: float
 ) -> tuple[list[Segment], dict[str, str], dict[str, str]]:
-    """Cuts every clip into windows of `window_s` seconds that follow each other, the last one shorter.
+    """Cuts every clip into consecutive windows of `window_s` seconds, the last of which may be shorter.
+
+    Args:
+        clips: Path within the folder -> clip.
+        window_s: Length of the windows in seconds, above 0.
 
     Returns:
-        The windows; {window: reason} for last windows shorter than `MIN_WINDOW_S` (and than `window_s`), and
-        {clip: reason} for clips that give no window.
+        The windows; {window: reason} of last windows that are shorter than `MIN_WINDOW_S` (and than `window_s`); and
+        {clip: reason} of clips without any window.
     """
     windows: list[Segment] = []
     skipped: dict[str, str] = {}
@@ -128,9 +140,9 @@ def window_segments(
     shortest = min(MIN_WINDOW_S, window_s)
     for name, clip in clips.items():
         if clip.duration is None:
-            failures[name] = "its frames carry no times, so it cannot be cut into windows"
+            failures[name] = "its frames have no times, so it cannot be cut into windows"
             continue
-        # A millisecond more than a whole number of windows is the rounding of timestamps.
+        # Up to a millisecond more than a whole number of windows is due to rounded timestamps.
         num_windows = max(1, math.ceil((clip.duration - 0.001) / window_s))
         parts = [
             Segment(name, round(k * window_s, 6), round(min((k + 1) * window_s, clip.duration), 6))
@@ -146,12 +158,13 @@ def window_segments(
 
 
 def _read_rows(segments: str | Path | Iterable[Mapping[str, Any]]) -> tuple[str, list[Any]]:
+    """Where the segments come from, for errors, and their rows."""
     if not isinstance(segments, str | Path):
-        return "segments", list(segments)
+        return "`segments`", list(segments)
     path = Path(segments)
-    source = f"segments file {path}"
+    source = str(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets mark UTF-8
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{source} cannot be read: {getattr(error, 'strerror', error)}. Give a CSV or JSON file in UTF-8."
@@ -161,45 +174,52 @@ def _read_rows(segments: str | Path | Iterable[Mapping[str, Any]]) -> tuple[str,
         _check_columns(source, reader.fieldnames or [])
         return source, list(reader)
     if path.suffix.lower() != ".json":
-        raise ValueError(f"{source} ends in {path.suffix!r}. Give a .csv or a .json file.")
+        raise ValueError(f"{source} ends in {path.suffix!r}; it must end in .csv or .json. Convert the file.")
     try:
         rows = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{source} is not JSON ({error}). Expected a list of objects.") from error
+        raise ValueError(f"{source} is not JSON ({error}). It must hold a list of objects.") from error
     if not isinstance(rows, list):
         raise ValueError(
-            f'{source} holds a {type(rows).__name__}. Expected [{{"file": "a.mp4", "start": 0, "end": 2.5}}].'
+            f'{source} holds a {type(rows).__name__}. It must hold [{{"file": "a.mp4", "start": 0, "end": 2.5}}].'
         )
     return source, rows
 
 
 def _check_columns(place: str, columns: Iterable[str]) -> None:
+    """Refuses unknown columns, and rows without a file."""
     unknown = [column for column in columns if column not in SEGMENT_COLUMNS]
     if unknown or "file" not in columns:
         problem = f"unknown column(s) {', '.join(map(repr, unknown))}" if unknown else "no column 'file'"
-        raise ValueError(f"{place}: {problem}. The columns are {', '.join(SEGMENT_COLUMNS)}.")
+        raise ValueError(
+            f"{place} has {problem}; the columns must be {', '.join(SEGMENT_COLUMNS)}. All but `file` may be left out."
+        )
 
 
 def _parse_row(place: str, row: Any) -> Segment:
+    """Reads a row, whose `file` stays as it is written there."""
     if not isinstance(row, Mapping):
-        raise ValueError(f"{place} is a {type(row).__name__}. Expected an object with {SEGMENT_COLUMNS}.")
-    if None in row:  # how `csv` names what is left over
-        raise ValueError(f"{place} has more cells than columns. Put quotes around a caption with a comma.")
+        raise ValueError(f"{place} is a {type(row).__name__}; it must be an object with {SEGMENT_COLUMNS}.")
+    if None in row:  # the key under which `csv` puts surplus cells
+        raise ValueError(f"{place} has more cells than columns. Put a caption with a comma in quotes.")
     _check_columns(place, row)
     file, caption = row["file"], row.get("caption")
     if not isinstance(file, str) or not file.strip():
-        raise ValueError(f"{place}: file is {file!r}. Name a video of the folder.")
+        raise ValueError(f"{place}: `file` is {file!r}; it must name a video in the folder.")
     if caption is not None and not isinstance(caption, str):
-        raise ValueError(f"{place}: caption is {caption!r}. Give a text, or leave it out.")
+        raise ValueError(
+            f"{place}: `caption` is {caption!r}; it must be a text. Leave it out if there is none."
+        )
     start, end = _parse_time(place, "start", row), _parse_time(place, "end", row)
     if end is not None and (start or 0.0) >= end:
         raise ValueError(
-            f"{place}: start {start or 0:g} is not before end {end:g}. Give seconds, start < end."
+            f"{place}: `start` is {start or 0:g}; it must be before `end`, {end:g}. Both are in seconds."
         )
     return Segment(file.strip(), start or 0.0, end, (caption or "").strip() or None)
 
 
 def _parse_time(place: str, field: str, row: Mapping[str, Any]) -> float | None:
+    """Reads a time in seconds; None if it is absent or empty."""
     value = row.get(field)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -209,13 +229,13 @@ def _parse_time(place: str, field: str, row: Mapping[str, Any]) -> float | None:
         seconds = math.nan
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(
-            f"{place}: {field} is {value!r}. Give seconds from the video's first frame, 0 or more."
+            f"{place}: `{field}` is {value!r}; it must be a number of seconds from the video's first frame, at least 0."
         )
     return round(seconds, 6)
 
 
 def _paths_by_name(files: Iterable[str]) -> dict[str, list[str]]:
-    """Returns the paths that each name stands for; a path stands for itself alone."""
+    """The paths that each name may stand for; a full path stands only for itself."""
     names: dict[str, list[str]] = {}
     paths = list(files)
     for path in paths:
@@ -226,8 +246,10 @@ def _paths_by_name(files: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _seconds(value: float) -> str:
+    """Seconds with up to six decimals."""
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def _some(items: Sequence[str], shown: int = 10) -> str:
+    """The first items, and how many more there are."""
     return ", ".join(items[:shown]) + (f" and {len(items) - shown} more" if len(items) > shown else "")

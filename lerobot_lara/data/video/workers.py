@@ -1,4 +1,4 @@
-"""Decoding several clips at once, ahead of the one that takes their frames in order."""
+"""Decodes several clips at once, ahead of a consumer that takes their frames in order."""
 
 import threading
 from collections import deque
@@ -10,23 +10,23 @@ from queue import Full, Queue
 import numpy as np
 
 MAX_BYTES_AHEAD = 64 * 2**20
-"""Decoded pixels that wait for each worker: some 15 s of 224x224 at 30 Hz."""
+"""Bytes of decoded frames that may wait for each worker, about 15 s of 224x224 pixels at 30 Hz."""
 _POLL_S = 0.1
 
 
 def decode_in_order[Clip](
     clips: Iterable[Clip], read: Callable[[Clip], Iterator[np.ndarray]], *, num_workers: int, frame_bytes: int
 ) -> Generator[tuple[Clip, Iterator[np.ndarray]], None, None]:
-    """Yields every clip with its frames, in the order of the clips whatever the number of workers.
+    """Yields every clip with its frames, in the order of the clips, whatever the number of workers.
 
-    Workers are threads: FFmpeg and Pillow let go of Python's lock while they work. Each decodes one clip, and
-    waits once `MAX_BYTES_AHEAD` of its frames have not been taken. Close the generator to stop them.
+    Workers are threads, as FFmpeg and Pillow release Python's global lock while they work. Each decodes one clip, and
+    waits while `MAX_BYTES_AHEAD` of its frames have not been taken. Close the generator to stop them.
 
     Args:
-        clips: taken from only as far as they are decoded.
-        read: gives the frames of one clip; what it raises is raised where the frames are taken.
-        num_workers: clips that are decoded at once; with 0, frames are decoded by their taker, when taken.
-        frame_bytes: size of a frame.
+        clips: The clips; they are iterated over only as far as they are decoded.
+        read: Yields the frames of a clip; an error that it raises is raised where the frames are taken.
+        num_workers: Clips to decode at once; with 0, a frame is decoded when it is taken.
+        frame_bytes: Size of a frame in bytes.
     """
     if num_workers == 0:
         for clip in clips:
@@ -46,7 +46,7 @@ def decode_in_order[Clip](
                     return
                 clip, decoding = running[0]
                 yield clip, decoding.frames()
-                decoding.stopped.set()  # its taker is done with it, perhaps early
+                decoding.stopped.set()  # the consumer has finished with it, perhaps early
                 running.popleft()
         finally:
             for _, decoding in running:
@@ -54,30 +54,35 @@ def decode_in_order[Clip](
 
 
 class _Decoding:
-    """The frames of one clip on their way from a worker to their taker, followed by None or an exception."""
+    """The frames of one clip on their way from a worker to the consumer, followed by None or an exception.
+
+    Args:
+        size: Largest number of frames that may wait.
+    """
 
     def __init__(self, size: int) -> None:
         self.stopped = threading.Event()
         self._queue: Queue[np.ndarray | BaseException | None] = Queue(size)
 
     def run[Clip](self, read: Callable[[Clip], Iterator[np.ndarray]], clip: Clip) -> None:
-        """In the worker: decodes until the clip ends or nobody wants it any more."""
+        """Decodes, in the worker, until the clip ends or its frames are no longer needed."""
         try:
             for frame in read(clip):
                 if not self._put(frame):
                     return
             self._put(None)
-        except BaseException as error:  # also Ctrl-C: the taker would wait for ever
+        except BaseException as error:  # even Ctrl-C, as the consumer would otherwise wait forever
             self._put(error)
 
     def frames(self) -> Iterator[np.ndarray]:
-        """In the taker: yields the frames, and raises what the worker met."""
+        """Yields the frames, in the consumer, and raises an error that the worker met."""
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
 
     def _put(self, item: np.ndarray | BaseException | None) -> bool:
+        """Hands an item over; False if it is no longer needed."""
         while not self.stopped.is_set():
             try:
                 self._queue.put(item, timeout=_POLL_S)

@@ -87,8 +87,7 @@ def read_pairs(
     for number, (position, start) in enumerate(
         zip(tqdm(positions, desc="Reading pairs", unit="pair"), starts, strict=True)
     ):
-        row = int(reader.starts[position]) + int(start)
-        images = reader.images(camera, reader.episodes[position], [row, row + frame_gap])
+        images = reader.pair(camera, int(position), int(start), frame_gap)
         frames[number] = (resize(images.float(), image_size)).round().clamp(0, 255).byte()
     actions, names, constant = _read_actions(source, reader, positions, starts, frame_gap)
     return Pairs(

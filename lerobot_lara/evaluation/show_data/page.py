@@ -104,7 +104,7 @@ def show_data(
         is_mixture=is_mixture(data),
         policy=config,
         flags=training_flags(config, data),
-        target=dataset.meta.mixture["target"],
+        reference=dataset.meta.mixture["reference"],
         weights=mixture.weights,
         left_out=[entry.name for entry in mixture.entries if entry.weight == 0],
         draws=len(dataset),
@@ -151,7 +151,8 @@ def configure_policy(
     Args:
         mixture: The mixture.
         policy: Policy type; None chooses by whether there are actions.
-        frame_gap: Frames, where neither the mixture nor the target's entry gives seconds; None is the type's default.
+        frame_gap: Frames, where neither the mixture nor its reference dataset gives seconds; None is the type's
+            default.
         random_shift: In pixels.
 
     Raises:
@@ -171,14 +172,14 @@ def configure_policy(
         )
     names = {field.name for field in fields(known[policy])}
     draft = known[policy](device="cpu")
-    target = next(source for source in sources if source.config is mixture.target_entry)
+    reference = next(source for source in sources if source.config is mixture.reference_entry)
     derived = {
-        "frame_gap": target.frame_gap(mixture, draft.frame_gap if frame_gap is None else frame_gap),
+        "frame_gap": reference.frame_gap(mixture, draft.frame_gap if frame_gap is None else frame_gap),
         "random_shift": random_shift,
         "embodiments": mixture.embodiments,
     }
     for name in ("state", "action"):
-        dims = [source.dim(_column(source, name)) for source in (target, *sources)]
+        dims = [source.dim(_column(source, name)) for source in (reference, *sources)]
         if max(dims) > dims[0]:
             derived[f"max_{name}_dim"] = max(dims)
     return known[policy](device="cpu", **{name: value for name, value in derived.items() if name in names})

@@ -62,7 +62,7 @@ def frame_gap(entry: EntrySamples) -> int:
 
 def num_pairs(entry: EntrySamples) -> np.ndarray:
     """Pairs within each opened episode: (episodes,)."""
-    return np.maximum(entry.reader.lengths - frame_gap(entry), 0)
+    return entry.reader.num_pairs(frame_gap(entry))
 
 
 def choose_draws(

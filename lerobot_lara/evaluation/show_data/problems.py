@@ -62,8 +62,8 @@ def _entry_problems(entry: dict[str, Any]) -> list[str]:
             found.append(f"Action dimensions that never change: {', '.join(constant)}.")
         if lost:
             found.append(
-                f"{vectors['title']} that move here, but reach the policy as a constant, as the target's never change: "
-                f"{', '.join(lost)}. Map other dimensions onto them, or choose another target."
+                f"{vectors['title']} that move here, but reach the policy as a constant, as the reference dataset's "
+                f"never change: {', '.join(lost)}. Map other dimensions onto them, or choose another `reference`."
             )
         if outliers:
             found.append(

@@ -161,7 +161,7 @@ def _describe_vectors(
         inside = np.abs(normalized[:, index]) <= limit
         counts = np.histogram(normalized[inside, index], NUM_BINS, (-limit, limit))[0]
         furthest = float(np.abs(extremes[:, index]).max())
-        # Written in the units of a target that is constant there.
+        # Written in the units of a reference dataset that is constant there.
         lost = not constant and bool(np.ptp(extremes[:, index]) == 0)
         described.append(
             {

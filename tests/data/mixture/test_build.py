@@ -16,7 +16,7 @@ from lerobot_lara.data.mixture.config import load_mixture
 from .conftest import ARM, CAMERAS, ROBOT, VIDEO, lara_config
 
 
-def test_metadata_is_that_of_the_target(build, datasets):
+def test_metadata_is_that_of_the_reference_dataset(build, datasets):
     meta = build().meta
     assert set(meta.features) == {*CAMERAS, "observation.state", "action"}
     assert meta.features["action"]["shape"] == (4,)
@@ -74,7 +74,9 @@ def test_held_out_episodes(write_mixture):
 
 def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
     path = write_mixture(ROBOT | {"episodes": [0]})
-    with pytest.raises(ValueError, match=r"eval_split=0.5 leaves no training episode of entry 'robot'"):
+    with pytest.raises(
+        ValueError, match=r"`dataset.eval_split` is 0.5, which leaves no training episode of entry 'robot'"
+    ):
         build_mixture(load_mixture(path), lara_config(), path=path, video_backend="pyav", eval_split=0.5)
 
 
@@ -85,26 +87,26 @@ def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
             [ROBOT | {"episodes": [7]}],
             {},
             {},
-            r"`episodes` of entry 'robot' has 7, but the dataset has 0 to 3",
+            r"`episodes` of entry 'robot' contains 7; it must contain numbers from 0 to 3",
         ),
         (
             [ROBOT | {"cameras": {"front": "observation.image"}}],
             {},
             {},
-            r"maps 'front', which the dataset lacks",
+            r"maps 'front'; it must map cameras of the dataset",
         ),
         (
             [ROBOT | {"cameras": {"observation.image": "front"}}],
             {},
             {},
-            r"'front', which is no camera of the policy",
+            r"to 'front'; it must map to the policy's cameras",
         ),
         ([ROBOT, VIDEO | {"cameras": None}], {}, {}, r"Entry 'video' has none of the policy's cameras"),
         (
             [ROBOT | {"action": {"key": "act"}}],
             {},
             {},
-            r"`action.key` of entry 'robot' is 'act', which the dataset lacks",
+            r"`action.key` of entry 'robot' is 'act'; it must be a column of the dataset",
         ),
         (
             [ROBOT | {"action": {"key": "action", "dims": [4]}}],
@@ -124,22 +126,32 @@ def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
             {},
             r"Entry 'video' has no `action` column.*action_free: true",
         ),
-        ([VIDEO], {}, {}, r"All `entries` are action-free.*lara_lam"),
-        ([ROBOT, VIDEO], {"target": "video"}, {}, r"`target` is 'video', which is action-free"),
+        ([VIDEO], {}, {}, r"`entries` are all action-free.*lara_lam"),
+        ([ROBOT, VIDEO], {"reference": "video"}, {}, r"`reference` is 'video', which is action-free"),
         (
             [ROBOT, ARM | {"embodiment": None}],
             {},
             {},
-            r"'robot' and 'arm' are both of embodiment 'default'.*4 and 7",
+            r"'robot' and 'arm' have the same embodiment 'default'.*4 and 7",
         ),
         (
             [ROBOT, ARM],
             {},
             {"embodiments": ["default"]},
-            r"embodiments \['arm'\], but the policy's `embodiments` are \['default'\]",
+            r"`embodiments` is \['default'\]; it must contain \['arm'\]",
         ),
-        ([ROBOT, ARM], {}, {"max_action_dim": None}, r"7 action dimensions.*Pass --policy.max_action_dim=7"),
-        ([ROBOT, ARM], {}, {"max_state_dim": 4}, r"5 state dimensions.*--policy.max_state_dim is 4"),
+        (
+            [ROBOT, ARM],
+            {},
+            {"max_action_dim": None},
+            r"`max_action_dim` is None; .* 7 action dim.*--policy.max_action_dim=7",
+        ),
+        (
+            [ROBOT, ARM],
+            {},
+            {"max_state_dim": 4},
+            r"`max_state_dim` is 4; it must be at least 5, .* 5 state dimensions",
+        ),
         (
             [ROBOT],
             {"frame_gap_s": 1.2},
@@ -150,7 +162,7 @@ def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
             [ROBOT],
             {"frame_gap_s": 0.5},
             {},
-            r"target entry 'robot' is 5 frames at 10 fps.*Pass --policy.frame_gap=5",
+            r"`frame_gap` is 4; it must be 5, .*dataset 'robot' in frames at 10 fps.*Pass --policy.frame_gap=5",
         ),
         (
             [ROBOT, VIDEO | {"frame_gap_s": 2.0}],
@@ -165,8 +177,18 @@ def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
             r"`language_key` of entry 'robot' is 'caption', which is absent",
         ),
         ([ROBOT | {"language_key": "action"}], {}, {}, r"'action', which is float32"),
-        ([ROBOT | {"action": {"key": "observation.image"}}], {}, {}, r"image of shape \(32, 32, 3\)"),
-        ([ROBOT | {"root": "nowhere"}], {}, {}, r"`root` of entry 'robot' does not exist"),
+        (
+            [ROBOT | {"action": {"key": "observation.image"}}],
+            {},
+            {},
+            r"of type image and shape \(32, 32, 3\)",
+        ),
+        (
+            [ROBOT | {"root": "nowhere"}],
+            {},
+            {},
+            r"`root` of entry 'robot' is .*nowhere, which does not exist",
+        ),
         (
             [{"name": "far", "repo_id": "org/far"}],
             {},
@@ -186,7 +208,9 @@ def test_another_color_format_is_refused(tmp_path, build, channels, kind):
     info = json.loads((root / "meta" / "info.json").read_text())
     info["features"]["observation.image"]["shape"] = [32, 32, channels]
     (root / "meta" / "info.json").write_text(json.dumps(info))
-    with pytest.raises(ValueError, match=rf"Camera 'observation.image' of entry 'odd' is not RGB: {kind}"):
+    with pytest.raises(
+        ValueError, match=rf"Camera 'observation.image' of entry 'odd' is not RGB but has {kind}"
+    ):
         build({"name": "odd", "repo_id": "local/odd", "root": str(root)}, cameras=None)
 
 
@@ -208,7 +232,7 @@ def test_missing_statistics_are_named(tmp_path, build):
 
 def test_policies_that_need_actions_refuse_action_free_entries(build):
     policy = ACTConfig(device="cpu", push_to_hub=False)
-    message = r"--policy.type=act cannot learn from samples without actions.*\['video'\]"
+    message = r"`policy.type` is act, which cannot learn from samples without actions.*\['video'\]"
     with pytest.raises(ValueError, match=message):
         build(ROBOT, VIDEO, policy=policy, cameras=["observation.image"])
     assert len(build(ROBOT, policy=policy, cameras=None)) == 48
@@ -222,11 +246,11 @@ def test_a_policy_that_learns_nothing_from_video_is_warned_about(build, caplog):
 def test_policies_that_know_no_masks_take_entries_of_one_form_only(build):
     policy = ACTConfig(device="cpu", push_to_hub=False)
     with pytest.raises(
-        ValueError, match=r"--policy.type=act has one set of projections.*\['arm', 'default'\]"
+        ValueError, match=r"`policy.type` is act, which has one set of projections.*\['arm', 'default'\]"
     ):
         build(ROBOT, ARM, policy=policy)
     narrow = {"action": {"key": "action", "dims": [0, 1]}, "embodiment": "arm"}
-    with pytest.raises(ValueError, match=r"are both of embodiment 'arm'"):
+    with pytest.raises(ValueError, match=r"have the same embodiment 'arm'"):
         build(ROBOT | narrow, ARM, policy=policy)
     robot, four = ROBOT | {"embodiment": "arm"}, {"key": "action", "dims": [0, 1, 2, 3]}
     with pytest.raises(ValueError, match=r"would take a missing camera for a black image"):
@@ -250,11 +274,11 @@ def test_a_camera_of_no_entry_is_named(build, caplog):
     assert "No entry maps a camera to ['wrsit']" in caplog.text
 
 
-def test_a_target_without_state_leaves_out_the_states_of_others(build, caplog):
+def test_a_reference_dataset_without_state_leaves_out_the_states_of_others(build, caplog):
     mixed = build(ROBOT | {"state": {"key": None}}, ARM)
     assert "observation.state" not in mixed.meta.features
     assert not any("state" in key for key in mixed[0])
-    assert "The target 'robot' has no state" in caplog.text
+    assert "The reference dataset 'robot' has no state" in caplog.text
 
 
 def test_a_labeled_entry_without_state_is_masked(build):
@@ -264,11 +288,11 @@ def test_a_labeled_entry_without_state_is_masked(build):
     assert arm["observation.state_is_pad"].tolist() == [True]
 
 
-def test_dimensions_that_the_target_never_moves_are_named(build, caplog):
+def test_dimensions_that_the_reference_dataset_never_moves_are_named(build, caplog):
     build(ROBOT, ARM)
     assert "never move" not in caplog.text  # the further dimensions of both robots are constant
     build(ROBOT | {"action": {"key": "action", "dims": [2, 3, 0, 1]}}, ARM)
-    assert "`action` of entry 'arm': dimensions [0, 1] never move in the target" in caplog.text
+    assert "`action` of entry 'arm': dimensions [0, 1] never move in the reference dataset" in caplog.text
 
 
 def test_without_a_network_the_entry_is_named(build, monkeypatch):

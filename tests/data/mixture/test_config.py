@@ -1,3 +1,4 @@
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -33,18 +34,25 @@ def test_defaults_and_relative_roots(tmp_path):
     assert first.root == str(tmp_path.parent / "data" / "a")
     assert (first.weight, second.weight, second.root) == (2.0, 1.0, None)
     assert second.action.dims == [0, 2]
-    assert config.target_entry is first
+    assert config.reference_entry is first
     assert config.embodiments == ["default"]
 
 
-def test_the_target_is_the_first_with_actions_and_its_embodiment_the_first(tmp_path):
+def test_configurations_do_not_change_once_they_are_checked(tmp_path):
+    config = load(tmp_path, {"entries": [ENTRY | {"action": {"key": "action"}}]})
+    for part, name in ((config, "reference"), (config.entries[0], "root"), (config.entries[0].action, "key")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(part, name, "other")
+
+
+def test_the_reference_dataset_is_the_first_with_actions_and_its_embodiment_the_first(tmp_path):
     entries = [
         {"name": "v", "repo_id": "org/v", "action_free": True},
         ENTRY | {"embodiment": "so100"},
         {"name": "h", "repo_id": "org/h", "action_free": True, "embodiment": "human"},
     ]
     config = load(tmp_path, {"entries": entries})
-    assert config.target_entry.name == "a"
+    assert config.reference_entry.name == "a"
     assert [config.embodiment_of(entry) for entry in config.entries] == ["so100", "so100", "human"]
     assert config.embodiments == ["so100", "human"]
 
@@ -52,16 +60,19 @@ def test_the_target_is_the_first_with_actions_and_its_embodiment_the_first(tmp_p
 def test_entries_of_weight_0_are_left_out(tmp_path):
     config = load(tmp_path, {"entries": [ENTRY | {"weight": 0}, {"name": "b", "repo_id": "org/b"}]})
     assert [entry.name for entry in config.used_entries] == ["b"]
-    assert config.target_entry.name == "b"
+    assert config.reference_entry.name == "b"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"entries": []}, r"`entries` is empty"),
-        ({"entrys": [ENTRY]}, r"Unknown key `entrys` in the mixture; the keys are .*entries"),
-        ({"entries": [ENTRY | {"wieght": 1}]}, r"Unknown key `wieght` in entry 'a'.*weight"),
-        ({"entries": [ENTRY | {"action": {"dim": [1]}}]}, r"Unknown key `dim` in `action` of entry 'a'"),
+        ({"entrys": [ENTRY]}, r"`entrys` is an unknown key in the mixture; it must be one of .*entries"),
+        ({"entries": [ENTRY | {"wieght": 1}]}, r"`wieght` is an unknown key in entry 'a'.*weight"),
+        (
+            {"entries": [ENTRY | {"action": {"dim": [1]}}]},
+            r"`dim` is an unknown key in `action` of entry 'a'",
+        ),
         ({"entries": [ENTRY | {"weight": -1}]}, r"`weight` of entry 'a' is -1"),
         ({"entries": [ENTRY | {"weight": float("nan")}]}, r"`weight` of entry 'a' is nan"),
         ({"entries": [ENTRY | {"weight": 0}]}, r"`weight` is 0 in all `entries`"),
@@ -71,17 +82,17 @@ def test_entries_of_weight_0_are_left_out(tmp_path):
         ({"entries": [ENTRY | {"episodes": []}]}, r"`episodes` of entry 'a' is \[\]"),
         ({"entries": [ENTRY | {"episodes": [-1]}]}, r"`episodes` of entry 'a' is \[-1\]"),
         ({"entries": [ENTRY | {"cameras": {}}]}, r"`cameras` of entry 'a' is empty"),
-        ({"entries": [ENTRY | {"cameras": {"x": "c", "y": "c"}}]}, r"maps two cameras to one"),
+        ({"entries": [ENTRY | {"cameras": {"x": "c", "y": "c"}}]}, r"must not map two cameras to one"),
         ({"entries": [ENTRY], "weights": "shares"}, r"`weights` is 'shares'; it must be one of"),
         ({"entries": [ENTRY], "statistics": "all"}, r"`statistics` is 'all'"),
-        ({"entries": [ENTRY], "target": "b"}, r"`target` is 'b', which is no entry"),
+        ({"entries": [ENTRY], "reference": "b"}, r"`reference` is 'b'; it must be the name of an entry"),
         ({"entries": [ENTRY], "image_size": [64]}, r"`image_size` is \[64\]"),
         ({"entries": [{"name": "a"}]}, r"repo_id"),
         ({"entries": [ENTRY | {"weight": "much"}]}, r"weight"),
         ({"entries": ["org/a"]}, r"`entries` holds 'org/a'"),
         ({"entries": 5}, r"`entries` is 5; it must be a list"),
-        ([ENTRY], r"holds list; it needs `entries"),
-        ("entries: [", r"is no YAML"),
+        ([ENTRY], r"holds a list; it must be a mapping with `entries"),
+        ("entries: [", r"is not YAML"),
     ],
 )
 def test_bad_files_are_refused_by_name(tmp_path, content, message):

@@ -50,7 +50,7 @@ def test_a_mixture_with_a_new_robot_grows_the_checkpoint(write_mixture, tmp_path
     assert (config.embodiments, config.embodiment) == (["robot", "arm"], "robot")
     assert "New, with fresh weights" not in capfd.readouterr().err
 
-    # Of the old robots only the second, no longer first nor target.
+    # Of the old robots only the second, no longer first nor the reference.
     new = write_mixture(HAND, ARM)
     run = run_train(policy__path=old, dataset__repo_id=new, output_dir=tmp_path / "new", steps=3)
     log = capfd.readouterr().err
@@ -103,8 +103,8 @@ def test_rows_of_samples_follow_the_checkpoints_names(write_mixture, tmp_path, m
     assert (config.embodiments, config.embodiment_id) == (["default", "arm"], 1)
 
 
-def test_the_mixtures_target_decides_for_whom_the_policy_acts(write_mixture, tmp_path):
-    with pytest.raises(ValueError, match=r"embodiment is 'arm', but .* act for 'default'.*target 'robot'"):
+def test_the_mixtures_reference_decides_for_whom_the_policy_acts(write_mixture, tmp_path):
+    with pytest.raises(ValueError, match=r"`embodiment` is 'arm'; it must be 'default', .* 'robot', .*act"):
         run_train(
             **DIT,
             policy__embodiment="arm",

@@ -1,21 +1,32 @@
 """Mixtures through LeRobot's real `lerobot-train`."""
 
+import copy
+import inspect
 import json
 import pickle
+import re
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from lerobot.datasets import factory
+from lerobot import datasets
+from lerobot.configs import PreTrainedConfig
+from lerobot.datasets import EpisodeAwareSampler, compute_sampler_state, factory
 from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.scripts import lerobot_train
+from support import policies
 from support.commands import run_train
 from support.tiny_datasets import REPO_ID
 
-from lerobot_lara.data.mixture import lerobot_hook
+from lerobot_lara.configuration_lara import LaraConfig
+from lerobot_lara.data.mixture import lerobot_compatibility, lerobot_hook
 from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import load_mixture
 from lerobot_lara.data.mixture.dataset import MixtureDataset
+from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.modeling_lara import LaraPolicy
 
 from .conftest import ARM, ROBOT, VIDEO, lara_config
@@ -59,7 +70,7 @@ def lam(write_mixture, tmp_path):
         **TINY_LAM, dataset__repo_id=write_mixture(), output_dir=tmp_path / "lam", steps=2, batch_size=8
     )
     assert {f"prediction_error/{name}" for name in ("robot", "arm", "video")} <= run.metrics[0].keys()
-    assert json.loads((run.checkpoint / "mixture.json").read_text())["target"] == "robot"
+    assert json.loads((run.checkpoint / "mixture.json").read_text())["reference"] == "robot"
     return run.checkpoint
 
 
@@ -86,7 +97,7 @@ def test_the_three_types_train_act_and_resume(write_mixture, lam, tmp_path, draw
     run_train(config_path=checkpoint / "train_config.json", resume=True, steps=4, output_dir=None)
     assert draws[:16] == uninterrupted[16:32]
 
-    # The policy acts in the dimensions of the target, from LeRobot's own processors.
+    # The policy acts in the dimensions of the reference dataset, from LeRobot's own processors.
     policy = LaraPolicy.from_pretrained(whole.checkpoint)
     pre, post = make_pre_post_processors(policy.config, str(whole.checkpoint))
     observation = {
@@ -106,14 +117,14 @@ def datasets_of(mixture, draws):
     return [dataset.entries[dataset.schedule[draw][0]].source.name for draw in draws]
 
 
-def test_a_latent_action_model_may_go_on_with_other_robots(write_mixture, lam, tmp_path):
+def test_a_latent_action_model_may_continue_with_other_robots(write_mixture, lam, tmp_path):
     other = write_mixture(ROBOT | {"embodiment": "so100"}, ARM, VIDEO)
     flags = {"policy__path": lam, "dataset__repo_id": other, "steps": 1, "policy__push_to_hub": False}
     assert run_train(**flags, output_dir=tmp_path / "on").metrics
 
 
 def test_renaming_is_refused(write_mixture, lam, tmp_path):
-    with pytest.raises(ValueError, match=r"--rename_map would leave the masks"):
+    with pytest.raises(ValueError, match=r"`rename_map` is .*it would not rename the masks"):
         run_train(
             policy__path=lam,
             policy__push_to_hub=False,
@@ -132,7 +143,9 @@ def test_a_changed_mixture_is_not_resumed(write_mixture, tmp_path):
     with pytest.raises(ValueError, match=r"of entry 'robot'"):
         run_train(config_path=run.checkpoint / "train_config.json", resume=True, steps=4, output_dir=None)
     write_mixture(ROBOT, ARM, VIDEO | {"instruction": "something else"})
-    with pytest.raises(ValueError, match=r"`instruction` of entry 'video' was None, is something else"):
+    with pytest.raises(
+        ValueError, match=r"`instruction` of entry 'video' was None and is now something else"
+    ):
         run_train(config_path=run.checkpoint / "train_config.json", resume=True, steps=4, output_dir=None)
     write_mixture(ROBOT, VIDEO)
     with pytest.raises(ValueError, match=r"entries \['robot', 'arm', 'video'\] are now \['robot', 'video'\]"):
@@ -174,9 +187,9 @@ def test_a_mixture_fits_into_a_worker(build):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"dataset__root": "somewhere"}, r"--dataset.root has no meaning for a mixture"),
-        ({"dataset__episodes": "[0]"}, r"--dataset.episodes has no meaning for a mixture"),
-        ({"dataset__streaming": True}, r"--dataset.streaming is not supported"),
+        ({"dataset__root": "somewhere"}, r"`dataset.root` is 'somewhere'; it must not be set for a mixture"),
+        ({"dataset__episodes": "[0]"}, r"`dataset.episodes` is \[0\]; it must not be set for a mixture"),
+        ({"dataset__streaming": True}, r"`dataset.streaming` is true; it must be false for a mixture"),
     ],
 )
 def test_flags_of_single_datasets_are_refused(write_mixture, tmp_path, flags, message):
@@ -197,24 +210,149 @@ def test_single_datasets_go_to_lerobots_own_function(tiny_dataset, tmp_path, mon
     assert not lerobot_hook.is_mixture(REPO_ID)
 
 
-def test_a_changed_lerobot_is_noticed(monkeypatch, write_mixture, tmp_path, caplog):
-    assert lerobot_hook.problems() == []
-    monkeypatch.setattr(factory, "make_train_eval_datasets", lambda cfg, seed: None)
-    assert lerobot_hook.problems() == ["`make_train_eval_datasets` takes ['cfg', 'seed'], not ['cfg']"]
-    lerobot_hook.install()
-    assert "mixtures are off" in caplog.text
-    with pytest.raises(ValueError, match=r"Mixtures need LeRobot 0.6.1"):
-        run_train(**TINY_LAM, dataset__repo_id=write_mixture(), output_dir=tmp_path / "out")
-    monkeypatch.undo()
-    monkeypatch.setattr(lerobot_hook, "EXPECTED_CALLS", ("no such line",))
-    assert lerobot_hook.problems() == [f"{lerobot_train.__name__} no longer has `no such line`"]
-
-
 def test_installing_again_wraps_once():
     before = factory.make_train_eval_datasets
     lerobot_hook.install()
     assert factory.make_train_eval_datasets.__wrapped__ is before.__wrapped__
-    assert lerobot_train.make_train_eval_datasets.__wrapped__ is before.__wrapped__
+    for module in (lerobot_train, datasets):
+        assert module.make_train_eval_datasets is factory.make_train_eval_datasets
+    assert datasets.make_dataset is factory.make_dataset
+
+
+# Another LeRobot than the one that mixtures are made for
+
+
+def run_config(repo_id):
+    """As much of a run's configuration as the wrapper looks at."""
+    return SimpleNamespace(dataset=SimpleNamespace(repo_id=repo_id), policy=None, resume=False)
+
+
+def two_arguments(cfg, seed=0):
+    return cfg, seed
+
+
+@pytest.fixture
+def install_in(monkeypatch, caplog):
+    """Returns `install_in(**functions)`: installs the hook in a LeRobot with other functions, which logs nothing."""
+
+    def install_in(**functions):
+        for name, function in functions.items():
+            for module in (factory, datasets, lerobot_train):
+                if hasattr(module, name):
+                    (
+                        monkeypatch.delattr
+                        if function is None
+                        else partial(monkeypatch.setattr, value=function)
+                    )(module, name)
+        lerobot_hook.install()
+        assert caplog.records == []
+
+    return install_in
+
+
+def test_the_installed_lerobot_is_the_one_for_mixtures():
+    assert lerobot_compatibility.train_modules() == [lerobot_train]
+    assert lerobot_compatibility.find_differences() == []
+
+
+def test_another_signature_passes_single_datasets_through_and_refuses_mixtures(
+    install_in, write_mixture, tmp_path, caplog
+):
+    install_in(make_train_eval_datasets=two_arguments)
+    for make in (factory.make_train_eval_datasets, lerobot_train.make_train_eval_datasets):
+        single = run_config("org/single")
+        assert make(single, seed=3) == (single, 3)
+        assert make(cfg=single) == (single, 0)
+        assert make(None, 5) == (None, 5)
+        assert inspect.signature(make) == inspect.signature(two_arguments)
+    assert caplog.records == []
+    message = (
+        r"`dataset.repo_id` is .*mixture.yaml, .* LeRobot [\d.]+ is installed and differs: "
+        r"`make_train_eval_datasets` takes \(cfg, seed\), not \(cfg\)\. Install lerobot==0.6.1"
+    )
+    with pytest.raises(ValueError, match=message):
+        run_train(**TINY_LAM, dataset__repo_id=write_mixture(), output_dir=tmp_path / "out")
+    with pytest.raises(ValueError, match=message):
+        factory.make_train_eval_datasets(seed=1, cfg=run_config("some/mixture.yaml"))
+
+
+def test_without_lerobots_function_mixtures_are_refused(install_in):
+    install_in(make_train_eval_datasets=None, make_dataset=two_arguments)
+    single = run_config("org/single")
+    assert factory.make_dataset(single, 2) == (single, 2)
+    with pytest.raises(
+        ValueError, match=r"factory` has no `make_train_eval_datasets`\. Install lerobot==0.6.1"
+    ):
+        factory.make_dataset(run_config("mixture.yml"))
+
+
+def test_what_makes_single_datasets_refuses_mixtures():
+    with pytest.raises(ValueError, match=r"mixture.yml, a mixture file; it must be a single dataset here"):
+        factory.make_dataset(run_config("mixture.yml"))
+
+
+class NothingDropped(EpisodeAwareSampler):
+    def __init__(self, *args, drop_n_last_frames=0, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+class Repeating(EpisodeAwareSampler):
+    def _frame_index(self, position):
+        return super()._frame_index(position) // 2 * 2
+
+
+class Unseeded(EpisodeAwareSampler):
+    def _epoch_generator(self, epoch):
+        return torch.Generator().manual_seed(torch.seed() % 2**32)
+
+
+class Unresumable(EpisodeAwareSampler):
+    def load_state_dict(self, state):
+        self.set_epoch(state["epoch"])
+
+
+class OtherArguments(EpisodeAwareSampler):
+    def __init__(self, starts, ends, *, shuffle=False):
+        super().__init__(starts, ends, shuffle=shuffle)
+
+
+def per_process_batches(step, num_frames, batch_size, num_processes):
+    return compute_sampler_state(step, num_frames, batch_size, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "difference"),
+    [
+        ("EpisodeAwareSampler", None, "`lerobot.scripts.lerobot_train` has no `EpisodeAwareSampler`"),
+        ("EpisodeAwareSampler", NothingDropped, "does not yield each of the 26 draws of an epoch once"),
+        ("EpisodeAwareSampler", Repeating, "does not yield each of the 26 draws of an epoch once"),
+        ("EpisodeAwareSampler", Unseeded, "does not repeat an order of draws from the same seed"),
+        ("EpisodeAwareSampler", Unresumable, "does not resume the order of draws"),
+        ("EpisodeAwareSampler", OtherArguments, "fails on a mixture (TypeError: "),
+        ("compute_sampler_state", None, "`lerobot.scripts.lerobot_train` has no `compute_sampler_state`"),
+        (
+            "compute_sampler_state",
+            per_process_batches,
+            "does not resume the order of draws where a run stopped",
+        ),
+    ],
+)
+def test_another_sampler_refuses_mixtures(install_in, write_mixture, tmp_path, name, other, difference):
+    install_in(**{name: other})
+    (found,) = lerobot_compatibility.find_differences()
+    assert difference in found
+    with pytest.raises(ValueError, match=re.escape(found) + r"\. Install lerobot==0.6.1"):
+        lerobot_train.make_train_eval_datasets(run_config(str(write_mixture())))
+
+
+def test_adding_embodiments_leaves_the_configuration_as_it_was(write_mixture):
+    policy = lara_config(embodiments=[], pretrained_revision="v1", rtc_config=RTCConfig(execution_horizon=3))
+    policy.noted = "by LeRobot"
+    before = copy.deepcopy(vars(policy))
+    changed = lerobot_hook.add_embodiments(policy, load_mixture(write_mixture(ARM, ROBOT)))
+    assert vars(policy) == before
+    assert (changed.embodiments, changed.embodiment) == (["arm", "default"], "arm")
+    assert vars(changed) == before | {"embodiments": ["arm", "default"], "embodiment": "arm"}
 
 
 def test_the_model_card_names_the_datasets(build, monkeypatch):
@@ -228,3 +366,36 @@ def test_the_model_card_names_the_datasets(build, monkeypatch):
         "configs/mixture.yaml", "lara_lam", None, None, dataset_meta=meta
     )
     assert card.data.datasets == ["local/arm", "local/robot", "local/video"]
+
+
+def test_a_resumed_run_keeps_the_lam_of_its_checkpoint(tmp_path):
+    """The path that the run once started from may be gone, or hold another model."""
+    torch.manual_seed(0)
+    lam_path = tmp_path / "lam"
+    LatentActionModel.from_config(**policies.TINY_LAM).save_pretrained(lam_path)
+    policies.make_lara(str(lam_path)).save_pretrained(tmp_path / "out")
+    policy = LaraConfig(
+        **policies.TINY | policies.features(),
+        lam_path=str(tmp_path / "gone"),
+        frame_gap=4,
+        pretrained_path=tmp_path / "out",
+    )
+    cfg = SimpleNamespace(policy=policy, resume=True, dataset=SimpleNamespace(repo_id="you/demos"))
+    lerobot_hook.prepare_policy(cfg)
+    assert cfg.policy.lam_path is None and policy.lam_path == str(tmp_path / "gone")
+    cfg = SimpleNamespace(policy=policy, resume=False, dataset=SimpleNamespace(repo_id="you/demos"))
+    lerobot_hook.prepare_policy(cfg)
+    assert cfg.policy is policy, "a new run may start a new alignment"
+
+
+def test_a_run_that_grows_records_the_embodiment_that_it_adds(tmp_path):
+    """LeRobot writes what it resumes from before the policy is built."""
+    policies.make_policy(embodiments=["robot", "arm"]).save_pretrained(tmp_path / "out")
+    policy = PreTrainedConfig.from_pretrained(
+        tmp_path / "out", cli_overrides=["--embodiment=hand", "--grow_embodiments=true"]
+    )
+    policy.pretrained_path = tmp_path / "out"
+    cfg = SimpleNamespace(policy=policy, resume=False, dataset=SimpleNamespace(repo_id="you/demos"))
+    lerobot_hook.prepare_policy(cfg)
+    assert (cfg.policy.embodiments, cfg.policy.embodiment) == (["robot", "arm", "hand"], "hand")
+    assert not cfg.policy.grow_embodiments and policy.embodiments == ["robot", "arm"]

@@ -124,7 +124,7 @@ def test_action_free_samples_are_masked(build):
     sample = entry_samples(build(), "video")[0]
     assert sample["action_is_pad"].all()
     assert sample["action"].shape == (8, 4)
-    # The dimensions of the target's robot, so that the noise that the policy sees is noise.
+    # The dimensions of the reference dataset's robot, so that the noise that the policy sees is noise.
     assert sample[ACTION_DIM_IS_PAD].tolist() == [False] * 4 + [True] * 3
     assert sample["task"] == "a hand"
 

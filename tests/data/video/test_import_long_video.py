@@ -63,7 +63,7 @@ class TestResampling:
         (folder / "phone.mp4").unlink()
         result = run_import(folder, fps=20)
         assert episodes(result) == [[k // 2 for k in range(48)]]
-        assert "fps is 20, and 1 clip(s) have fewer frames per second, long.mp4" in caplog.text
+        assert "`fps` is 20, but 1 clip(s) have fewer frames per second, for example long.mp4" in caplog.text
 
     def test_rotated_video_is_upright_when_resampled_and_cut(self, folder):
         rotate_by_metadata(folder / "phone.mp4")
@@ -118,7 +118,7 @@ class TestSegments:
         ("row", "message"),
         [
             ({"file": "long", "end": 9}, r"long.mp4#t=0,9 \(the video is 2.4 s long\)"),
-            ({"file": "gone", "end": 9}, r"1 video\(s\) that the folder does not hold: gone"),
+            ({"file": "gone", "end": 9}, r"1 video\(s\) that are not in the folder: gone"),
         ],
     )
     def test_a_row_that_does_not_fit_stops_the_import_before_it_writes(self, folder, row, message):
@@ -161,7 +161,9 @@ class TestWindows:
 
     def test_resume_does_not_mix_lengths(self, folder):
         run_import(folder, fps=10, window_s=1)
-        with pytest.raises(ValueError, match=r"resume would change the dataset: window_s 1 -> 2\. Repeat"):
+        with pytest.raises(
+            ValueError, match=r"would change the dataset: `window_s` was 1 and is now 2\. Repeat"
+        ):
             run_import(folder, fps=10, window_s=2, resume=True)
         assert run_import(folder, fps=10, window_s=1, resume=True).imported == []
 
@@ -231,4 +233,4 @@ def test_the_command_takes_every_option(folder, capsys):
     assert "1 last windows were too short and left out: phone.mp4#t=0.9,1.15" in output
 
     assert main([*command.split(), f"--segments={segments}", "--window-s=1", "--overwrite"]) == 1
-    assert "segments and window_s are both set. Choose one" in capsys.readouterr().err
+    assert "`segments` and `window_s` are both set; they exclude each other. Set" in capsys.readouterr().err

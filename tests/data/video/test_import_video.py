@@ -218,13 +218,13 @@ class TestBadFiles:
         reasons = {
             "empty.mp4": r"empty file \(0 bytes\)",
             "text.webm": "not a readable video: Invalid data.*",
-            "sound.mp4": r"no video stream \(sound only\)",
-            "sound_with_cover.mp4": r"no video stream \(sound only\)",
+            "sound.mp4": r"no video stream \(audio only\)",
+            "sound_with_cover.mp4": r"no video stream \(audio only\)",
             "single.avi": "a single frame: nothing moves",
-            "cut.mkv": "cut off: only .* of 3.00 s decode",
+            "cut.mkv": "cut off: only .* of 3.00 s can be decoded",
             "no_frames.mov": "no frame could be decoded|no video stream|not a readable video: .*",
             "damaged.avi": r"damaged at \d\.\d\d s",
-            "uneven.mov": r"variable frame rate: frames are 50 to 100 ms apart at 0\.15 s\. Give fps.*",
+            "uneven.mov": r"variable frame rate: frames are 50 to 100 ms apart at 0\.15 s\. Set `fps`.*",
         }
         assert result.failures.keys() == reasons.keys()
         assert not [name for name in reasons if not re.fullmatch(reasons[name], result.failures[name])]
@@ -274,11 +274,11 @@ class TestBadFiles:
     def test_a_folder_without_clips(self, tmp_path):
         (tmp_path / "clips").mkdir()
         (tmp_path / "clips" / "notes.txt").touch()
-        with pytest.raises(ValueError, match=r"folder .*clips holds no video clip, but 1 other file.*\.mp4"):
+        with pytest.raises(ValueError, match=r"clips contains no video clip, only 1 other file.*\.mp4"):
             run_import(tmp_path / "clips")
 
     def test_a_folder_that_is_none(self, tmp_path):
-        with pytest.raises(ValueError, match=r"folder .*absent is not a directory\. Give"):
+        with pytest.raises(ValueError, match=r"`folder` is .*absent, which is not a folder"):
             run_import(tmp_path / "absent")
 
 
@@ -286,49 +286,52 @@ class TestBadOptions:
     def test_differing_rates_need_fps(self, folder):
         write_clip(folder / "c.mkv", fps=25)
         with pytest.raises(
-            ValueError, match=r"fps is not given and the clips differ: 10 \(2 clip.*25 \(1 clip"
+            ValueError, match=r"`fps` is not set, and the clips differ: 10 \(2 clip.*25 \(1 clip"
         ):
             run_import(folder)
 
     def test_a_fractional_rate_needs_fps(self, tmp_path):
         write_clip(tmp_path / "clips" / "c.gif", codec="gif", pix_fmt="rgb8", fps=12)
         with pytest.raises(
-            ValueError, match=r"fps is not given and the clips play at 12\.50 .* whole number"
+            ValueError, match=r"`fps` is not set, and the clips play at 12\.50 .* whole number"
         ):
             run_import(tmp_path / "clips")
 
     def test_differing_sizes_need_size(self, folder):
         write_clip(folder / "c.mkv", height=64, width=48)
-        with pytest.raises(ValueError, match=r"size is not given .*48x64 \(2 clip.*64x48 \(1 clip"):
+        with pytest.raises(ValueError, match=r"`size` is not set, .*48x64 \(2 clip.*64x48 \(1 clip"):
             run_import(folder)
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"camera_key": "front"}, "camera_key is 'front'.*observation.images.<name>"),
-            ({"camera_key": "observation.images."}, "camera_key is 'observation.images.'"),
-            ({"fit": "stretch"}, "fit is 'stretch'. Use `crop` or `pad`"),
-            ({"storage": "png"}, "storage is 'png'. Use `video` or `image`"),
-            ({"default_caption": " "}, "default_caption is empty.*give a text"),
-            ({"fps": 0}, "fps is 0.*at least 1"),
-            ({"fps": -5}, "fps is -5.*at least 1"),
-            ({"fps": 2.5}, r"fps is 2\.5.*whole number"),
-            ({"recorded_fps": 0}, "recorded_fps is 0.*at least 1"),
-            ({"fps": 5, "recorded_fps": 5}, "fps and recorded_fps are both set. Choose one"),
-            ({"num_workers": -1}, "num_workers is -1. Give a whole number, 0"),
-            ({"num_workers": 1.5}, "num_workers is 1.5. Give a whole number"),
-            ({"window_s": 0}, "window_s is 0. Give .* more than 0"),
-            ({"window_s": -1.0}, "window_s is -1.0. Give .* more than 0"),
-            ({"window_s": float("nan")}, "window_s is nan. Give"),
-            ({"window_s": 1, "segments": [{"file": "a"}]}, "segments and window_s are both set. Choose one"),
-            ({"size": 0}, "size is 0x0.*at least one pixel"),
-            ({"size": 16, "storage": "video"}, "size is 16x16.*too small.*storage=image"),
-            ({"overwrite": True, "resume": True}, "overwrite and resume are both set. Choose one"),
-            ({"captions": {"a": ""}}, "captions: the caption of 'a' is ''. Give a text"),
+            ({"camera_key": "front"}, "`camera_key` is 'front'.*observation.images.<name>"),
+            ({"camera_key": "observation.images."}, "`camera_key` is 'observation.images.'"),
+            ({"fit": "stretch"}, "`fit` is 'stretch'; it must be 'crop' or 'pad'"),
+            ({"storage": "png"}, "`storage` is 'png'; it must be 'video' or 'image'"),
+            ({"default_caption": " "}, "`default_caption` is empty; it must be a text"),
+            ({"fps": 0}, "`fps` is 0.*at least 1"),
+            ({"fps": -5}, "`fps` is -5.*at least 1"),
+            ({"fps": 2.5}, r"`fps` is 2\.5.*whole number"),
+            ({"recorded_fps": 0}, "`recorded_fps` is 0.*at least 1"),
+            (
+                {"fps": 5, "recorded_fps": 5},
+                "`fps` and `recorded_fps` are both set; they exclude each other. Set",
+            ),
+            ({"num_workers": -1}, "`num_workers` is -1; it must be a whole number, or 0"),
+            ({"num_workers": 1.5}, "`num_workers` is 1.5; it must be a whole number"),
+            ({"window_s": 0}, "`window_s` is 0; it must be .* above 0"),
+            ({"window_s": -1.0}, "`window_s` is -1.0; it must be .* above 0"),
+            ({"window_s": float("nan")}, "`window_s` is nan; it must be"),
+            ({"window_s": 1, "segments": [{"file": "a"}]}, "`segments` and `window_s` are both set; they"),
+            ({"size": 0}, "`size` is 0x0.*at least 1 pixel"),
+            ({"size": 16, "storage": "video"}, "`size` is 16x16.*at least 32 pixels.*storage=image"),
+            ({"overwrite": True, "resume": True}, "`overwrite` and `resume` are both set; they"),
+            ({"captions": {"a": ""}}, "`captions`: the caption of 'a' is ''. Give a text"),
             ({"captions": {"a": ["x"]}}, r"the caption of 'a' is \['x'\]"),
             (
                 {"captions": "absent.json"},
-                "captions file absent.json cannot be read: No such file.*Give a JSON",
+                "absent.json cannot be read: No such file.*Give a JSON",
             ),
         ],
     )
@@ -342,8 +345,8 @@ class TestBadOptions:
         [
             ("{", "is not JSON"),
             ("3", "holds a int"),
-            ('["a"]', r"entry 1 is 'a'\. Expected"),
-            ('[{"id": "a", "label": "x"}, {"id": "b"}]', r"entry 2 is {'id': 'b'}\. Expected"),
+            ('["a"]', r"entry 1 is 'a'\. It must hold"),
+            ('[{"id": "a", "label": "x"}, {"id": "b"}]', r"entry 2 is {'id': 'b'}\. It must hold"),
             ('[{"id": "a", "label": ""}]', "the caption of 'a' is ''"),
             (
                 '[{"id": 1, "label": "x"}, {"id": 1, "label": "y"}]',
@@ -354,7 +357,7 @@ class TestBadOptions:
     def test_caption_files_that_are_no_captions(self, folder, text, message):
         captions = folder.parent / "captions.json"
         captions.write_text(text)
-        with pytest.raises(ValueError, match=f"captions file .*captions.json:? {message}"):
+        with pytest.raises(ValueError, match=f"captions.json:? {message}"):
             run_import(folder, captions=captions)
 
     def test_a_repo_id_that_is_none(self, folder):
@@ -364,7 +367,7 @@ class TestBadOptions:
     @pytest.mark.parametrize("size", ["x", "64x", "64x64x3", "-5", "big"])
     def test_the_command_rejects_a_size_it_cannot_read(self, folder, size, capsys):
         assert main(["import-video", str(folder), "local/clips", f"--size={size}"]) == 1
-        assert f"--size is {size!r}. Give HEIGHTxWIDTH" in capsys.readouterr().err
+        assert f"`--size` is {size!r}; it must be HEIGHTxWIDTH" in capsys.readouterr().err
 
 
 class TestExistingDataset:
@@ -376,7 +379,8 @@ class TestExistingDataset:
         root = run_import(folder).root
         before = self.contents(root)
         with pytest.raises(
-            ValueError, match=r"root .*dataset exists\. Choose another one, or say overwrite or resume"
+            ValueError,
+            match=r"dataset already exists\. Choose another `root`, or set `overwrite` or `resume`",
         ):
             run_import(folder)
         assert self.contents(root) == before
@@ -405,7 +409,9 @@ class TestExistingDataset:
         precious = folder.parent / "dataset" / "thesis.txt"
         precious.parent.mkdir()
         precious.write_text("three years")
-        with pytest.raises(ValueError, match=r"dataset is no LeRobotDataset, so overwrite leaves it alone"):
+        with pytest.raises(
+            ValueError, match=r"dataset is not a LeRobotDataset, so it will not be overwritten"
+        ):
             run_import(folder, overwrite=True)
         assert precious.read_text() == "three years"
 
@@ -418,7 +424,7 @@ class TestExistingDataset:
 
     @pytest.mark.parametrize("place", ["clips", "clips/dataset", "."])
     def test_source_and_dataset_are_kept_apart(self, folder, place):
-        with pytest.raises(ValueError, match="lie within each other"):
+        with pytest.raises(ValueError, match=r"must not contain the clips' folder .* or be inside it"):
             run_import(folder, root=folder.parent / place, overwrite=True)
         assert len(list(folder.iterdir())) == 2
 
@@ -443,7 +449,8 @@ class TestExistingDataset:
     def test_resume_does_not_change_the_settings(self, folder):
         run_import(folder)
         with pytest.raises(
-            ValueError, match=r"resume would change the dataset: fps 10 -> 3, .*fit 'crop' -> 'pad'.*Repeat"
+            ValueError,
+            match=r"would change the dataset: `fps` was 10 and is now 3; .*`fit` was 'crop' and is now 'pad'.*Repeat",
         ):
             run_import(folder, recorded_fps=3, fit="pad", resume=True)
 
@@ -507,4 +514,4 @@ def test_the_command_takes_every_option(folder, tmp_path, capsys):
     assert dataset.meta.robot_type == "so100" and dataset.fps == 4
     assert main([*command.split(), "--resume"]) == 0
     assert main(command.split()) == 1
-    assert "say overwrite or resume" in capsys.readouterr().err
+    assert "set `overwrite` or `resume`" in capsys.readouterr().err

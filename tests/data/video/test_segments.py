@@ -55,61 +55,62 @@ class TestLoading:
         [
             (
                 {"file": "a", "begin": 1},
-                r"row 2: unknown column\(s\) 'begin'. The columns are file, start, end, cap",
+                r"row 2 has unknown column\(s\) 'begin'; the columns must be file, start, end, cap",
             ),
-            ({"start": 1}, "row 2: no column 'file'"),
-            ({"file": " "}, "row 2: file is ' '. Name a video"),
+            ({"start": 1}, "row 2 has no column 'file'"),
+            ({"file": " "}, "row 2: `file` is ' '; it must name a video"),
             (
                 {"file": "a", "start": 3, "end": 2},
-                "row 2: start 3 is not before end 2. Give seconds, start < end",
+                "row 2: `start` is 3; it must be before `end`, 2. Both are in seconds",
             ),
-            ({"file": "a", "start": 2, "end": 2}, "row 2: start 2 is not before end 2"),
-            ({"file": "a", "end": 0}, "row 2: start 0 is not before end 0"),
-            ({"file": "a", "start": -1, "end": 2}, "row 2: start is -1. Give seconds .*, 0 or more"),
-            ({"file": "a", "end": "-2"}, "row 2: end is '-2'. Give seconds .*, 0 or more"),
-            ({"file": "a", "start": "00:01"}, "row 2: start is '00:01'. Give seconds"),
-            ({"file": "a", "end": float("inf")}, "row 2: end is inf. Give seconds"),
-            ({"file": "a", "start": True}, "row 2: start is True. Give seconds"),
-            ({"file": "a", "caption": 3}, "row 2: caption is 3. Give a text"),
-            ({"file": "b"}, "row 2: file 'b' may be day/b.mp4 or night/b.mp4. Give the path"),
+            ({"file": "a", "start": 2, "end": 2}, "row 2: `start` is 2; it must be before `end`, 2"),
+            ({"file": "a", "end": 0}, "row 2: `start` is 0; it must be before `end`, 0"),
+            (
+                {"file": "a", "start": -1, "end": 2},
+                "row 2: `start` is -1; it must be .* seconds .*, at least 0",
+            ),
+            ({"file": "a", "end": "-2"}, "row 2: `end` is '-2'; it must be .* seconds .*, at least 0"),
+            ({"file": "a", "start": "00:01"}, "row 2: `start` is '00:01'; it must be a number of seconds"),
+            ({"file": "a", "end": float("inf")}, "row 2: `end` is inf; it must be a number of seconds"),
+            ({"file": "a", "start": True}, "row 2: `start` is True; it must be a number of seconds"),
+            ({"file": "a", "caption": 3}, "row 2: `caption` is 3; it must be a text"),
+            ({"file": "b"}, "row 2: `file` is 'b', which may be day/b.mp4 or night/b.mp4. Give the path"),
             (
                 {"file": "gone.mp4"},
-                r"file names 1 video\(s\) that the folder does not hold: gone.mp4 \(row 2\). Add",
+                r"`file` names 1 video\(s\) that are not in the folder: gone.mp4 \(row 2\). Add",
             ),
-            ({"file": "a", "end": 1.0}, "row 2: a.mp4#t=0,1 comes a second time. Leave one"),
-            ("a.mp4", "row 2 is a str. Expected an object"),
+            ({"file": "a", "end": 1.0}, "row 2: a.mp4#t=0,1 is repeated. Remove one"),
+            ("a.mp4", "row 2 is a str; it must be an object"),
         ],
     )
     def test_a_row_that_does_not_fit_is_named_with_its_field(self, row, message):
-        with pytest.raises(ValueError, match=f"^segments.*{message}"):
+        with pytest.raises(ValueError, match=f"^`segments`.*{message}"):
             load_segments([{"file": "a", "end": 1}, row], FILES)
 
     @pytest.mark.parametrize(
         ("name", "text", "message"),
         [
-            ("s.csv", "file,from,to\na,1,2\n", r"unknown column\(s\) 'from', 'to'. The columns are"),
+            ("s.csv", "file,from,to\na,1,2\n", r"unknown column\(s\) 'from', 'to'; the columns must be"),
             ("s.csv", "a.mp4,1,2\n", r"unknown column\(s\) 'a.mp4', '1', '2'"),
             ("s.csv", "", "no column 'file'"),
             ("s.csv", "file,start\n", "holds no segment"),
-            ("s.csv", "file,end,caption\na,2,one, two\n", "row 1 has more cells than columns. Put quotes"),
+            ("s.csv", "file,end,caption\na,2,one, two\n", "row 1 has more cells than columns. Put a caption"),
             ("s.json", "{", "is not JSON"),
-            ("s.json", "{}", "holds a dict. Expected"),
+            ("s.json", "{}", "holds a dict. It must hold"),
             ("s.json", "[]", "holds no segment"),
-            ("s.tsv", "file\na\n", "ends in '.tsv'. Give a .csv or a .json"),
+            ("s.tsv", "file\na\n", "ends in '.tsv'; it must end in .csv or .json"),
         ],
     )
     def test_files_that_hold_no_segments(self, tmp_path, name, text, message):
         (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=f"segments file .*{name}.* {message}"):
+        with pytest.raises(ValueError, match=f"{name}.* {message}"):
             load_segments(tmp_path / name, FILES)
 
     def test_files_that_cannot_be_read(self, tmp_path):
-        with pytest.raises(
-            ValueError, match=r"segments file .*s\.csv cannot be read: No such file.*Give a CSV"
-        ):
+        with pytest.raises(ValueError, match=r"s\.csv cannot be read: No such file.*Give a CSV"):
             load_segments(tmp_path / "s.csv", FILES)
         (tmp_path / "s.csv").write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(ValueError, match=r"segments file .*s\.csv cannot be read: .*UTF-8"):
+        with pytest.raises(ValueError, match=r"s\.csv cannot be read: .*UTF-8"):
             load_segments(tmp_path / "s.csv", FILES)
 
 
@@ -124,7 +125,8 @@ class TestFitting:
     )
     def test_beyond_the_end_is_an_error_with_the_duration(self, segment):
         with pytest.raises(
-            ValueError, match=rf"end of 1 lies beyond .*: {segment.name} \(the video is 2 s long\)"
+            ValueError,
+            match=rf"has 1 whose `start` or `end` is beyond .*: {segment.name} \(the video is 2 s long\)",
         ):
             fit_segments([Segment("a.mp4", 0.0, 1.0), segment], clips(a=2.0))
 
@@ -162,5 +164,5 @@ class TestWindows:
         assert not windows and not skipped
         assert failures == {
             "a.mp4": "0.40 s long, shorter than the shortest window of 0.5 s",
-            "b.mp4": "its frames carry no times, so it cannot be cut into windows",
+            "b.mp4": "its frames have no times, so it cannot be cut into windows",
         }

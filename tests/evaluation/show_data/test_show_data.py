@@ -363,15 +363,15 @@ def test_a_dataset_without_the_latent_action_models_camera(write, tmp_path):
     assert "arm: It lacks observation.image, from which the latent action model learns" in text
 
 
-def test_a_dimension_that_is_constant_in_the_target_is_lost(write, tmp_path):
+def test_a_dimension_that_is_constant_in_the_reference_dataset_is_lost(write, tmp_path):
     text = text_of(show_data(str(write(STILL, ROBOT)), out=tmp_path / "p.html").read_text())
     assert "robot: Action dimensions that move here, but reach the policy as a constant" in text
-    assert re.search(r"target's never change: 1\. Map", text)
+    assert re.search(r"reference dataset's never change: 1\. Map", text)
 
 
-@pytest.mark.parametrize("target", ["robot", "arm"])
-def test_ranges_are_the_datasets_and_histograms_the_policys(built, datasets, target):
-    mixed, policy = built(ROBOT, ARM, target=target)
+@pytest.mark.parametrize("reference", ["robot", "arm"])
+def test_ranges_are_the_datasets_and_histograms_the_policys(built, datasets, reference):
+    mixed, policy = built(ROBOT, ARM, reference=reference)
     for number, name in enumerate(("robot", "arm")):
         dataset = LeRobotDataset(f"local/{name}", root=datasets / name)
         for vectors in describe_entry(mixed, number, policy)["vectors"]:
@@ -481,7 +481,7 @@ def test_bad_data(write, datasets, tmp_path, capsys, monkeypatch):
         ("data/of/absent", "absent is no folder; give one"),
         ("nobody/nothing", "the dataset nobody/nothing is not on this machine"),
         ("missing.yaml", "Mixture file missing.yaml does not exist"),
-        (wrong, "maps 'observation.images.tip', which the dataset lacks"),
+        (wrong, "maps 'observation.images.tip'; it must map cameras of the dataset"),
     ):
         assert main(["show-data", data]) == 1
         assert message in capsys.readouterr().err
