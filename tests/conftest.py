@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.reach import reached
 
 _HOME = tempfile.TemporaryDirectory(prefix="lerobot_lara_tests_")
 os.environ.update(
@@ -20,11 +21,26 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     WANDB_MODE="disabled",
     CUDA_VISIBLE_DEVICES="",
+    TORCHINDUCTOR_CACHE_DIR=f"{_HOME.name}/inductor",
+    # Tiny models run slower when their operators are split over threads, and sums depend on the thread count.
+    OMP_NUM_THREADS="1",
 )
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
-# Tiny models run slower when their operators are split over threads, and sums depend on the thread count.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A test that may call one of these is marked so, whether it says it or not; see the markers in pyproject.toml.
+MARKED_BY = {"run_train": "e2e", "run_eval": "e2e", "skip_without_rendering": "rendering"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is applied
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that `make test-fast` leaves out, and lets them run first: two processes then end together."""
+    for item in items:
+        for name in reached(item, MARKED_BY):
+            item.add_marker(MARKED_BY[name])
+    # Stable, and by file, so that tests of one file stay together and share its fixtures.
+    long = {item.path for item in items if item.get_closest_marker("e2e")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture
