@@ -30,6 +30,37 @@ if sys.platform == "linux":
 
 # A test that may call one of these is marked so, whether it says it or not; see the markers in pyproject.toml.
 MARKED_BY = {"run_train": "e2e", "run_eval": "e2e", "skip_without_rendering": "rendering"}
+# Marked slow: they take most of the other tests' time, with datasets written and read, videos, plots and training.
+SLOW = (
+    "benchmarks/test_label_efficiency.py",
+    "data/mixture/test_samples.py",
+    "data/test_upgrade_dataset.py",
+    "data/video/test_import_long_video.py",
+    "data/video/test_import_video.py",
+    "dit/test_lara_dit_policy.py::test_training_reduces_the_loss",
+    "evaluation/probe/test_action_probe.py",
+    "evaluation/probe/test_command.py",
+    "evaluation/probe/test_measure.py",
+    "evaluation/probe/test_verdicts.py",
+    "evaluation/show_data/test_show_data.py",
+    "evaluation/test_demo.py",
+    "evaluation/test_report.py",
+    "lam/test_perceptual.py",
+    "lam/test_quantizer.py::test_codebooks_stay_equal_on_two_processes",
+    "test_modeling_lara.py::test_training_aligns",
+    "training/test_memory.py::test_compiled_",
+)
+
+
+def pytest_configure() -> None:
+    """Refuses a list of slow tests that names some that are gone."""
+    for entry in SLOW:
+        file, _, name = entry.partition("::")
+        path = Path(__file__).parent / file
+        if not path.is_file() or f"def {name}" not in path.read_text():
+            raise pytest.UsageError(
+                f"SLOW in {__file__} has {entry!r}, which is no test. Update or remove it."
+            )
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is applied
@@ -38,8 +69,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in reached(item, MARKED_BY):
             item.add_marker(MARKED_BY[name])
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker("slow")
     # Stable, and by file, so that tests of one file stay together and share its fixtures.
-    long = {item.path for item in items if item.get_closest_marker("e2e")}
+    long = {
+        item.path for item in items for name in ("e2e", "rendering", "slow") if item.get_closest_marker(name)
+    }
     items.sort(key=lambda item: item.path not in long)
 
 
