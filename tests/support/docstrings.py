@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,10 +25,11 @@ SHAPE = re.compile(
 _LEROBOT = re.compile(r"^\s*(?:from|import) (?:lerobot|draccus)\b", re.MULTILINE)
 
 
-def public_functions(folders: Iterable[str]) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yields the public functions and methods of the modules in some folders that do not import LeRobot.
+def public_docstrings(folders: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields the docstrings of public functions and methods of some folders' modules that do not import LeRobot.
 
-    Each comes with its name: `function` or `Class.method`. Inherited methods are left out, overrides are not.
+    Each comes with its name: `function` or `Class.method`. A method is followed by those it overrides, up to the first
+    that has `Returns:`. Abstract methods are left out, and inherited ones that are not overridden.
     """
     for folder in folders:
         package = importlib.import_module(f"{lerobot_lara.__name__}.{folder}")
@@ -38,11 +39,13 @@ def public_functions(folders: Iterable[str]) -> Iterator[tuple[str, Callable[...
                 continue
             for name, value in _defined_in(module, vars(module)):
                 if inspect.isfunction(value):
-                    yield name, value
+                    yield name, inspect.getdoc(value) or ""
                 elif inspect.isclass(value):
-                    for method_name, method in _defined_in(module, vars(value)):
-                        if inspect.isfunction(method):
-                            yield f"{name}.{method_name}", method
+                    for method, function in _defined_in(module, vars(value)):
+                        if inspect.isfunction(function) and not getattr(
+                            function, "__isabstractmethod__", False
+                        ):
+                            yield f"{name}.{method}", _method_docstring(value, method)
 
 
 def _defined_in(module: Any, names: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -53,9 +56,19 @@ def _defined_in(module: Any, names: dict[str, Any]) -> Iterator[tuple[str, Any]]
             yield name, value
 
 
-def returns_section(function: Callable[..., Any]) -> str:
+def _method_docstring(of: type, method: str) -> str:
+    docstrings = []
+    for one in of.__mro__:
+        if method in vars(one):
+            docstrings.append(inspect.cleandoc(vars(one)[method].__doc__ or ""))
+            if returns_section(docstrings[-1]):
+                break
+    return "\n\n".join(docstrings)
+
+
+def returns_section(docstring: str) -> str:
     """Returns what a docstring says under `Returns:`, empty if nothing."""
-    found = re.search(r"^Returns:\n((?:[ ].*\n?|\n)*)", inspect.getdoc(function) or "", re.MULTILINE)
+    found = re.search(r"^Returns:\n((?:[ ].*\n?|\n)*)", docstring, re.MULTILINE)
     return found[1] if found else ""
 
 
