@@ -1,4 +1,4 @@
-"""Keeps every test offline, on the CPU and away from the user's files; runs before torch or LeRobot load."""
+"""Keeps tests offline, on the CPU and off the user's files, before torch or LeRobot load; marks the slow ones."""
 
 import itertools
 import os
