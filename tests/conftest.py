@@ -30,6 +30,7 @@ if sys.platform == "linux":
 
 # A test that may call one of these is marked so, whether it says it or not; see the markers in pyproject.toml.
 MARKED_BY = {"run_train": "e2e", "run_eval": "e2e", "skip_without_rendering": "rendering"}
+LONG = ("e2e", "rendering", "slow")
 # Marked slow: they take most of the other tests' time, with datasets written and read, videos, plots and training.
 SLOW = (
     "benchmarks/test_label_efficiency.py",
@@ -71,11 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARKED_BY[name])
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker("slow")
-    # Stable, and by file, so that tests of one file stay together and share its fixtures.
-    long = {
-        item.path for item in items for name in ("e2e", "rendering", "slow") if item.get_closest_marker(name)
-    }
-    items.sort(key=lambda item: item.path not in long)
+    # By file, the longest first: tests of one file stay together and share its fixtures.
+    order = {item.path: len(LONG) for item in items}
+    for item in items:
+        ranks = [rank for rank, marker in enumerate(LONG) if item.get_closest_marker(marker)]
+        order[item.path] = min([order[item.path], *ranks])
+    items.sort(key=lambda item: order[item.path])
 
 
 @pytest.fixture
