@@ -1,4 +1,4 @@
-"""Keeps every test offline, on the CPU and away from the user's files; runs before torch or LeRobot load."""
+"""Keeps tests offline, on the CPU and off the user's files, before torch or LeRobot load; marks the slow ones."""
 
 import itertools
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.reach import reached
 
 _HOME = tempfile.TemporaryDirectory(prefix="lerobot_lara_tests_")
 os.environ.update(
@@ -20,11 +21,63 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     WANDB_MODE="disabled",
     CUDA_VISIBLE_DEVICES="",
+    TORCHINDUCTOR_CACHE_DIR=f"{_HOME.name}/inductor",
+    # Tiny models run slower when their operators are split over threads, and sums depend on the thread count.
+    OMP_NUM_THREADS="1",
 )
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
-# Tiny models run slower when their operators are split over threads, and sums depend on the thread count.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A test that may call one of these is marked so, whether it says it or not; see the markers in pyproject.toml.
+MARKED_BY = {"run_train": "e2e", "run_eval": "e2e", "skip_without_rendering": "rendering"}
+LONG = ("e2e", "rendering", "slow")
+# Marked slow: they take most of the other tests' time, with datasets written and read, videos, plots and training.
+SLOW = (
+    "benchmarks/test_label_efficiency.py",
+    "data/mixture/test_samples.py",
+    "data/test_upgrade_dataset.py",
+    "data/video/test_import_long_video.py",
+    "data/video/test_import_video.py",
+    "dit/test_lara_dit_policy.py::test_training_reduces_the_loss",
+    "evaluation/probe/test_action_probe.py",
+    "evaluation/probe/test_command.py",
+    "evaluation/probe/test_measure.py",
+    "evaluation/probe/test_verdicts.py",
+    "evaluation/show_data/test_show_data.py",
+    "evaluation/test_demo.py",
+    "evaluation/test_report.py",
+    "lam/test_perceptual.py",
+    "lam/test_quantizer.py::test_codebooks_stay_equal_on_two_processes",
+    "test_modeling_lara.py::test_training_aligns",
+    "training/test_memory.py::test_compiled_",
+)
+
+
+def pytest_configure() -> None:
+    """Refuses a list of slow tests that names some that are gone."""
+    for entry in SLOW:
+        file, _, name = entry.partition("::")
+        path = Path(__file__).parent / file
+        if not path.is_file() or f"def {name}" not in path.read_text():
+            raise pytest.UsageError(
+                f"SLOW in {__file__} has {entry!r}, which is no test. Update or remove it."
+            )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is applied
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that `make test-fast` leaves out, and lets them run first: two processes then end together."""
+    for item in items:
+        for name in reached(item, MARKED_BY):
+            item.add_marker(MARKED_BY[name])
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker("slow")
+    # By file, the longest first: tests of one file stay together and share its fixtures.
+    order = {item.path: len(LONG) for item in items}
+    for item in items:
+        ranks = [rank for rank, marker in enumerate(LONG) if item.get_closest_marker(marker)]
+        order[item.path] = min([order[item.path], *ranks])
+    items.sort(key=lambda item: order[item.path])
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from lerobot_lara.data import collect_demos as collector
 from lerobot_lara.data.collect_demos import collect_demos
 
 SIZE = 32
+DEFAULTS: dict[str, Any] = {"repo_id": "local/demos", "tasks": "door-close-v3,reach-v3", "episodes": 2}
+DEFAULTS |= {"image_size": SIZE}
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +32,15 @@ def scripted_expert() -> Any:
 @pytest.fixture
 def collect(scripted_expert, tmp_path) -> Any:
     def run(name: str = "demos", **kwargs: Any) -> Path:
-        defaults = {"tasks": "door-close-v3,reach-v3", "episodes": 2, "image_size": SIZE}
-        return collect_demos(repo_id="local/demos", root=tmp_path / name, **{**defaults, **kwargs})
+        return collect_demos(root=tmp_path / name, **{**DEFAULTS, **kwargs})
 
     return run
+
+
+@pytest.fixture(scope="module")
+def demos(scripted_expert, tmp_path_factory) -> Path:
+    """What `collect` gives without options; not to be changed."""
+    return collect_demos(root=tmp_path_factory.mktemp("collected") / "demos", **DEFAULTS)
 
 
 def read_frames(root: Path) -> pd.DataFrame:
@@ -48,8 +55,8 @@ def assert_same_dataset(root: Path, expected: Path) -> None:
         assert (root / "meta" / name).read_text() == (expected / "meta" / name).read_text(), name
 
 
-def test_demonstrations_are_a_lerobot_dataset_in_turns(collect):
-    root = collect()
+def test_demonstrations_are_a_lerobot_dataset_in_turns(demos):
+    root = demos
     assert not root.with_name("demos.partial").exists()
     dataset = LeRobotDataset("local/demos", root=root)
     assert dataset.fps == 80
@@ -115,8 +122,7 @@ def test_a_task_that_is_never_solved_is_an_error(scripted_expert, monkeypatch):
         scripted_expert.record_demonstration(collector._environment("door-close-v3", SIZE), seed=0, episode=0)
 
 
-def test_resume_after_an_interruption_gives_the_same_dataset(collect, tmp_path, monkeypatch):
-    expected = collect("whole")
+def test_resume_after_an_interruption_gives_the_same_dataset(collect, demos, tmp_path, monkeypatch):
     save = LeRobotDataset.save_episode
 
     def save_then_die(dataset, *args, **kwargs):
@@ -145,14 +151,14 @@ def test_resume_after_an_interruption_gives_the_same_dataset(collect, tmp_path, 
     )
     root = collect("resumed", resume=True)
     assert recorded == [True, True, False, False], "episodes on disk are not recorded again"
-    assert_same_dataset(root, expected)
+    assert_same_dataset(root, demos)
     recorded.clear()
     assert collect("resumed", resume=True) == root
     assert not recorded, "nothing is left to do"
 
 
-def test_number_of_workers_does_not_matter(collect):
-    assert_same_dataset(collect("parallel", workers=2), collect("serial"))
+def test_number_of_workers_does_not_matter(collect, demos):
+    assert_same_dataset(collect("parallel", workers=2), demos)
 
 
 def test_existing_data_is_not_overwritten_unasked(collect, tmp_path):

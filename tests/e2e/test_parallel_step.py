@@ -19,24 +19,26 @@ from lerobot_lara.modeling_lara import LaraPolicy
 pytestmark = pytest.mark.e2e
 
 
-def run_in_two_processes(folder: Path, mode: str) -> list[dict[str, float]]:
-    """What each process logged."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes leave behind after a step under DDP and one under FSDP; see `support/parallel_step.py`."""
+    folder = tmp_path_factory.mktemp("parallel_step")
+    torch.manual_seed(0)
+    LatentActionModel.from_config(**TINY_LAM, latent_noise=0.0).save_pretrained(folder / "lam")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command.append(str(Path(__file__).parents[1] / "support" / "parallel_step.py"))
     tests = Path(__file__).parents[1]
     paths = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"FOLDER": str(folder), "MODE": mode, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"FOLDER": str(folder), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def read_logs(folder: Path, mode: str) -> list[dict[str, float]]:
+    """What each process logged."""
     return [json.loads((folder / f"{mode}_{rank}.json").read_text()) for rank in (0, 1)]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    torch.manual_seed(0)
-    LatentActionModel.from_config(**TINY_LAM, latent_noise=0.0).save_pretrained(tmp_path / "lam")
-    return tmp_path
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ TERMS = ("loss", "flow_loss", "alignment_loss", "lam_loss")
 @pytest.mark.timeout(600)
 def test_ddp_has_the_loss_and_the_gradients_of_one_process(folder, whole):
     _, log, gradients = whole
-    logs = run_in_two_processes(folder, "ddp")
+    logs = read_logs(folder, "ddp")
     for term in TERMS:
         mean = sum(one[term] for one in logs) / 2
         assert mean == pytest.approx(log[term], rel=1e-5), term
@@ -72,7 +74,7 @@ def test_ddp_has_the_loss_and_the_gradients_of_one_process(folder, whole):
 @pytest.mark.timeout(600)
 def test_fsdp_steps_like_one_process_and_its_checkpoint_loads_in_one(folder, whole):
     policy, log, _ = whole
-    logs = run_in_two_processes(folder, "fsdp")
+    logs = read_logs(folder, "fsdp")
     assert sum(one["loss"] for one in logs) / 2 == pytest.approx(log["loss"], rel=1e-5)
     loaded = LaraPolicy.from_pretrained(folder / "checkpoint")
     loaded.attach_lam()

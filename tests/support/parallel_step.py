@@ -1,7 +1,7 @@
-"""One training step of a tiny `lara` in every process of a `torchrun`, under DDP or FSDP; see test_parallel_step.py.
+"""A training step of a tiny `lara` in every process of a `torchrun`, under DDP, then FSDP; see test_parallel_step.py.
 
-MODE is ddp or fsdp, FOLDER holds lam/ and gets rank_<n>.json (loss), and of rank 0 gradients.safetensors (ddp) or
-checkpoint/ (fsdp).
+FOLDER holds lam/ and gets <mode>_<rank>.json (the losses), and from rank 0 gradients.safetensors (ddp) and checkpoint/
+(fsdp).
 """
 
 import json
@@ -82,9 +82,14 @@ def save_full(parallel: torch.nn.Module, policy: LaraPolicy, folder: Path) -> No
 
 def main() -> None:
     distributed.init_process_group("gloo")
-    rank, size = distributed.get_rank(), distributed.get_world_size()
-    folder, mode = Path(os.environ["FOLDER"]), os.environ["MODE"]
     fix_noise()
+    for mode in ("ddp", "fsdp"):
+        train_one_step(Path(os.environ["FOLDER"]), mode)
+    distributed.destroy_process_group()
+
+
+def train_one_step(folder: Path, mode: str) -> None:
+    rank, size = distributed.get_rank(), distributed.get_world_size()
     policy = make_policy(folder / "lam")
     share = BATCH_SIZE // size
     batch = {key: value[rank * share : (rank + 1) * share] for key, value in make_batch().items()}
@@ -118,7 +123,6 @@ def main() -> None:
     if mode == "fsdp":
         save_full(parallel, policy, folder / "checkpoint")
     distributed.barrier()
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ import pytest
 from lerobot_lara.data.video import workers as video_workers
 from lerobot_lara.data.video.workers import decode_in_order
 
+# Workers that never end cannot be interrupted: a test that hangs ends its whole process, and fails.
+pytestmark = pytest.mark.timeout(60, method="thread")
+
 
 def read(clip):
     """Clip n has n frames of value n; earlier clips are slower."""
@@ -57,12 +60,12 @@ def test_workers_wait_when_frames_are_not_taken(monkeypatch):
     monkeypatch.setattr(video_workers, "MAX_BYTES_AHEAD", 5 * 4)
     decoded = [0, 0]
 
-    def endless(clip):
-        while True:
+    def long(clip):
+        for _ in range(1000):
             decoded[clip] += 1
             yield np.full(4, clip)
 
-    with closing(decode_in_order([0, 1], endless, num_workers=2, frame_bytes=4)) as generator:
+    with closing(decode_in_order([0, 1], long, num_workers=2, frame_bytes=4)) as generator:
         _, frames = next(generator)
         next(frames)
         time.sleep(0.3)
