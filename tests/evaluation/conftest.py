@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 TASKS = ("door-close-v3", "drawer-open-v3")
 LAM_METRICS = {"reconstruction_loss": 0.02, "psnr": 24.0, "copy_psnr": 21.0, "effective_rank": 9.0}
@@ -155,6 +156,18 @@ def study(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
 def results() -> Callable[..., dict[str, Any]]:
     """Returns `make_results`."""
     return make_results
+
+
+@pytest.fixture
+def assert_is_drawn() -> Callable[[Path], None]:
+    """Returns a check that a PNG shows something."""
+
+    def check(path: Path) -> None:
+        image = np.asarray(Image.open(path).convert("RGB"))
+        assert min(image.shape[:2]) > 150
+        assert image.std() > 5, "the figure is (nearly) blank"
+
+    return check
 
 
 @pytest.fixture
