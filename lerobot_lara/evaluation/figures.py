@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from lerobot_lara.evaluation.intervals import wilson_interval
-from lerobot_lara.evaluation.plotting import save_figure
+from lerobot_lara.evaluation.plotting import ERROR_BAR, save_figure
 from lerobot_lara.evaluation.study.training_log import Curves
 
 ARM_COLORS = {
@@ -26,24 +26,24 @@ ARM_LABELS = {
     "lara_lam": "Latent action model",
 }
 
-# Titles of metrics whose name does not read well.
+# Titles of metrics whose names do not read well.
 _METRIC_LABELS = {
     "grdn": "gradient norm",
     "lr": "learning rate",
     "psnr": "PSNR (dB)",
     "lam_psnr": "LAM PSNR (dB)",
 }
-# Curves that say most when drawn together: the second is drawn dashed into the panel of the first.
+# Curves that belong together: the second is drawn dashed in the panel of the first.
 _REFERENCE_CURVES = {"psnr": "copy_psnr", "lam_psnr": "lam_copy_psnr"}
 
 Counts = Mapping[str, Mapping[str, Mapping[str, int]]]
 
 
 def success_bars(arms: Counts, path: Path) -> Path:
-    """Success rate per task and arm, with 95 % Wilson intervals.
+    """Draws the success rate per task and arm, with 95 % Wilson intervals.
 
     Args:
-        arms: {arm: {task: {"successes": ..., "episodes": ...}}}, the same tasks for each arm.
+        arms: {arm: {task: {"successes": ..., "episodes": ...}}}, with the same tasks for each arm.
         path: PNG to write.
     """
     tasks = list(next(iter(arms.values())))
@@ -53,13 +53,13 @@ def success_bars(arms: Counts, path: Path) -> Path:
         centers = np.arange(len(tasks)) + (position - (len(arms) - 1) / 2) * width
         rates = np.array([counts[task]["successes"] / counts[task]["episodes"] for task in tasks])
         bounds = np.array([wilson_interval(**counts[task]) for task in tasks])
-        axes.bar(centers, rates, 0.92 * width, color=_color(arm), label=_label(arm))
+        axes.bar(centers, rates, 0.92 * width, color=arm_color(arm), label=arm_label(arm))
         axes.errorbar(
             centers,
             rates,
             yerr=np.clip(np.stack([rates - bounds[:, 0], bounds[:, 1] - rates]), 0, None),
             fmt="none",
-            ecolor="#333",
+            ecolor=ERROR_BAR,
             elinewidth=1,
             capsize=3,
         )
@@ -78,15 +78,15 @@ def success_bars(arms: Counts, path: Path) -> Path:
 
 
 def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[str] = ("lr",)) -> Path:
-    """One small panel per logged metric, with the runs that log it drawn over each other.
+    """Draws one small panel per logged metric, with the curves of all runs that log it.
 
     Args:
-        runs: Curves of each run, by policy type.
+        runs: Curves of each run, by the name of the run.
         path: PNG to write.
-        skip: Metrics that are left out.
+        skip: Names of metrics that are left out.
 
     Raises:
-        ValueError: If no run has logged anything.
+        ValueError: If no run has logged any metric.
     """
     drawn_elsewhere = {
         reference
@@ -97,7 +97,7 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
     names = [name for name in dict.fromkeys(names) if name not in {*skip, *drawn_elsewhere}]
     if not names:
         raise ValueError(
-            "There are no training curves: the runs' logs hold no metrics. Is log_freq above steps?"
+            "`runs` is without any logged metric; it must have at least one. Train with a log_freq of at most steps."
         )
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -105,10 +105,10 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
     for panel, name in zip(grid.flat, names, strict=False):
         for run, curves in runs.items():
             if name in curves:
-                panel.plot(*zip(*curves[name], strict=True), color=_color(run), label=_label(run))
+                panel.plot(*zip(*curves[name], strict=True), color=arm_color(run), label=arm_label(run))
             if (reference := _REFERENCE_CURVES.get(name)) in curves:
                 (copy,) = panel.plot(
-                    *zip(*curves[reference], strict=True), "--", color="#777", label="copy o_t"
+                    *zip(*curves[reference], strict=True), "--", color="#777", label="copy of o_t"
                 )
                 panel.legend(handles=[copy], fontsize=7.5)
         panel.set_title(_METRIC_LABELS.get(name, name.replace("lam_", "LAM ").replace("_", " ")))
@@ -117,7 +117,7 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
     for panel in grid[-1]:
         panel.set_xlabel("step")
     if len(runs) > 1:
-        handles = [plt.Line2D([], [], color=_color(run), label=_label(run)) for run in runs]
+        handles = [plt.Line2D([], [], color=arm_color(run), label=arm_label(run)) for run in runs]
         figure.legend(handles=handles, ncols=len(runs), loc="outside upper center")
     return save_figure(figure, path)
 
@@ -127,9 +127,9 @@ class FilmStrip:
     """Frames of one episode.
 
     Args:
-        label: What is shown, such as the task, the arm and the outcome.
-        frames: (N, H, W, 3), uint8.
-        arm: Decides the color of the label.
+        label: What is shown, e.g. the task, the arm and the outcome.
+        frames: (N, H, W, 3) uint8.
+        arm: Arm whose color the label has.
     """
 
     label: str
@@ -138,17 +138,17 @@ class FilmStrip:
 
 
 def film_strips(strips: Sequence[FilmStrip], path: Path) -> Path:
-    """One row of frames per episode, with time from left to right.
+    """Draws one row of frames per episode, with time from left to right.
 
     Args:
-        strips: Episodes with equally many frames.
+        strips: Episodes; shorter ones leave the end of their row empty.
         path: PNG to write.
     """
     columns = max(len(strip.frames) for strip in strips)
     figure = plt.figure(figsize=(1.25 * columns, 1.52 * len(strips)))
     for row, strip in zip(figure.subfigures(len(strips), squeeze=False)[:, 0], strips, strict=True):
         row.suptitle(
-            strip.label, x=0.005, ha="left", fontsize=9.5, color=_color(strip.arm), fontweight="bold"
+            strip.label, x=0.005, ha="left", fontsize=9.5, color=arm_color(strip.arm), fontweight="bold"
         )
         for panel, frame in zip(row.subplots(1, columns, squeeze=False)[0], strip.frames, strict=False):
             panel.imshow(frame)
@@ -157,9 +157,11 @@ def film_strips(strips: Sequence[FilmStrip], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _color(arm: str) -> str:
+def arm_color(arm: str) -> str:
+    """Color of an arm or run."""
     return ARM_COLORS.get(arm, "#7a5195")
 
 
-def _label(arm: str) -> str:
+def arm_label(arm: str) -> str:
+    """Name of an arm or run for readers."""
     return ARM_LABELS.get(arm, arm)

@@ -17,7 +17,7 @@ def test_training_curves(tmp_path, assert_is_drawn):
 
 
 def test_training_curves_without_any_metric_say_so(tmp_path):
-    with pytest.raises(ValueError, match="no training curves"):
+    with pytest.raises(ValueError, match="without any logged metric"):
         figures.training_curves({"lara": {}}, tmp_path / "curves.png")
 
 
