@@ -84,9 +84,7 @@ class ZeroPolicy(PreTrainedPolicy):
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict | None]:
         """Refuses to train."""
-        raise ValueError(
-            "`policy` is the zero policy; it must have parameters to be trained. Pass another policy."
-        )
+        raise ValueError("The zero policy cannot be trained: it has no parameters. Pass another policy.")
 
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """Returns a chunk of one zero action, (B, 1, A)."""
