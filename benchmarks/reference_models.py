@@ -1,13 +1,13 @@
-"""Folders with the configurations of the paper's large models, for `random:<folder>`: their geometry, no weights.
+"""Writes configurations of the paper's large models for `random:<folder>`, which builds them with random weights.
 
-Sizes are those of the models' published config.json.
+The sizes are those of the models' published config.json.
 """
 
 from pathlib import Path
 
 
 def write_vit_mae_large(folder: Path) -> str:
-    """facebook/vit-mae-large: the LAM's frame encoder."""
+    """Writes the configuration of facebook/vit-mae-large, the LAM's frame encoder, and returns its name."""
     import transformers
 
     config = transformers.ViTMAEConfig(
@@ -18,7 +18,7 @@ def write_vit_mae_large(folder: Path) -> str:
 
 
 def write_qwen3_vl_2b(folder: Path) -> str:
-    """Qwen/Qwen3-VL-2B-Instruct, with a tokenizer of a few words in the place of its own."""
+    """Writes the configuration of Qwen/Qwen3-VL-2B-Instruct with a tiny tokenizer, and returns its name."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 

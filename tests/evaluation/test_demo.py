@@ -12,10 +12,11 @@ from lerobot_lara.evaluation.demo import (
     QUICK_SETTINGS,
     DemoSettings,
     build_jobs,
-    read_successes,
     run_demo,
 )
+from lerobot_lara.evaluation.demo_results import read_successes
 from lerobot_lara.evaluation.study.jobs import JobError, JobTime
+from lerobot_lara.evaluation.study.metaworld_jobs import checkpoint
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def stubbed(monkeypatch, study, results):
             output_dir = study(finished)
             assert output_dir == state_dir.parent
             for name in ("lara_lam", "lara_dit", "lara", "lara_mixture"):
-                directory = demo.checkpoint(output_dir, name)
+                directory = checkpoint(output_dir, name)
                 directory.mkdir(parents=True)
                 config = {
                     "steps": 5,
@@ -133,7 +134,7 @@ def test_jobs_form_a_fair_study(tmp_path, settings):
     assert "--action-free" not in jobs["collect_demos"].command
     # The latent action model is measured on what it was not trained on.
     assert f"--dataset={tmp_path / 'data' / 'demos'}" in jobs["probe_lara_lam"].command
-    assert str(demo.checkpoint(tmp_path, "lara_lam")) in jobs["probe_lara_lam"].command
+    assert str(checkpoint(tmp_path, "lara_lam")) in jobs["probe_lara_lam"].command
 
     # The mixture adds the videos, and nothing else that the arms could differ in.
     mixture = jobs["train_lara_mixture"]

@@ -144,6 +144,7 @@ class _Scaled:
 
     @torch.no_grad()
     def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """Implements `Regressor.predict`."""
         return self._net(torch.from_numpy(self._scaler.transform(inputs)).float()).numpy()
 
 
