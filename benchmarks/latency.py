@@ -1,12 +1,12 @@
-"""Latency of an action chunk (four Euler steps): the action heads of this package and LeRobot's own, in one run.
+"""Latency of an action chunk (four Euler steps), of this package's action heads and of LeRobot's own, in one run.
 
     python benchmarks/latency.py [--device=cpu] [--scale=demo] [--batch_sizes=1,64] [--seconds=5]
 
-All action heads have the same width, depth, number of attention heads, chunk size and context; their inputs are random
-numbers, without image encoders. LeRobot's are the DiT of its groot policy, which alternates cross- and self-attention,
-and the transformer of multi_task_dit, which receives the context as one vector. The `recomputed` variants project the
-observation in every step instead of once per chunk. The measurements take turns, so that other load on the machine
-slows all alike. For the cost of an aligned policy compared with a plain one (none), see inference.py.
+All heads have the same width, depth, number of heads, chunk and context; they predict from random numbers, without
+image encoders. LeRobot's are the DiT of its groot policy, which alternates cross- and self-attention, and the
+transformer of multi_task_dit, which sees the context as one vector. `recomputed` heads project the observation in
+every step, as they did before `remember_outputs`. Measurements take turns, so that a busy machine
+slows all alike. What an aligned policy costs beside a plain one is in inference.py: nothing.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class GrootHead(nn.Module):
 
 
 def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """Builds every head as a function of noisy actions, flow time and context."""
+    """Every head as a function of noisy actions, flow time and context."""
     arguments: dict[str, Any] = {
         "action_dim": ACTION_DIM,
         "state_dim": STATE_DIM,
@@ -108,7 +108,7 @@ def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor, Tensor, Te
 
 
 def as_function(head: Any, *, constant: list[nn.Module]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Wraps a head of this package as such a function; the outputs of `constant` are computed once per chunk."""
+    """A head of this package, and what of it is computed once per chunk."""
 
     def velocity(actions: Tensor, time: Tensor, context: Tensor) -> Tensor:
         rows = torch.zeros(len(actions), dtype=torch.long, device=actions.device)
@@ -122,7 +122,7 @@ def as_function(head: Any, *, constant: list[nn.Module]) -> Callable[[Tensor, Te
 
 @torch.no_grad()
 def sample(velocity: Any, actions: Tensor, context: Tensor) -> Tensor:
-    """Samples a chunk as `LaraDiTPolicy.predict_action_chunk` does."""
+    """A chunk, as `LaraDiTPolicy.predict_action_chunk` integrates it."""
     with remember_outputs(getattr(velocity, "constant", [])):
         for step in range(EULER_STEPS):
             time = torch.full((len(actions),), step / EULER_STEPS, device=actions.device)

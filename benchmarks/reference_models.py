@@ -18,7 +18,7 @@ def write_vit_mae_large(folder: Path) -> str:
 
 
 def write_qwen3_vl_2b(folder: Path) -> str:
-    """Writes the configuration of Qwen/Qwen3-VL-2B-Instruct with a tiny tokenizer, and returns its name."""
+    """Qwen/Qwen3-VL-2B-Instruct, with a tokenizer of a few words in the place of its own."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 

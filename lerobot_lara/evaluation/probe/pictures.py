@@ -78,8 +78,8 @@ def prediction_grid(current: Tensor, future: Tensor, prediction: Tensor, path: P
             panel.imshow(images[row].permute(1, 2, 0).numpy(), interpolation="nearest")
         for panel, error in zip(panels[3:], errors, strict=True):
             panel.imshow(error[row], cmap="magma", vmin=0, vmax=brightest, interpolation="nearest")
-        panels[3].set_xlabel(f"{psnr(prediction[row], future[row]).item():.1f} dB")
-        panels[4].set_xlabel(f"{psnr(current[row], future[row]).item():.1f} dB")
+        panels[3].set_xlabel(f"{psnr(prediction[[row]], future[[row]]).item():.1f} dB")
+        panels[4].set_xlabel(f"{psnr(current[[row]], future[[row]]).item():.1f} dB")
     for panel, title in zip(grid[0], titles, strict=True):
         panel.set_title(title)
     for panel in grid.flat:
