@@ -1,9 +1,9 @@
-"""Samples per second of a mixture against a single LeRobotDataset that yields the same pairs and action chunks.
+"""Samples per second of a mixture, compared with a LeRobotDataset that yields the same pairs and action chunks.
 
     python benchmarks/data_loading.py [--size=128] [--seconds=8] [--workers=0,1,2]
 
-Both read the same frames of the same dataset in the same shuffled order, in turns within one run; what is reported
-are ratios. The dataset is made up: noisy frames, 20 episodes of 60 frames, stored as images and as video.
+Both read the same frames of the same dataset in the same shuffled order, taking turns within one run; the result is
+their ratio. The dataset is synthetic: 20 episodes of 60 noisy frames, stored as images and as video.
 """
 
 import argparse
@@ -34,7 +34,7 @@ logger = logging.getLogger("data_loading")
 
 
 def pair_of_datasets(folder: Path, storage: str, size: int) -> tuple[Dataset, Dataset]:
-    """The mixture of one dataset, and LeRobot's own view of it."""
+    """Returns a mixture of one synthetic dataset, and the same dataset as LeRobot reads it."""
     root = make_tiny_dataset(
         folder / storage, num_episodes=20, num_frames=60, size=size, storage=storage, fps=FPS
     )
@@ -55,7 +55,7 @@ def pair_of_datasets(folder: Path, storage: str, size: int) -> tuple[Dataset, Da
 
 
 class Stream:
-    """Batches of a dataset, timed in turns; LeRobot's sampler and loader settings."""
+    """Batches of a dataset, read with LeRobot's sampler and loader settings and timed."""
 
     def __init__(self, dataset: Dataset, workers: int) -> None:
         length = len(dataset)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ class Stream:
         self.samples, self.seconds = 0, 0.0
 
     def read(self, seconds: float) -> None:
-        """Reads batches for about that long."""
+        """Reads batches for about the given number of seconds."""
         start = time.perf_counter()
         while time.perf_counter() - start < seconds:
             batch = next(self._iterator, None)
@@ -80,11 +80,12 @@ class Stream:
 
     @property
     def rate(self) -> float:
+        """Samples per second."""
         return self.samples / self.seconds
 
 
 def measure(datasets: tuple[Dataset, Dataset], workers: int, seconds: float) -> dict[str, float]:
-    """Rates of both in alternating turns, as background load changes within a run."""
+    """Measures both datasets in alternating turns, because the background load changes within a run."""
     streams = [Stream(dataset, workers) for dataset in datasets]
     turns = 8
     for _ in range(turns):
@@ -95,12 +96,13 @@ def measure(datasets: tuple[Dataset, Dataset], workers: int, seconds: float) -> 
 
 
 def main() -> None:
+    """Logs one line per kind of storage and number of workers."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--workers", default="0,1,2")
+    parser.add_argument("--size", type=int, default=128, help="side of the frames in pixels")
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each dataset and line")
+    parser.add_argument("--workers", default="0,1,2", help="numbers of workers, separated by commas")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)

@@ -1,10 +1,10 @@
-"""What acting costs: a `lara` checkpoint against `lara_dit` with the same architecture, measured in one run.
+"""The cost of acting: a `lara` checkpoint compared with a `lara_dit` checkpoint of the same architecture, in one run.
 
     python benchmarks/inference.py --lara=outputs/demo/train/lara/checkpoints/last/pretrained_model \
         --lara_dit=outputs/demo/train/lara_dit/checkpoints/last/pretrained_model
 
-Prints loading time, parameters in memory and latency of a chunk (batch 1), and the ratios lara / lara_dit. The
-measurements of the two alternate, so that a busy machine slows both alike.
+Prints the loading time, the parameters in memory and the latency of an action chunk (batch 1), with the ratios lara /
+lara_dit. The measurements of the two alternate, so that other load on the machine slows both alike.
 """
 
 import argparse
@@ -22,6 +22,7 @@ CLASSES = {"lara_dit": LaraDiTPolicy, "lara": LaraPolicy}
 
 
 def main() -> None:
+    """Prints a table with one row per measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def _observation(config: object) -> dict[str, torch.Tensor]:
-    """One observation with an instruction of eight tokens."""
+    """A random observation with an instruction of eight tokens."""
     batch = {key: torch.rand(1, *feature.shape) for key, feature in config.input_features.items()}
     batch["observation.language.tokens"] = torch.arange(1000, 1008)[None]
     batch["observation.language.attention_mask"] = torch.ones(1, 8, dtype=torch.bool)

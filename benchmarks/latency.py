@@ -36,6 +36,8 @@ logger = logging.getLogger("latency")
 
 @dataclass(frozen=True)
 class Geometry:
+    """Sizes of an action head."""
+
     width: int
     num_layers: int
     num_heads: int
@@ -67,6 +69,7 @@ class GrootHead(nn.Module):
         )
 
     def forward(self, actions: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """Predicts the velocity (B, T, A) from noisy actions (B, T, A), flow time (B,) and context (B, N, C)."""
         return self.decoder(self.dit(self.encoder(actions), context, timestep=(1000 * time).long()))
 
 
@@ -137,6 +140,7 @@ def sample(head: Callable[[Tensor], Velocity], actions: Tensor, context: Tensor)
 
 
 def main() -> None:
+    """Logs one line of latencies and ratios per batch size."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

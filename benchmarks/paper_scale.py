@@ -1,9 +1,9 @@
-"""Size and cost of the networks of configs/paper/, computed without weights or a GPU; writes configs/paper/README.md.
+"""Computes size and cost of the networks in configs/paper/ without weights or a GPU; writes configs/paper/README.md.
 
     python benchmarks/paper_scale.py
 
-The networks are built on PyTorch's meta device, which knows shapes only. FLOPs are those of the matrix products,
-counted by PyTorch; memory is that of weights, gradients and AdamW's moments, and of what the backward pass keeps.
+The networks are built on PyTorch's meta device, which has shapes but no values. FLOPs are those of the matrix products,
+as counted by PyTorch. Memory is that of weights, gradients and AdamW's moments, and of what the backward pass keeps.
 """
 
 import argparse
@@ -36,14 +36,14 @@ GIGA = 1e9
 
 @dataclass
 class Part:
-    """One network.
+    """One network, or one part of it.
 
     Args:
-        name: For the table.
-        modules: Its parameters.
-        run: One forward pass on `BATCH` samples.
-        trained: Gets gradients.
-        flops: Per sample and forward pass; None counts those of `run`.
+        name: Name in the table.
+        modules: Modules with its parameters.
+        run: Runs a forward pass on `BATCH` samples.
+        trained: Whether it receives gradients.
+        flops: FLOPs per sample and forward pass; None counts those of `run`.
     """
 
     name: str
@@ -53,10 +53,11 @@ class Part:
     flops: float | None = None
 
     def parameters(self) -> int:
+        """Number of parameters."""
         return sum(p.numel() for module in self.modules for p in module.parameters())
 
     def measure(self) -> tuple[float, float]:
-        """FLOPs of a forward pass and bytes that it keeps for the backward pass, per sample."""
+        """Counts the FLOPs of a forward pass and the bytes that it keeps for the backward pass, per sample."""
         if self.flops is not None:
             return self.flops, 0.0
         kept: dict[int, int] = {}
@@ -78,9 +79,15 @@ class Part:
 
 
 def lam_parts(policy: dict[str, Any], encoder: str) -> list[Part]:
+    """Builds the parts of a latent action model.
+
+    Args:
+        policy: Fields of the policy's configuration.
+        encoder: Name of the frame encoder.
+    """
     names = LatentActionSettings.__dataclass_fields__
     fields = {name: value for name, value in policy.items() if name in names}
-    # The perceptual loss is a part of its own here, and its weights are not needed.
+    # The perceptual loss is a separate part here, and its weights are not needed.
     settings = LatentActionSettings(**fields | {"frame_encoder": encoder, "perceptual_loss_weight": 0.0})
     lam = LatentActionModel(settings)
     side, predicted = settings.image_size, settings.prediction_size
@@ -103,13 +110,19 @@ def lam_parts(policy: dict[str, Any], encoder: str) -> list[Part]:
             lambda: lam.forward_dynamics(frames[:, 0], latent, None),
             True,
         ),
-        # The target's features are computed without a gradient, the prediction's with one.
+        # The features of the true frame are computed without a gradient, those of the prediction with one.
         Part("perceptual loss (VGG16), prediction", [vgg], lambda: vgg(images), True),
         Part("perceptual loss (VGG16), target", [], lambda: vgg(images), False),
     ]
 
 
 def policy_parts(policy: dict[str, Any], vlm: str) -> list[Part]:
+    """Builds the parts of a policy with a vision-language model.
+
+    Args:
+        policy: Fields of the policy's configuration.
+        vlm: Name of the vision-language model.
+    """
     model, _ = load_vision_language_model(vlm, layer=policy["vlm_layer"])
     width = model.config.get_text_config().hidden_size
     adapter = ContextAdapter(
@@ -133,7 +146,7 @@ def policy_parts(policy: dict[str, Any], vlm: str) -> list[Part]:
     layers = sum(p.numel() for p in model.get_decoder().layers.parameters())
     patches = 2 * (224 // 16) ** 2
     vision = sum(p.numel() for p in model.visual.blocks.parameters())
-    # Its rotary positions depend on values, which the meta device has not: 2 FLOPs per weight and token.
+    # Its rotary positions depend on values, which the meta device lacks: 2 FLOPs per weight and token are assumed.
     flops = 2.0 * (layers * NUM_CONTEXT_TOKENS + vision * patches)
 
     def run_head() -> Tensor:
@@ -156,7 +169,7 @@ def policy_parts(policy: dict[str, Any], vlm: str) -> list[Part]:
 
 
 def table(parts: list[Part]) -> tuple[list[str], dict[str, float]]:
-    """Rows of the table, and sums over the parts."""
+    """Formats the rows of the table and sums over the parts."""
     rows, sums = [], {"weights": 0.0, "step": 0.0, "states": 0.0, "activations": 0.0}
     for part in parts:
         parameters = part.parameters()
@@ -224,6 +237,7 @@ def describe() -> str:
 
 
 def main() -> None:
+    """Writes configs/paper/README.md."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()

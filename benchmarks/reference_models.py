@@ -1,13 +1,13 @@
-"""Folders with the configurations of the paper's large models, for `random:<folder>`: their geometry, no weights.
+"""Writes configurations of the paper's large models for `random:<folder>`, which builds them with random weights.
 
-Sizes are those of the models' published config.json.
+The sizes are those of the models' published config.json.
 """
 
 from pathlib import Path
 
 
 def write_vit_mae_large(folder: Path) -> str:
-    """facebook/vit-mae-large: the LAM's frame encoder."""
+    """Writes the configuration of facebook/vit-mae-large, the LAM's frame encoder, and returns its name."""
     import transformers
 
     config = transformers.ViTMAEConfig(

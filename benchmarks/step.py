@@ -1,10 +1,11 @@
-"""Training steps of lara_lam, lara_dit and lara, in turns within one run: times, ratios, memory, and the LAM's parts.
+"""Training steps of lara_lam, lara_dit and lara in one run: times, ratios, memory, and the parts of the LAM.
 
     python benchmarks/step.py [--scale=demo] [--device=cpu] [--seconds=20] [--batch_size=32]
 
-Scale `demo` has the networks of configs/demo/, `reference` those of configs/paper/ with random weights, without the
-perceptual loss if VGG16's weights are not at hand. Batches are random numbers: forward, backward and AdamW, no data
-loading. Every policy's peak memory is measured in a process of its own.
+The policies take turns, so that other load on the machine slows all alike. Scale `demo` has the networks of
+configs/demo/, `reference` those of configs/paper/ with random weights, without the perceptual loss if VGG16's weights
+are not available. A step is forward, backward and AdamW on random numbers, without data loading. The peak memory of
+each policy is measured in a separate process.
 """
 
 import argparse
@@ -39,12 +40,12 @@ logger = logging.getLogger("step")
 
 
 class Scale:
-    """The three policies at one size, without data or weights from elsewhere.
+    """The three policies at one size, without external data or weights.
 
     Args:
         name: "demo" or "reference".
-        folder: For the LAM that lara aligns with, and configurations of large models.
-        device: Where they train.
+        folder: Folder for the LAM that lara aligns with and for configurations of large models.
+        device: Device on which the policies train.
     """
 
     def __init__(self, name: str, folder: Path, device: str) -> None:
@@ -71,7 +72,7 @@ class Scale:
             self.changes = {"lara_lam": lam, "lara_dit": vlm, "lara": vlm}
 
     def build(self, kind: str) -> torch.nn.Module:
-        """A fresh policy of that type."""
+        """Builds a new policy of the given type."""
         torch.manual_seed(0)
         if kind == "lara_lam":
             return LaraLAMPolicy(self._config(LaraLAMConfig, kind)).to(self.device)
@@ -83,7 +84,7 @@ class Scale:
         return LaraPolicy(self._config(LaraConfig, kind, lam_path=str(lam))).to(self.device)
 
     def batch(self, policy: Any, size: int) -> dict[str, torch.Tensor]:
-        """Random numbers for that policy."""
+        """Makes a batch of random numbers for a policy."""
         config, pairs = (
             policy.config,
             () if isinstance(policy, LaraDiTPolicy) and policy.name == "lara_dit" else (2,),
@@ -124,7 +125,7 @@ class Scale:
 
 
 class Trainer:
-    """Trains one policy on one batch, and keeps the time."""
+    """Trains a policy on a single batch and measures the time."""
 
     def __init__(self, policy: Any, batch: dict[str, torch.Tensor]) -> None:
         self.policy, self.batch = policy.train(), batch
@@ -134,6 +135,7 @@ class Trainer:
         self.step()
 
     def step(self) -> None:
+        """Takes one training step."""
         reduced = self.policy.config.dtype == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
             loss, _ = self.policy(self.batch)
@@ -142,18 +144,19 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def train(self, seconds: float) -> None:
-        """Trains for about that long, at least one step."""
+        """Trains for about the given number of seconds, at least one step."""
         steps, spent = repeat(self.step, seconds, self.device)
         self.steps += steps
         self.seconds += spent
 
     @property
     def step_ms(self) -> float:
+        """Mean duration of a step in milliseconds."""
         return 1000 * self.seconds / self.steps
 
 
 def repeat(function: Callable[[], Any], seconds: float, device: torch.device) -> tuple[int, float]:
-    """Calls a function for about that long, at least once; how often, and in how many seconds."""
+    """Calls a function at least once and for about `seconds`, and returns the number of calls and their duration."""
     count, start = 0, time.perf_counter()
     while True:
         function()
@@ -165,7 +168,7 @@ def repeat(function: Callable[[], Any], seconds: float, device: torch.device) ->
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """FLOP per second of a large matrix product: what the hardware reaches at best."""
+    """FLOP per second of a large matrix product, as an upper bound for the hardware."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.randn(side, side, device=device, dtype=dtype)
     repeat(lambda: a @ a, 0.1, device)
@@ -174,7 +177,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> fl
 
 
 def lam_breakdown(policy: LaraLAMPolicy, batch: dict[str, torch.Tensor], seconds: float) -> dict[str, float]:
-    """Milliseconds of the LAM's parts: forward and backward of what is trained, forward of the frozen encoder."""
+    """Milliseconds of the LAM's parts, forward and backward; only forward for a frozen encoder."""
     lam, frames = policy.model, batch[CAMERA]
     tokens = [part.detach() for part in encode_frames(lam.frame_encoder, frames)]
     latent = lam.inverse_dynamics(*tokens).detach()
@@ -192,8 +195,8 @@ def lam_breakdown(policy: LaraLAMPolicy, batch: dict[str, torch.Tensor], seconds
         "forward_dynamics": lambda: lam.forward_dynamics(frames[:, 0], latent, features)[0].sum().backward(),
     }
     if lam.perceptual is not None:
-        target = torch.rand_like(prediction)
-        parts["perceptual"] = lambda: lam.perceptual(prediction, target).sum().backward()
+        future = torch.rand_like(prediction)
+        parts["perceptual"] = lambda: lam.perceptual(prediction, future).sum().backward()
     times = {}
     reduced = policy.config.dtype == "bfloat16"
     for name, run in parts.items():
@@ -205,7 +208,7 @@ def lam_breakdown(policy: LaraLAMPolicy, batch: dict[str, torch.Tensor], seconds
 
 
 def peak_memory(policy_type: str, arguments: argparse.Namespace) -> float:
-    """Megabytes that two training steps of a policy take at their peak, in a process of their own."""
+    """Peak memory of two training steps of a policy in megabytes, measured in a separate process."""
     command = [sys.executable, __file__, f"--scale={arguments.scale}", f"--device={arguments.device}"]
     command += [f"--batch_size={arguments.batch_size}", f"--memory_of={policy_type}"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -213,8 +216,8 @@ def peak_memory(policy_type: str, arguments: argparse.Namespace) -> float:
 
 
 def measure_memory(policy_type: str, scale: Scale, batch_size: int) -> float:
-    """What `peak_memory` starts: on the CPU (Linux), growth of the process beyond its imports."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    """Measures what `peak_memory` returns; on the CPU (Linux), the growth of the process beyond its imports."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = process_memory("VmRSS")
     policy = scale.build(policy_type)
     trainer = Trainer(policy, scale.batch(policy, batch_size))
@@ -225,13 +228,14 @@ def measure_memory(policy_type: str, scale: Scale, batch_size: int) -> float:
 
 
 def process_memory(name: str) -> float:
-    """Megabytes of this process by Linux's count: `VmRSS` now, `VmHWM` at the peak."""
+    """Megabytes of this process as counted by Linux: `VmRSS` now, `VmHWM` at the peak."""
     status = Path("/proc/self/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith(name)]
     return int(line.split()[1]) / 1e3
 
 
 def main() -> None:
+    """Logs all measurements as one JSON object."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,7 @@
-"""How far a policy's actions are from the expert's on demonstrations that it has not seen.
+"""Measures how far a policy's actions are from the expert's on held-out demonstrations.
 
-Far less noisy than the share of solved scenes, so that remedies can be screened with few trainings; it says nothing
-about recovering from the policy's own mistakes.
+This is far less noisy than the share of solved scenes, so that remedies can be screened with few trainings. It says
+nothing about recovering from the policy's own mistakes.
 
     python benchmarks/label_efficiency/held_out_error.py --policy.path=<checkpoint> --root=<demos> --first_episode=15 \
         --output_dir=<folder>
@@ -28,9 +28,17 @@ BATCH_SIZE = 64
 
 @torch.no_grad()
 def errors_by_episode(checkpoint: Path, root: Path, first_episode: int) -> dict[int, float]:
-    """Mean squared error of the executed actions, in normalized units, by episode from `first_episode` on.
+    """Computes the mean squared error of the executed actions in normalized units.
 
-    The policy's actions are the mean of several samples, so that its own variance counts little.
+    The policy's actions are averaged over several samples, so that its own variance has little influence.
+
+    Args:
+        checkpoint: Folder of the policy.
+        root: Folder of the dataset with the demonstrations.
+        first_episode: First held-out episode; all later ones are held out too.
+
+    Returns:
+        Error by episode.
     """
     policy = POLICIES[Checkpoint(str(checkpoint)).config["type"]].from_pretrained(checkpoint).eval()
     config = policy.config
@@ -60,6 +68,7 @@ def errors_by_episode(checkpoint: Path, root: Path, first_episode: int) -> dict[
 
 
 def main() -> None:
+    """Writes `held_out.json` into the output folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--policy.path", dest="checkpoint", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True, help="dataset of demonstrations")

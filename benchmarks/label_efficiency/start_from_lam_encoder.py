@@ -15,6 +15,7 @@ from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 
 def main() -> None:
+    """Writes the checkpoint into the output folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("config", "mixture", "lam_path", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)

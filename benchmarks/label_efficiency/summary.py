@@ -23,7 +23,7 @@ Results = dict[tuple[str, int], Outcomes]  # (arm, labels) -> outcomes
 
 
 def read_results(path: Path) -> Results:
-    """(arm, labels) -> outcomes; the zero policy has labels 0 and seed 0."""
+    """Reads the outcomes by (arm, labels) from a CSV; the expert and the zero policy have labels 0 and seed 0."""
     results: Results = defaultdict(lambda: defaultdict(dict))
     with path.open() as file:
         for row in csv.DictReader(file):
@@ -33,15 +33,23 @@ def read_results(path: Path) -> Results:
 
 
 def paired_difference(first: Outcomes, second: Outcomes, *, draws: int = DRAWS) -> tuple[float, float, float]:
-    """Difference of success rates over the seeds that both have, with its 95 % bootstrap interval.
+    """Difference of the success rates over the common seeds, with its 95 % bootstrap interval.
 
-    Seeds are resampled, and scenes within each task; both arms keep the same ones.
+    Seeds are resampled, and scenes within each task; the resamples are the same for both arms.
+
+    Args:
+        first: Outcomes of one arm.
+        second: Outcomes of the other arm.
+        draws: Number of resamples.
+
+    Returns:
+        Difference first - second in [-1, 1], and the lower and upper end of its interval.
     """
     return _bootstrap(_differences(first, second), draws)
 
 
 def success_rate(cells: Outcomes, *, draws: int = DRAWS) -> tuple[float, float, float]:
-    """Mean over seeds, tasks and scenes with its 95 % bootstrap interval, as above; Wilson's for a single run."""
+    """Mean over seeds, tasks and scenes with its 95 % bootstrap interval, or Wilson interval for a single seed."""
     tasks = sorted(next(iter(cells.values())))
     if len(cells) == 1:
         outcomes = np.concatenate([cells[seed][task] for seed in cells for task in tasks])
@@ -50,7 +58,7 @@ def success_rate(cells: Outcomes, *, draws: int = DRAWS) -> tuple[float, float, 
 
 
 def interval_by_seed(first: Outcomes, second: Outcomes) -> tuple[float, float]:
-    """95 % t-interval of the difference from its values by seed alone; NaN with fewer than two seeds."""
+    """95 % t-interval of the difference from one value per seed; NaN with fewer than two common seeds."""
     by_seed = _differences(first, second).mean((1, 2))
     if len(by_seed) < 2:
         return float("nan"), float("nan")
@@ -59,7 +67,7 @@ def interval_by_seed(first: Outcomes, second: Outcomes) -> tuple[float, float]:
 
 
 def _differences(first: Outcomes, second: Outcomes) -> np.ndarray:
-    """(seeds, tasks, scenes) of -1, 0 and 1, for the seeds that both have."""
+    """Differences (seeds, tasks, scenes) of -1, 0 and 1, for the common seeds."""
     seeds = sorted(set(first) & set(second))
     tasks = sorted(first[seeds[0]])
     return np.stack([[first[seed][task] - second[seed][task] for task in tasks] for seed in seeds])
@@ -78,12 +86,14 @@ def _bootstrap(values: np.ndarray, draws: int) -> tuple[float, float, float]:
 
 
 def summarize(results: Results, against: Sequence[str] = AGAINST) -> str:
-    """Markdown table: a row per arm and number of labels, a column per task, and the differences from other arms.
+    """Formats a Markdown table with a row per arm and number of labels, and the differences from other arms.
 
     Args:
-        results: As read.
-        against: Arms to compare the others with. One of them is compared with those before it only: the reverse
-            is said already.
+        results: Outcomes from `read_results`.
+        against: Arms with which the others are compared. An arm in this list is compared only with those before it.
+
+    Returns:
+        The table.
     """
     tasks = sorted({task for cells in results.values() for seed in cells.values() for task in seed})
     compared = [head for other in against for head in (f"minus `{other}`", "by seed")]
@@ -106,7 +116,7 @@ def summarize(results: Results, against: Sequence[str] = AGAINST) -> str:
 
 
 def rates_by_seed(results: Results) -> str:
-    """Markdown table: the success rate of every cell, in percent."""
+    """Formats a Markdown table with the success rate of every cell, in percent."""
     seeds = sorted({seed for cells in results.values() for seed in cells})
     head = ["labels", "arm", *(f"seed {seed}" for seed in seeds)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -119,7 +129,7 @@ def rates_by_seed(results: Results) -> str:
 
 
 def _baseline(results: Results, arm: str, labels: int, against: Sequence[str], other: str) -> Outcomes | None:
-    """What `arm` is compared with; None if `other` has no seed of it yet, is `arm`, or has been compared with it."""
+    """Outcomes that `arm` is compared with; None without common seeds, for `arm` itself and for repeated pairs."""
     if arm in against and against.index(arm) <= against.index(other):
         return None
     baseline = results.get((other, labels), {})
@@ -135,7 +145,7 @@ def _points(*difference: float) -> str:
 
 
 def draw(results: Results, path: Path, against: Sequence[str] = AGAINST) -> None:
-    """A row per number of labels: success rates, a dot per seed, and the differences with their intervals."""
+    """Draws success rates with a dot per seed, and differences with intervals, in a row per number of labels."""
     numbers = sorted({labels for _, labels in results if labels})
     rows = {labels: sorted(arm for arm, number in results if number == labels) for labels in numbers}
     heights = [0.6 + 0.32 * len(arms) for arms in rows.values()]
@@ -173,6 +183,7 @@ def draw(results: Results, path: Path, against: Sequence[str] = AGAINST) -> None
 
 
 def main() -> None:
+    """Writes the table and the figure beside the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="CSV file; a table (.md) and a figure (.png) go beside it")
     parser.add_argument(
@@ -182,9 +193,11 @@ def main() -> None:
     against = arguments.against.split(",")
     results = read_results(arguments.results)
     if missing := set(against) - {arm for arm, _ in results}:
-        parser.error(f"--against names {sorted(missing)}, which {arguments.results} does not have")
+        parser.error(
+            f"`--against` has {sorted(missing)}, which are not in {arguments.results}; choose arms from it"
+        )
     if not any(labels for _, labels in results):
-        parser.error(f"{arguments.results} has no policy but the anchors yet")
+        parser.error(f"{arguments.results} has no policy but the anchors yet; run more cells")
     arguments.results.with_suffix(".md").write_text(
         summarize(results, against) + "\n" + rates_by_seed(results)
     )

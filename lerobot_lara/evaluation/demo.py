@@ -1,56 +1,34 @@
 """The demo study: does aligning a policy with a latent action model help when labeled demonstrations are few?
 
-Scripted Meta-World demonstrations and action-free videos are recorded, a latent action model is trained on the
-videos, `lara_dit` and `lara` are trained on the same demonstrations for the same number of steps, `lara` once more on
-a mixture of demonstrations and videos, and all are evaluated on the same episodes as a policy that does nothing. Every
-step is one command line, and all that trains
-or evaluates a policy is LeRobot's own `lerobot-train` and `lerobot-eval`.
+Scripted Meta-World demonstrations and action-free videos are recorded. A latent action model is trained on the videos
+and measured by `lara probe`. `lara_dit` and `lara` are trained on the same demonstrations for the same number of steps,
+and `lara` once more on a mixture of demonstrations and videos. All policies, and one that does nothing, are evaluated
+on the same episodes. Every step is one command line; policies are trained and evaluated by LeRobot's own
+`lerobot-train` and `lerobot-eval`.
 """
 
 import json
-import logging
-import os
-import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 import yaml
 
-from lerobot_lara.evaluation.report import write_report
-from lerobot_lara.evaluation.study.jobs import (
-    ENVIRONMENT,
-    ENVIRONMENT_DEFAULTS,
-    Job,
-    JobTime,
-    busy_seconds,
-    run_jobs,
-    shell_line,
-)
-
-logger = logging.getLogger(__name__)
+from lerobot_lara.evaluation.demo_results import collect_results
+from lerobot_lara.evaluation.report import PROBE, write_report
+from lerobot_lara.evaluation.study.jobs import Job, run_jobs
+from lerobot_lara.evaluation.study.metaworld_jobs import MetaworldJobs, write_mixture_file
 
 CONFIG_DIR = Path(__file__).parents[2] / "configs" / "demo"
-MARKER = ".lara-demo"  # says that a directory is a demo run, and may be deleted with --overwrite
-# Zero policy first: the report's tables and figures keep this order.
-ARMS = ("zero", "lara_dit", "lara", "lara_mixture")
+MARKER = ".lara-demo"  # marks a directory as a demo run, which may be deleted with --overwrite
+MIXTURE = "mixture.yaml"
 CONFIGS = ("lam", "dit", "lara", "lara_mixture", "mixture")
-REPORTED_PACKAGES = (
-    "lerobot_policy_lara",
-    "lerobot",
-    "torch",
-    "diffusers",
-    "transformers",
-    "metaworld",
-    "mujoco",
-)
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Size of the study. What concerns training (steps, batch, architecture) is in `configs/demo/*.yaml`.
+    """Size of the study. Everything about training (steps, batch, architecture) is in `configs/demo/*.yaml`.
 
     Args:
         tasks: Meta-World tasks; one policy per arm learns all of them.
@@ -60,8 +38,8 @@ class DemoSettings:
         episode_length: Steps after which an evaluation episode counts as failed.
         image_size: Side of the images, in pixels.
         demo_seed: Seed of the demonstrations.
-        video_seed: Seed of the videos; another one, so that no episode is in both sets.
-        eval_seed: Seed of the first evaluation episode, counted up from there.
+        video_seed: Seed of the videos; a different one, so that no episode is in both sets.
+        eval_seed: Seed of the first evaluation episode; the others follow.
         max_pairs: Held-out frame pairs on which the latent action model is measured.
         training_flags: Flags added to each `lerobot-train` command.
     """
@@ -79,11 +57,11 @@ class DemoSettings:
     training_flags: tuple[str, ...] = ()
 
 
-# The same path in under four minutes: proves that everything runs, learns nothing.
+# The same commands in under four minutes: shows that everything runs, and learns nothing. Probing needs four episodes.
 QUICK_SETTINGS = replace(
     DemoSettings(),
     tasks=("door-close-v3",),
-    num_demos=3,
+    num_demos=4,
     num_videos=3,
     num_episodes=2,
     episode_length=40,
@@ -103,10 +81,10 @@ def run_demo(
     """Runs the study and writes its report.
 
     Args:
-        output_dir: Directory for data, checkpoints, evaluations, `results.json` and `report.html`. A run that was
-            cut off goes on where it stopped.
-        settings: Size of the study.
-        resume: Accept a finished run: what is missing is done again, and the report is written anew.
+        output_dir: Directory for data, checkpoints, evaluations, `results.json` and `report.html`. An interrupted run
+            resumes where it stopped.
+        settings: Size of the study; None selects the full one.
+        resume: Accept a finished run: missing parts are run again, and the report is rewritten.
         overwrite: Delete an earlier run first.
         config_dir: Directory with the configurations `CONFIGS`.
 
@@ -114,8 +92,8 @@ def run_demo(
         Path of the report.
 
     Raises:
-        ValueError: If `output_dir` holds a finished run and neither `resume` nor `overwrite` is given, or holds
-            something else, or was begun with other settings; or if the configurations are not found.
+        ValueError: If `output_dir` holds a finished run and neither `resume` nor `overwrite` is given, if it holds
+            something else or a run with other settings, or if a configuration is missing.
         JobError: If a command fails.
     """
     settings = settings or DemoSettings()
@@ -124,7 +102,7 @@ def run_demo(
     jobs = build_jobs(settings, output_dir, config_dir=config_dir)
     write_mixture(config_dir / "mixture.yaml", output_dir)
     times = run_jobs(jobs, state_dir=output_dir / "jobs")
-    results = collect_results(settings, jobs, times, output_dir)
+    results = collect_results(asdict(settings), jobs, times, output_dir)
     (output_dir / "results.json").write_text(json.dumps(results, indent=2))
     return write_report(results, output_dir)
 
@@ -138,7 +116,7 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
         config_dir: Directory with the training configurations.
 
     Returns:
-        Jobs, each after those it needs, and otherwise those first that others wait for.
+        The jobs. Each comes after those it needs; jobs that others wait for come first.
 
     Raises:
         ValueError: If a training configuration is missing.
@@ -147,210 +125,96 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
     for name, path in configs.items():
         if not path.is_file():
             raise ValueError(
-                f"{path} not found: the demo needs its training configurations. Run it from a clone of the "
-                f"repository, or give the directory with {name}.yaml and the others as --config-dir."
+                f"{path} is missing: the demo needs its training configurations. Run the demo from a clone of the "
+                f"repository, or pass the directory with {name}.yaml and the others as --config-dir."
             )
-    data, train = output_dir / "data", output_dir / "train"
-
-    def collect(name: str, title: str, episodes: int, seed: int, *flags: str) -> Job:
-        command = (
-            *("lara", "collect-demos", "--tasks", ",".join(settings.tasks), "--episodes", str(episodes)),
-            *("--image-size", str(settings.image_size), "--seed", str(seed)),
-            *(
-                "--root",
-                str(data / name),
-                "--repo-id",
-                f"lara-demo/{name}",
-                "--workers",
-                "1",
-                "--resume",
-                *flags,
-            ),
-        )
-        product = data / name / "meta" / "info.json"
-        return Job(f"collect_{name}", title, command, data / name, product, progress="Recording")
+    study = MetaworldJobs(
+        output_dir,
+        namespace="lara-demo",
+        tasks=settings.tasks,
+        image_size=settings.image_size,
+        num_episodes=settings.num_episodes,
+        episode_length=settings.episode_length,
+        eval_seed=settings.eval_seed,
+        training_flags=settings.training_flags,
+    )
+    lam_path = (f"--policy.lam_path={study.checkpoint('lara_lam')}",)
 
     def training(
-        name: str, config: str, title: str, dataset: str, needs: tuple[str, ...], *flags: str
+        name: str, title: str, config: str, data: str, *needs: str, flags: Sequence[str] = ()
     ) -> Job:
-        path = data / dataset
-        place = f"--dataset.repo_id={path}" if path.suffix == ".yaml" else f"--dataset.root={path}"
-        command = (
-            *("lerobot-train", f"--config_path={configs[config]}"),
-            *(
-                place,
-                f"--output_dir={train / name}",
-                *settings.training_flags,
-                *flags,
-            ),
-        )
-        product = checkpoint(output_dir, name) / "model.safetensors"
-        inputs = (configs[config], *([configs["mixture"]] if path.suffix == ".yaml" else []))
-        return Job(
-            f"train_{name}",
-            title,
-            command,
-            train / name,
-            product,
-            needs=needs,
-            inputs=inputs,
-            progress="Training",
-        )
+        return study.training(name, title, config=configs[config], data=data, needs=needs, flags=flags)
 
-    def evaluation(
-        name: str, title: str, render_interval: int, *program: str, needs: tuple[str, ...] = ()
-    ) -> Job:
-        directory = output_dir / "eval" / name
-        command = (
-            *program,
-            *("--env.type=metaworld_fast", f"--env.task={','.join(settings.tasks)}"),
-            f"--env.image_size={settings.image_size}",
-            f"--env.episode_length={settings.episode_length}",
-            f"--env.render_interval={render_interval}",
-            *(f"--eval.n_episodes={settings.num_episodes}", "--eval.batch_size=1"),
-            *(f"--seed={settings.eval_seed}", f"--output_dir={directory}"),
-        )
-        product = directory / "eval_info.json"
-        return Job(
-            f"eval_{name}",
-            title,
-            command,
-            directory,
-            product,
-            needs=needs,
-            progress="Stepping through eval batches",
-        )
-
-    def policy_evaluation(name: str, config: str, title: str) -> Job:
-        # Images between two action chunks are never looked at, so they need not be rendered.
-        chunk = int(yaml.safe_load(configs[config].read_text())["policy"]["n_action_steps"])
-        policy = f"--policy.path={checkpoint(output_dir, name)}"
-        return evaluation(name, title, chunk, "lerobot-eval", policy, needs=(f"train_{name}",))
-
-    lam_path = checkpoint(output_dir, "lara_lam")
-    quality = output_dir / "eval" / "lara_lam"
     return [
-        collect(
-            "videos", "Record action-free videos", settings.num_videos, settings.video_seed, "--action-free"
+        study.recording(
+            "videos",
+            "Record action-free videos",
+            episodes=settings.num_videos,
+            seed=settings.video_seed,
+            action_free=True,
         ),
-        collect("demos", "Record labeled demonstrations", settings.num_demos, settings.demo_seed),
-        training("lara_lam", "lam", "Train the latent action model", "videos", ("collect_videos",)),
-        training("lara_dit", "dit", "Train DiT only", "demos", ("collect_demos",)),
+        study.recording(
+            "demos", "Record labeled demonstrations", episodes=settings.num_demos, seed=settings.demo_seed
+        ),
+        training("lara_lam", "Train the latent action model", "lam", "videos", "collect_videos"),
+        training("lara_dit", "Train DiT only", "dit", "demos", "collect_demos"),
+        training("lara", "Train LARA", "lara", "demos", "collect_demos", "train_lara_lam", flags=lam_path),
         training(
-            *("lara", "lara", "Train LARA", "demos", ("collect_demos", "train_lara_lam")),
-            f"--policy.lam_path={lam_path}",
+            *("lara_mixture", "Train LARA on the mixture", "lara_mixture", MIXTURE),
+            *("collect_demos", "collect_videos", "train_lara_lam"),
+            flags=lam_path,
         ),
-        training(
-            *("lara_mixture", "lara_mixture", "Train LARA on the mixture", "mixture.yaml"),
-            ("collect_demos", "collect_videos", "train_lara_lam"),
-            f"--policy.lam_path={lam_path}",
-        ),
-        policy_evaluation("lara_dit", "dit", "Evaluate DiT only"),
-        policy_evaluation("lara", "lara", "Evaluate LARA"),
-        policy_evaluation("lara_mixture", "lara_mixture", "Evaluate LARA on the mixture"),
-        Job(
-            "eval_lara_lam",
-            "Measure the latent action model on the demonstrations",
-            (
-                *("python", "-m", "lerobot_lara.evaluation.latent_quality", f"--lam_path={lam_path}"),
-                *(f"--root={data / 'demos'}", f"--output={quality}", f"--max_pairs={settings.max_pairs}"),
-            ),
-            quality,
-            quality / "metrics.json",
-            needs=("collect_demos", "train_lara_lam"),
-        ),
-        evaluation(
-            *("zero", "Evaluate the zero policy", settings.episode_length),
-            *("python", "-m", "lerobot_lara.evaluation.study.zero_policy"),
-        ),
+        study.evaluation("lara_dit", "Evaluate DiT only", config=configs["dit"]),
+        study.evaluation("lara", "Evaluate LARA", config=configs["lara"]),
+        study.evaluation("lara_mixture", "Evaluate LARA on the mixture", config=configs["lara_mixture"]),
+        _probe(study, settings.max_pairs),
+        study.zero_evaluation(),
     ]
 
 
+def _probe(study: MetaworldJobs, max_pairs: int) -> Job:
+    """Measures the latent action model on the demonstrations, which it was not trained on."""
+    folder = study.output_dir / PROBE
+    command = (
+        *("lara", "probe", str(study.checkpoint("lara_lam")), f"--dataset={study.data('demos')}"),
+        *(f"--out={folder}", "--device=cpu", f"--max-pairs={max_pairs}"),
+    )
+    return Job(
+        "probe_lara_lam",
+        "Measure the latent action model on the demonstrations",
+        command,
+        folder,
+        folder / "metrics.json",
+        needs=("collect_demos", "train_lara_lam"),
+    )
+
+
 def write_mixture(template: Path, output_dir: Path) -> Path:
-    """Writes the study's mixture file: the template's, with the datasets that the study records.
+    """Writes the study's mixture file: the template with the datasets that the study records.
+
+    Args:
+        template: Mixture file whose entries are named like the recordings.
+        output_dir: Folder of the study.
 
     Returns:
-        Its path; an equal file is left alone.
+        Path of the mixture file.
     """
     content = yaml.safe_load(template.read_text())
     for entry in content["entries"]:
         entry["root"] = entry["name"]
-    path = output_dir / "data" / "mixture.yaml"
-    text = yaml.safe_dump(content, sort_keys=False)
-    if not path.is_file() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return path
-
-
-def checkpoint(output_dir: Path, name: str) -> Path:
-    """Returns the last checkpoint of a policy type's training below `output_dir`."""
-    return output_dir / "train" / name / "checkpoints" / "last" / "pretrained_model"
-
-
-def collect_results(
-    settings: DemoSettings, jobs: Sequence[Job], times: Mapping[str, JobTime], output_dir: Path
-) -> dict:
-    """Gathers what a finished study found.
-
-    Returns:
-        The content of `results.json`: "arms" ({arm: {task: {"successes", "episodes"}}}), "latent_action_model",
-        "settings", "training" (steps, batch size and the policy's fields as configured), "seeds", "versions",
-        "hardware", "wall_times" (seconds per job, and "total" from begin to end) and "commands".
-    """
-    quality = json.loads((output_dir / "eval" / "lara_lam" / "metrics.json").read_text())
-    plain_settings = asdict(settings)
-    seeds = {
-        name.removesuffix("_seed"): plain_settings.pop(name)
-        for name in ("demo_seed", "video_seed", "eval_seed")
-    }
-    training = {
-        name: json.loads((checkpoint(output_dir, name) / "train_config.json").read_text())
-        for name in ("lara_lam", *ARMS[1:])
-    }
-    seeds["training"] = training["lara"]["seed"]
-    return {
-        "arms": {arm: read_successes(output_dir / "eval" / arm / "eval_info.json") for arm in ARMS},
-        "latent_action_model": quality,
-        "settings": plain_settings,
-        "training": {
-            name: {key: config[key] for key in ("steps", "batch_size", "policy")}
-            for name, config in training.items()
-        },
-        "seeds": seeds,
-        "versions": {"python": platform.python_version(), **_package_versions()},
-        "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "system": platform.system()},
-        "wall_times": {
-            **{job.name: times[job.name].seconds for job in jobs},
-            "total": busy_seconds(times[job.name] for job in jobs),
-        },
-        "titles": {job.name: job.title for job in jobs},
-        "environment": {**ENVIRONMENT_DEFAULTS, **ENVIRONMENT},
-        "commands": {job.name: shell_line(job.command) for job in jobs},
-    }
-
-
-def read_successes(eval_info: Path) -> dict[str, dict[str, int]]:
-    """Counts successes per task in the `eval_info.json` of `lerobot-eval`.
-
-    Returns:
-        {task: {"successes": ..., "episodes": ...}}, in the order of evaluation.
-    """
-    counts = {}
-    for task in json.loads(eval_info.read_text())["per_task"]:
-        successes = task["metrics"]["successes"]
-        counts[task["task_group"]] = {"successes": sum(map(bool, successes)), "episodes": len(successes)}
-    return counts
+    return write_mixture_file(content, output_dir / "data" / MIXTURE)
 
 
 def _prepare(output_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Creates the folder of the study, or checks that it may be continued or deleted."""
     marker = output_dir / MARKER
     if not output_dir.exists() or not any(output_dir.iterdir()):
         output_dir.mkdir(parents=True, exist_ok=True)
         marker.touch()
     elif not marker.is_file():
         raise ValueError(
-            f"output_dir {output_dir} exists and is not a demo run: choose another --output-dir."
+            f"`output_dir` is {output_dir}, which holds something else than a demo run; it must be new, empty or a "
+            "demo run. Pass another --output-dir."
         )
     elif overwrite:
         shutil.rmtree(output_dir)
@@ -358,16 +222,7 @@ def _prepare(output_dir: Path, *, resume: bool, overwrite: bool) -> None:
         marker.touch()
     elif (output_dir / "results.json").is_file() and not resume:
         raise ValueError(
-            f"output_dir {output_dir} holds a finished run: --resume writes its report again (and does what is "
-            "missing), --overwrite deletes it and starts anew, --output-dir keeps it and works elsewhere."
+            f"`output_dir` is {output_dir}, which holds a finished run; it must be new, empty or unfinished. Pass "
+            "--resume to run what is missing and rewrite the report, --overwrite to delete the run and start again, or "
+            "another --output-dir."
         )
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for package in REPORTED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

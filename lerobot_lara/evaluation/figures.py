@@ -4,18 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
-from matplotlib.figure import Figure
 
 from lerobot_lara.evaluation.intervals import wilson_interval
+from lerobot_lara.evaluation.plotting import ERROR_BAR, save_figure
 from lerobot_lara.evaluation.study.training_log import Curves
-from lerobot_lara.lam.metrics import effective_rank
 
 ARM_COLORS = {
     "zero": "#9aa3ad",
@@ -31,41 +25,25 @@ ARM_LABELS = {
     "lara_mixture": "LARA on the mixture",
     "lara_lam": "Latent action model",
 }
-DPI = 130
 
-# Titles of metrics whose name does not read well.
+# Titles of metrics whose names do not read well.
 _METRIC_LABELS = {
     "grdn": "gradient norm",
     "lr": "learning rate",
     "psnr": "PSNR (dB)",
     "lam_psnr": "LAM PSNR (dB)",
 }
-# Curves that say most when drawn together: the second is drawn dashed into the panel of the first.
+# Curves that belong together: the second is drawn dashed in the panel of the first.
 _REFERENCE_CURVES = {"psnr": "copy_psnr", "lam_psnr": "lam_copy_psnr"}
-
-plt.rcParams.update(
-    {
-        "font.size": 9,
-        "axes.titlesize": 9.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#777",
-        "axes.grid": True,
-        "grid.color": "#e4e7ea",
-        "axes.axisbelow": True,
-        "figure.constrained_layout.use": True,
-        "legend.frameon": False,
-    }
-)
 
 Counts = Mapping[str, Mapping[str, Mapping[str, int]]]
 
 
 def success_bars(arms: Counts, path: Path) -> Path:
-    """Success rate per task and arm, with 95 % Wilson intervals.
+    """Draws the success rate per task and arm, with 95 % Wilson intervals.
 
     Args:
-        arms: {arm: {task: {"successes": ..., "episodes": ...}}}, the same tasks for each arm.
+        arms: {arm: {task: {"successes": ..., "episodes": ...}}}, with the same tasks for each arm.
         path: PNG to write.
     """
     tasks = list(next(iter(arms.values())))
@@ -75,13 +53,13 @@ def success_bars(arms: Counts, path: Path) -> Path:
         centers = np.arange(len(tasks)) + (position - (len(arms) - 1) / 2) * width
         rates = np.array([counts[task]["successes"] / counts[task]["episodes"] for task in tasks])
         bounds = np.array([wilson_interval(**counts[task]) for task in tasks])
-        axes.bar(centers, rates, 0.92 * width, color=_color(arm), label=_label(arm))
+        axes.bar(centers, rates, 0.92 * width, color=arm_color(arm), label=arm_label(arm))
         axes.errorbar(
             centers,
             rates,
             yerr=np.clip(np.stack([rates - bounds[:, 0], bounds[:, 1] - rates]), 0, None),
             fmt="none",
-            ecolor="#333",
+            ecolor=ERROR_BAR,
             elinewidth=1,
             capsize=3,
         )
@@ -96,19 +74,19 @@ def success_bars(arms: Counts, path: Path) -> Path:
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("episodes solved")
     figure.legend(ncols=len(arms), loc="outside upper center")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[str] = ("lr",)) -> Path:
-    """One small panel per logged metric, with the runs that log it drawn over each other.
+    """Draws one small panel per logged metric, with the curves of all runs that log it.
 
     Args:
-        runs: Curves of each run, by policy type.
+        runs: Curves of each run, by the name of the run.
         path: PNG to write.
-        skip: Metrics that are left out.
+        skip: Names of metrics that are left out.
 
     Raises:
-        ValueError: If no run has logged anything.
+        ValueError: If no run has logged any metric.
     """
     drawn_elsewhere = {
         reference
@@ -119,7 +97,7 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
     names = [name for name in dict.fromkeys(names) if name not in {*skip, *drawn_elsewhere}]
     if not names:
         raise ValueError(
-            "There are no training curves: the runs' logs hold no metrics. Is log_freq above steps?"
+            "`runs` is without any logged metric; it must have at least one. Train with a log_freq of at most steps."
         )
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -127,10 +105,10 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
     for panel, name in zip(grid.flat, names, strict=False):
         for run, curves in runs.items():
             if name in curves:
-                panel.plot(*zip(*curves[name], strict=True), color=_color(run), label=_label(run))
+                panel.plot(*zip(*curves[name], strict=True), color=arm_color(run), label=arm_label(run))
             if (reference := _REFERENCE_CURVES.get(name)) in curves:
                 (copy,) = panel.plot(
-                    *zip(*curves[reference], strict=True), "--", color="#777", label="copy o_t"
+                    *zip(*curves[reference], strict=True), "--", color="#777", label="copy of o_t"
                 )
                 panel.legend(handles=[copy], fontsize=7.5)
         panel.set_title(_METRIC_LABELS.get(name, name.replace("lam_", "LAM ").replace("_", " ")))
@@ -139,87 +117,9 @@ def training_curves(runs: Mapping[str, Curves], path: Path, *, skip: Sequence[st
     for panel in grid[-1]:
         panel.set_xlabel("step")
     if len(runs) > 1:
-        handles = [plt.Line2D([], [], color=_color(run), label=_label(run)) for run in runs]
+        handles = [plt.Line2D([], [], color=arm_color(run), label=arm_label(run)) for run in runs]
         figure.legend(handles=handles, ncols=len(runs), loc="outside upper center")
-    return _save(figure, path)
-
-
-def prediction_grid(
-    current: np.ndarray, future: np.ndarray, prediction: np.ndarray, path: Path, *, caption: str = "predicted"
-) -> Path:
-    """Held-out frame pairs: o_t, o_{t+K}, the prediction, and the errors of prediction and copy.
-
-    Args:
-        current: Frames o_t, (N, 3, H, W), RGB in [0, 1].
-        future: Frames o_{t+K}, same shape.
-        prediction: Predicted frames, same shape; values outside [0, 1] are clipped.
-        path: PNG to write.
-        caption: Title of the prediction's column.
-    """
-    prediction = prediction.clip(0, 1)
-    titles = ["$o_t$", "$o_{t+K}$", caption, "|predicted − $o_{t+K}$|", "|$o_t$ − $o_{t+K}$| (copy)"]
-    figure, grid = plt.subplots(
-        len(current), len(titles), figsize=(1.75 * len(titles), 1.85 * len(current) + 0.3), squeeze=False
-    )
-    errors = np.abs(prediction - future).mean(1), np.abs(current - future).mean(1)
-    brightest = max(float(np.quantile(np.stack(errors), 0.999)), 1e-6)
-    for row, panels in enumerate(grid):
-        for panel, images in zip(panels, (current, future, prediction), strict=False):
-            panel.imshow(images[row].transpose(1, 2, 0), interpolation="nearest")
-        for panel, error in zip(panels[3:], errors, strict=True):
-            panel.imshow(error[row], cmap="magma", vmin=0, vmax=brightest, interpolation="nearest")
-        panels[3].set_xlabel(f"{_psnr(prediction[row], future[row]):.1f} dB")
-        panels[4].set_xlabel(f"{_psnr(current[row], future[row]):.1f} dB")
-    for panel, title in zip(grid[0], titles, strict=True):
-        panel.set_title(title)
-    for panel in grid.flat:
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.grid(visible=False)
-    return _save(figure, path)
-
-
-def latent_usage(latents: np.ndarray, path: Path, *, code_counts: np.ndarray | None = None) -> Path:
-    """How much of the latent space is in use.
-
-    Args:
-        latents: Latent actions, (N, D), flattened over tokens.
-        path: PNG to write.
-        code_counts: Number of uses of each code, (codebook_size,), for a quantized model.
-    """
-    figure, panels = plt.subplots(1, 2 + (code_counts is not None), figsize=(8.2, 2.7))
-    num_bins = 40
-    low, high = np.quantile(latents, [0.001, 0.999])
-    histograms = np.stack([np.histogram(column, num_bins, (low, high))[0] for column in latents.T], axis=1)
-    panels[0].imshow(
-        histograms / len(latents),
-        aspect="auto",
-        origin="lower",
-        extent=(-0.5, latents.shape[1] - 0.5, low, high),
-        cmap="Greens",
-    )
-    panels[0].set(xlabel="latent dimension", ylabel="value", title="distribution per dimension")
-    panels[0].grid(visible=False)
-
-    variances = np.linalg.eigvalsh(np.cov(latents, rowvar=False))[::-1].clip(min=0)
-    share = variances / max(variances.sum(), np.finfo(float).tiny)
-    rank = effective_rank(torch.from_numpy(latents).unsqueeze(1)).item()
-    panels[1].bar(np.arange(1, len(share) + 1), 100 * share, color=ARM_COLORS["lara_lam"])
-    panels[1].set(
-        xlabel="principal component",
-        ylabel="% of variance",
-        title=f"effective rank {rank:.1f} of {len(share)}",
-    )
-    if code_counts is not None:
-        ranked = np.sort(code_counts)[::-1]
-        panels[2].bar(np.arange(1, len(ranked) + 1), ranked, color=ARM_COLORS["lara_lam"], width=1.0)
-        panels[2].set(
-            xlabel="code, by rank",
-            ylabel="uses",
-            title=f"{np.count_nonzero(code_counts)} of {len(code_counts)} codes, "
-            f"perplexity {code_perplexity(code_counts):.1f}",
-        )
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 @dataclass(frozen=True)
@@ -227,9 +127,9 @@ class FilmStrip:
     """Frames of one episode.
 
     Args:
-        label: What is shown, such as the task, the arm and the outcome.
-        frames: (N, H, W, 3), uint8.
-        arm: Decides the color of the label.
+        label: What is shown, e.g. the task, the arm and the outcome.
+        frames: (N, H, W, 3) uint8.
+        arm: Arm whose color the label has.
     """
 
     label: str
@@ -238,49 +138,30 @@ class FilmStrip:
 
 
 def film_strips(strips: Sequence[FilmStrip], path: Path) -> Path:
-    """One row of frames per episode, with time from left to right.
+    """Draws one row of frames per episode, with time from left to right.
 
     Args:
-        strips: Episodes with equally many frames.
+        strips: Episodes; shorter ones leave the end of their row empty.
         path: PNG to write.
     """
     columns = max(len(strip.frames) for strip in strips)
     figure = plt.figure(figsize=(1.25 * columns, 1.52 * len(strips)))
     for row, strip in zip(figure.subfigures(len(strips), squeeze=False)[:, 0], strips, strict=True):
         row.suptitle(
-            strip.label, x=0.005, ha="left", fontsize=9.5, color=_color(strip.arm), fontweight="bold"
+            strip.label, x=0.005, ha="left", fontsize=9.5, color=arm_color(strip.arm), fontweight="bold"
         )
         for panel, frame in zip(row.subplots(1, columns, squeeze=False)[0], strip.frames, strict=False):
             panel.imshow(frame)
     for panel in figure.get_axes():
         panel.set_axis_off()
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def code_perplexity(counts: np.ndarray) -> float:
-    """Exponential of the entropy of code usage: the number of codes that would be in use if all were used alike.
-
-    Args:
-        counts: Uses of each code, (codebook_size,).
-    """
-    shares = counts[counts > 0] / max(counts.sum(), 1)
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def _psnr(image: np.ndarray, target: np.ndarray) -> float:
-    return float(-10 * np.log10(max(np.square(image - target).mean(), 1e-10)))
-
-
-def _color(arm: str) -> str:
+def arm_color(arm: str) -> str:
+    """Color of an arm or run."""
     return ARM_COLORS.get(arm, "#7a5195")
 
 
-def _label(arm: str) -> str:
+def arm_label(arm: str) -> str:
+    """Name of an arm or run for readers."""
     return ARM_LABELS.get(arm, arm)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
-    plt.close(figure)
-    return path

@@ -1,4 +1,4 @@
-"""Uncertainty of success rates measured on a few episodes."""
+"""Uncertainty of success rates that are measured on few episodes."""
 
 from scipy.stats import binomtest, fisher_exact
 
@@ -6,11 +6,11 @@ from scipy.stats import binomtest, fisher_exact
 def wilson_interval(successes: int, episodes: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a success rate.
 
-    Unlike the normal approximation it stays inside [0, 1] and has a width above zero at 0 and at `episodes`
-    successes, which is where small evaluations often end.
+    Unlike the normal approximation, it stays within [0, 1], and its width is not zero when no episode or every episode
+    succeeds, which is common in small evaluations.
 
     Args:
-        successes: Number of successful episodes, 0 ... `episodes`.
+        successes: Number of successful episodes, from 0 to `episodes`.
         episodes: Number of independent episodes, at least 1.
         confidence: Coverage in (0, 1).
 
@@ -18,12 +18,14 @@ def wilson_interval(successes: int, episodes: int, *, confidence: float = 0.95) 
         Lower and upper bound, each in [0, 1].
 
     Raises:
-        ValueError: If there are no episodes, or `successes` is not within 0 ... `episodes`.
+        ValueError: If there are no episodes, or `successes` is out of range.
     """
     if episodes < 1:
-        raise ValueError(f"episodes is {episodes}: an interval needs at least one episode.")
+        raise ValueError(f"`episodes` is {episodes}; it must be at least 1. Evaluate at least one episode.")
     if not 0 <= successes <= episodes:
-        raise ValueError(f"successes is {successes}: it must lie within 0 ... episodes ({episodes}).")
+        raise ValueError(
+            f"`successes` is {successes}; it must be from 0 to {episodes}, the number of episodes. Count again."
+        )
     interval = binomtest(successes, episodes).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -36,7 +38,7 @@ def difference_p_value(first: tuple[int, int], second: tuple[int, int]) -> float
         second: (successes, episodes) of the other arm.
 
     Returns:
-        Probability, in [0, 1], of counts at least as uneven if both arms had the same success rate.
+        Probability in [0, 1] of counts at least as different as these if both arms had the same success rate.
     """
     table = [[successes, episodes - successes] for successes, episodes in (first, second)]
     return float(fisher_exact(table).pvalue)

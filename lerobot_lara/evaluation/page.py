@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from the templates beside this file."""
+"""Renders self-contained HTML pages from the templates in `templates/`."""
 
 import base64
 import functools
@@ -8,21 +8,27 @@ import jinja2
 
 
 def render_template(name: str, **variables: Any) -> str:
-    """Renders a template; text is escaped, and a variable that it lacks is an error.
+    """Renders a template. Text is escaped, and an undefined variable is an error.
 
     Args:
         name: File in `templates/`.
-        variables: What the template names.
+        variables: Variables of the template, by name.
+
+    Returns:
+        The page.
     """
     return _environment().get_template(name).render(variables)
 
 
 def data_uri(content: bytes, kind: str = "png") -> str:
-    """An image that needs no file: for the `src` of an <img>.
+    """Embeds an image for the `src` attribute of an <img>.
 
     Args:
         content: The encoded image.
         kind: "png" or "jpeg".
+
+    Returns:
+        A data URI.
     """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

@@ -1,4 +1,4 @@
-"""The demo's report: one self-contained HTML page that states what came out, whichever way it went."""
+"""Writes the demo's report: one self-contained HTML page that states the results, whatever they are."""
 
 import json
 import logging
@@ -15,11 +15,13 @@ from lerobot_lara.evaluation.study.training_log import parse_training_log
 
 logger = logging.getLogger(__name__)
 
-# The demo counts as having learned its tasks if the better arm solves this share of all episodes.
+# The tasks count as learned if the best policy solves this share of all episodes.
 LEARNED_RATE = 0.6
 STRIP_FRAMES = 8
 TRAINED_ARMS = ("lara_dit", "lara", "lara_mixture")
-# What is compared with what, the one expected to be better first.
+# Folder of the latent action model's report by `lara probe`, below that of the study.
+PROBE = "probe"
+# Pairs of arms that are compared, the one that is expected to be better first.
 COMPARISONS = (("lara", "lara_dit"), ("lara_mixture", "lara_dit"), ("lara_mixture", "lara"))
 
 
@@ -28,8 +30,8 @@ def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
 
     Args:
         results: Content of `results.json`.
-        output_dir: Directory of the study; logs, videos and measurements are read from it. Figures go to
-            `figures/`, and are embedded in `report.html`.
+        output_dir: Folder of the study, from which logs, videos and measurements are read. Figures are written to
+            `figures/` and embedded in `report.html`.
 
     Returns:
         Path of the page.
@@ -47,8 +49,11 @@ def render_page(context: Mapping[str, Any], drawn: Mapping[str, Path]) -> str:
     """Renders the page.
 
     Args:
-        context: What `describe_results` returns.
-        drawn: PNG of each figure, by name; a figure that is missing is left out with its section saying so.
+        context: Return value of `describe_results`.
+        drawn: PNG of each figure, by name. Where a figure is missing, the page says so.
+
+    Returns:
+        The page.
     """
     images = {name: data_uri(path.read_bytes()) for name, path in drawn.items()}
     return render_template("report.html.j2", **context, images=images)
@@ -61,8 +66,9 @@ def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
         results: Content of `results.json`.
 
     Returns:
-        The page's variables: `rows` and `tasks` of the table of success, `checks` with `name`, `passed` and
-        `finding`, `comparisons` of the arms in one sentence each, `unsolved` arms and tasks, `results` themselves.
+        The page's variables: `rows` and `tasks` of the table of success rates, `checks` with `name`, `passed` and
+        `finding`, `verdicts` on the latent action model that are not among the checks, `comparisons` of the arms in one
+        sentence each, `unsolved` arms and tasks, `minutes` of the whole study, and the `results` themselves.
     """
     arms = results["arms"]
     tasks = list(next(iter(arms.values())))
@@ -70,19 +76,21 @@ def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "arm": arm,
-            "label": figures.ARM_LABELS.get(arm, arm),
-            "color": figures.ARM_COLORS.get(arm, "#7a5195"),
+            "label": figures.arm_label(arm),
+            "color": figures.arm_color(arm),
             "cells": [_describe_counts(**counts[task]) for task in tasks],
             "total": _describe_counts(**totals[arm]),
         }
         for arm, counts in arms.items()
     ]
     unsolved = [
-        f"{figures.ARM_LABELS.get(arm, arm)} on {task} (0/{counts[task]['episodes']})"
+        f"{figures.arm_label(arm)} on {task} (0/{counts[task]['episodes']})"
         for arm, counts in arms.items()
         for task in tasks
         if arm != "zero" and counts[task]["successes"] == 0
     ]
+    # The first of the probe's verdicts is whether latent actions carry motion.
+    motion, *verdicts = results["latent_action_model"]["verdicts"]
     return {
         "results": results,
         "tasks": tasks,
@@ -90,8 +98,9 @@ def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
         "checks": [
             _check_learned(totals),
             _check_zero(arms["zero"]),
-            _check_latents(results["latent_action_model"]),
+            {**motion, "passed": motion["outcome"] == "passed"},
         ],
+        "verdicts": verdicts,
         "comparisons": [_compare(totals, *pair) for pair in COMPARISONS],
         "unsolved": unsolved,
         "minutes": results["wall_times"]["total"] / 60,
@@ -99,7 +108,11 @@ def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draw_figures(results: Mapping[str, Any], output_dir: Path) -> dict[str, Path]:
-    """Draws every figure for which the study left its data.
+    """Draws every figure for which the study has data, and adds those that the probe has drawn.
+
+    Args:
+        results: Content of `results.json`.
+        output_dir: Folder of the study.
 
     Returns:
         PNG of each figure, by name.
@@ -109,16 +122,10 @@ def draw_figures(results: Mapping[str, Any], output_dir: Path) -> dict[str, Path
         run: parse_training_log(output_dir / "jobs" / f"train_{run}.log")
         for run in ("lara_lam", *TRAINED_ARMS)
     }
-    arrays = np.load(output_dir / "eval" / "lara_lam" / "arrays.npz")
-    drawn = {
-        "success": figures.success_bars(results["arms"], directory / "success.png"),
-        "predictions": figures.prediction_grid(
-            arrays["current"], arrays["future"], arrays["prediction"], directory / "predictions.png"
-        ),
-        "latents": figures.latent_usage(
-            arrays["latents"], directory / "latents.png", code_counts=arrays.get("code_counts")
-        ),
-    }
+    drawn = {"success": figures.success_bars(results["arms"], directory / "success.png")}
+    for name in ("predictions", "latents"):
+        if (path := output_dir / PROBE / "figures" / f"{name}_1.png").is_file():
+            drawn[name] = path
     for name, chosen in {"lam_curves": ["lara_lam"], "policy_curves": TRAINED_ARMS}.items():
         if curves := {run: runs[run] for run in chosen if runs[run]}:
             drawn[name] = figures.training_curves(curves, directory / f"{name}.png")
@@ -128,10 +135,14 @@ def draw_figures(results: Mapping[str, Any], output_dir: Path) -> dict[str, Path
 
 
 def read_frames(video: Path, num_frames: int) -> np.ndarray:
-    """Reads evenly spaced frames of a video, the first and the last among them.
+    """Reads evenly spaced frames of a video, including the first and the last.
+
+    Args:
+        video: Path of the video.
+        num_frames: Number of frames.
 
     Returns:
-        (num_frames, H, W, 3), uint8; a video that is shorter gives all it has.
+        (num_frames, H, W, 3) uint8; all frames of a video that is shorter.
     """
     import av
 
@@ -142,7 +153,7 @@ def read_frames(video: Path, num_frames: int) -> np.ndarray:
 
 
 def _film_strips(results: Mapping[str, Any], output_dir: Path) -> Iterable[figures.FilmStrip]:
-    """Yields, for each task and trained arm, the first filmed success, or the first episode if there is none."""
+    """Yields the first filmed success of each task and trained arm, or its first filmed episode if there is none."""
     for task in next(iter(results["arms"].values())):
         for arm in TRAINED_ARMS:
             info = json.loads((output_dir / "eval" / arm / "eval_info.json").read_text())
@@ -160,7 +171,7 @@ def _film_strips(results: Mapping[str, Any], output_dir: Path) -> Iterable[figur
             if solved:
                 episode = next((episode for episode, success in solved.items() if success), min(solved))
                 outcome = "solved" if solved[episode] else "not solved"
-                label = f"{task}, {figures.ARM_LABELS[arm]}, episode {episode}: {outcome}"
+                label = f"{task}, {figures.arm_label(arm)}, episode {episode}: {outcome}"
                 yield figures.FilmStrip(label, read_frames(videos[episode], STRIP_FRAMES), arm)
 
 
@@ -183,7 +194,7 @@ def _check_learned(totals: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     return {
         "name": "The tasks are learned",
         "passed": best >= LEARNED_RATE,
-        "finding": f"the best policy solves {best:.0%} of all episodes (asked for: {LEARNED_RATE:.0%})",
+        "finding": f"The best policy solves {best:.0%} of all episodes (at least {LEARNED_RATE:.0%} is needed)",
     }
 
 
@@ -194,33 +205,17 @@ def _check_zero(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         if count["successes"]
     ]
     finding = (
-        f"a robot that does nothing is counted as successful on {', '.join(solved)}: success there proves nothing"
+        f"A robot that does nothing is counted as successful on {', '.join(solved)}: success there proves nothing"
         if solved
-        else f"a robot that does nothing solves 0 of {_total(counts.values())['episodes']} episodes"
+        else f"A robot that does nothing solves 0 of {_total(counts.values())['episodes']} episodes"
     )
-    return {"name": "Success means something", "passed": not solved, "finding": finding}
-
-
-def _check_latents(quality: Mapping[str, float]) -> dict[str, Any]:
-    prediction, shuffled, copy = (quality[name] for name in ("psnr", "shuffled_psnr", "copy_psnr"))
-    lost_to = [
-        name
-        for name, value in (("shuffled latent actions", shuffled), ("copying the first frame", copy))
-        if prediction <= value
-    ]
-    finding = (
-        f"{prediction:.1f} dB, against {shuffled:.1f} with shuffled latent actions and {copy:.1f} for copying the "
-        "first frame"
-    )
-    if lost_to:
-        finding += f": no better than {' and '.join(lost_to)}"
-    return {"name": "The latent actions carry the motion", "passed": not lost_to, "finding": finding}
+    return {"name": "Success is meaningful", "passed": not solved, "finding": finding}
 
 
 def _compare(totals: Mapping[str, Mapping[str, int]], first: str, second: str) -> str:
     counts = [(totals[arm]["successes"], totals[arm]["episodes"]) for arm in (first, second)]
     rates = [successes / episodes for successes, episodes in counts]
-    labels = [figures.ARM_LABELS[arm] for arm in (first, second)]
+    labels = [figures.arm_label(arm) for arm in (first, second)]
     p_value = difference_p_value(*counts)
     numbers = ", ".join(
         f"{label} {count[0]}/{count[1]} ({rate:.0%})"
@@ -230,6 +225,6 @@ def _compare(totals: Mapping[str, Mapping[str, int]], first: str, second: str) -
         verdict = f"{labels[0]} and {labels[1]} are equal"
     else:
         better, worse = labels if rates[0] > rates[1] else reversed(labels)
-        certainty = "more often than" if p_value < 0.05 else "more often than, but not separably from,"
+        certainty = "more often than" if p_value < 0.05 else "more often than, but within noise of,"
         verdict = f"{better} solves the tasks {certainty} {worse}"
     return f"{verdict}: {numbers}; Fisher's exact test p = {p_value:.2g}."

@@ -1,6 +1,5 @@
 """The label-efficiency study: its cells are fair, and its statistics are right."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -15,25 +14,21 @@ from support.policies import make_policy
 
 from lerobot_lara.data.mixture.config import load_mixture
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "label_efficiency"
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "label_efficiency"))
+import arms
+import collect
+import held_out_error
+import study
+import summary
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"label_efficiency_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-study, summary, held_out_error = load("study"), load("summary"), load("held_out_error")
+FOLDER = Path(study.__file__).parent
 
 
 @pytest.fixture
 def jobs(tmp_path):
-    registered = study.Study(tmp_path, tasks=study.TASKS, scenes=50, videos=50)
-    registered.write_mixtures(study.LABELS)
-    return {job.name: job for job in registered.jobs(study.ARMS, study.LABELS, None)}
+    registered = study.Study(tmp_path, tasks=arms.TASKS, scenes=50, videos=50)
+    registered.write_mixtures(arms.LABELS)
+    return {job.name: job for job in registered.jobs(arms.ARMS, arms.LABELS, None)}
 
 
 def flag(job, name):
@@ -46,10 +41,9 @@ def test_the_registered_cells(jobs):
     assert {"eval_dit_5_4", "eval_lara_5_4"} <= set(cells) and "eval_lara_joint_5_3" not in cells
     readme = (FOLDER / "README.md").read_text()
     assert all(
-        f"`{name}`" in readme
-        for name in (*study.ARMS, *study.FOLLOW_UP, *study.TASKS, *study.VALIDATION_TASKS)
+        f"`{name}`" in readme for name in (*arms.ARMS, *arms.FOLLOW_UP, *arms.TASKS, *arms.VALIDATION_TASKS)
     )
-    assert not set(study.TASKS) & set(study.VALIDATION_TASKS)
+    assert not set(arms.TASKS) & set(arms.VALIDATION_TASKS)
 
 
 def test_every_job_comes_after_what_it_needs(jobs):
@@ -79,9 +73,9 @@ def test_arms_differ_in_what_they_are_named_for(jobs):
 
 
 def test_arms_train_as_long_as_is_said(tmp_path):
-    whole = study.Study(tmp_path, tasks=study.TASKS, scenes=50, videos=50)
-    jobs = {job.name: job for job in whole.jobs(study.ARMS | study.FOLLOW_UP, [5], [0])}
-    steps = {name: flag(jobs[f"train_{name}_5_0"], "steps") for name in study.ARMS | study.FOLLOW_UP}
+    whole = study.Study(tmp_path, tasks=arms.TASKS, scenes=50, videos=50)
+    jobs = {job.name: job for job in whole.jobs(arms.ARMS | arms.FOLLOW_UP, [5], [0])}
+    steps = {name: flag(jobs[f"train_{name}_5_0"], "steps") for name in arms.ARMS | arms.FOLLOW_UP}
     expected = {"dit_longer": "1260", "dit_3x": "2100", "lara_3x": "2100", "lara_mixture_3x": "2100"}
     assert {name: number for name, number in steps.items() if number} == expected | {"dit_3x_longer": "4620"}
     for name in ("dit", "lara", "lara_mixture"):
@@ -96,12 +90,12 @@ def steps_of(path):
 
 
 def test_remedies_end_with_the_error_on_held_out_demonstrations(tmp_path):
-    tasks = study.VALIDATION_TASKS
+    tasks = arms.VALIDATION_TASKS
     validation = study.Study(tmp_path, tasks=tasks, scenes=50, videos=50, held_out=True)
-    validation.write_mixtures(study.LABELS)
-    jobs = {job.name: job for job in validation.jobs(["lara", *study.REMEDIES], [5], [0])}
+    validation.write_mixtures(arms.LABELS)
+    jobs = {job.name: job for job in validation.jobs(["lara", *arms.REMEDIES], [5], [0])}
     assert not [name for name in jobs if name.startswith("eval_")]
-    for name, arm in study.REMEDIES.items():
+    for name, arm in arms.REMEDIES.items():
         job, training = jobs[f"held_out_{name}_5_0"], jobs[f"train_{name}_5_0"]
         assert job.needs == (f"train_{name}_5_0",)
         assert int(flag(job, "first_episode")) == 5 * len(tasks), "the first that no policy was trained on"
@@ -109,7 +103,7 @@ def test_remedies_end_with_the_error_on_held_out_demonstrations(tmp_path):
         assert flag(training, "policy.frame_gap") == flag(lam, "policy.frame_gap"), name
         for part in (training, lam):
             mixture = load_mixture(flag(part, "dataset.repo_id"))
-            assert mixture.frame_gap_s == arm.frame_gap / study.FPS
+            assert mixture.frame_gap_s == arm.frame_gap / arms.FPS
     own = {
         part
         for part in set(jobs["train_lara_5_0"].command) ^ set(jobs["train_lara_layer_1_5_0"].command)
@@ -122,14 +116,14 @@ def test_held_out_errors_are_collected_by_cell(tmp_path):
     folder = tmp_path / "held_out" / "lara_layer_1_5_2"
     folder.mkdir(parents=True)
     (folder / "held_out.json").write_text(json.dumps({"15": 0.25}))
-    (row,) = study.collect_held_out_errors(tmp_path)
+    (row,) = collect.collect_held_out_errors(tmp_path)
     assert row == {"arm": "lara_layer_1", "labels": "5", "seed": "2", "episode": "15", "error": "0.25000"}
 
 
 def test_label_budgets(tmp_path, jobs):
-    for number in study.LABELS:
+    for number in arms.LABELS:
         labels = load_mixture(tmp_path / "data" / f"labels_{number}.yaml")
-        assert len(labels.entries[0].episodes) == number * len(study.TASKS)
+        assert len(labels.entries[0].episodes) == number * len(arms.TASKS)
         mixed = load_mixture(tmp_path / "data" / f"mixed_{number}.yaml")
         assert mixed.entries[0] == labels.entries[0]
         assert mixed.entries[1].action_free
@@ -273,7 +267,7 @@ def test_outcomes_are_collected_by_cell(tmp_path):
     folder.mkdir(parents=True)
     info = {"per_task": [{"task_group": "a", "task_id": 0, "metrics": {"successes": [True, False]}}]}
     (folder / "eval_info.json").write_text(json.dumps(info))
-    (row,) = study.collect_results(tmp_path)
+    (row,) = collect.collect_results(tmp_path)
     assert row == {"arm": "lara_mixture", "labels": "10", "seed": "2", "task": "a", "outcomes": "10"}
 
 
@@ -289,8 +283,8 @@ def test_trainings_are_collected(tmp_path):
         (folder / f"train_{name}.json").write_text(json.dumps({"status": status, "seconds": 12.3}))
         log = "\r".join(line.format(step, metric, value) for step, value in ((10, 0.4), (20, 0.3)))
         (folder / f"train_{name}.log").write_text(log)
-    none = dict.fromkeys(study.TRAINING_METRICS, "")
-    policy, lam = study.collect_training(tmp_path)
+    none = dict.fromkeys(collect.TRAINING_METRICS, "")
+    policy, lam = collect.collect_training(tmp_path)
     assert policy == {"training": "dit_3x_5_1", "seconds": "12"} | none | {"flow_loss": "0.3"}
     assert lam == {"training": "lam_videos_0", "seconds": "12"} | none
 
@@ -304,7 +298,7 @@ def test_the_expert_is_an_anchor_by_its_attempts(tmp_path):
         {"task": "a", "failed_attempts": 1},
     ]
     (folder / "collection.json").write_text(json.dumps({"episodes": episodes}))
-    rows = study.collect_results(tmp_path)
+    rows = collect.collect_results(tmp_path)
     assert {row["task"]: row["outcomes"] for row in rows} == {"a": "101", "b": "001"}
     (tmp_path / "results.csv").write_text(
         "\n".join(["arm,labels,seed,task,outcomes", *(",".join(row.values()) for row in rows)])

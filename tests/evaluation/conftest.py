@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 TASKS = ("door-close-v3", "drawer-open-v3")
 LAM_METRICS = {"reconstruction_loss": 0.02, "psnr": 24.0, "copy_psnr": 21.0, "effective_rank": 9.0}
@@ -88,7 +89,8 @@ def make_results(
     lara: tuple[int, int],
     mixture: tuple[int, int] = (9, 9),
     zero: int = 0,
-    **quality: float,
+    motion: str = "passed",
+    psnr: float = 26.4,
 ) -> dict[str, Any]:
     """Returns the content of a `results.json` with the given successes on the two tasks, of 20 episodes each."""
     successes = {"zero": (zero, 0), "lara_dit": dit, "lara": lara, "lara_mixture": mixture}
@@ -102,8 +104,20 @@ def make_results(
             for arm, counts in successes.items()
         },
         "latent_action_model": {
-            **{"frame_gap": 16, "gap_seconds": 0.2, "pairs": 64, "effective_rank": 9.0, "latent_dims": 32},
-            **{"psnr": 26.4, "shuffled_psnr": 22.2, "copy_psnr": 21.0, **quality},
+            **{"frame_gap": 16, "gap_seconds": 0.2, "pairs": 64, "latents": {"effective_rank": 9.0}},
+            **{"psnr": psnr, "shuffled_psnr": 22.2, "copy_psnr": 21.0},
+            "verdicts": [
+                {
+                    "name": "Latent actions carry motion",
+                    "outcome": motion,
+                    "finding": f"The PSNR is {psnr} dB",
+                },
+                {
+                    "name": "Latent actions have not collapsed",
+                    "outcome": "not measured",
+                    "finding": "The effective rank is 9.0 of 32",
+                },
+            ],
         },
         "settings": {
             **{"tasks": list(TASKS), "num_demos": 25, "num_videos": 50, "num_episodes": 20},
@@ -121,7 +135,7 @@ def make_results(
 
 
 def write_study(output_dir: Path, results: dict[str, Any]) -> Path:
-    """Writes the logs, evaluations and measurements that the report of these results reads."""
+    """Writes the logs, evaluations, figures and measurements that the report of these results reads."""
     runs = {
         "lara_lam": LAM_METRICS,
         "lara_dit": DIT_METRICS,
@@ -132,17 +146,32 @@ def write_study(output_dir: Path, results: dict[str, Any]) -> Path:
         write_training_log(output_dir / "jobs" / f"train_{run}.log", metrics)
     for arm, counts in results["arms"].items():
         write_eval_info(output_dir / "eval" / arm, counts, films=arm != "zero")
-    rng = np.random.default_rng(0)
-    current, motion = rng.random((6, 3, 32, 32)), 0.2 * rng.random((6, 3, 32, 32))
-    (output_dir / "eval" / "lara_lam").mkdir(parents=True)
-    np.savez(
-        output_dir / "eval" / "lara_lam" / "arrays.npz",
-        current=current,
-        future=current + motion,
-        prediction=current + 0.8 * motion,
-        latents=rng.standard_normal((64, 32)) * np.linspace(1, 0.1, 32),
-    )
+    write_probe(output_dir / "probe", results["latent_action_model"])
     return output_dir
+
+
+def write_probe(folder: Path, measured: dict[str, Any]) -> None:
+    """Writes what the demo reads of a report of `lara probe`."""
+    from lerobot_lara.evaluation.probe.prediction import COPY, OWN, SHUFFLED
+
+    (folder / "figures").mkdir(parents=True)
+    for name in ("predictions", "latents"):
+        Image.new("RGB", (20, 20)).save(folder / "figures" / f"{name}_1.png")
+    kinds = {"psnr": OWN, "shuffled_psnr": SHUFFLED, "copy_psnr": COPY}
+    psnr = {kind: {"value": measured[name], "low": 0, "high": 0} for name, kind in kinds.items()}
+    model = {
+        "prediction": {"psnr": psnr},
+        "latents": measured["latents"],
+        "verdicts": measured["verdicts"],
+    }
+    frame_gap = measured["frame_gap"]
+    content = {
+        "pairs": measured["pairs"],
+        "frame_gap": frame_gap,
+        "fps": frame_gap / measured["gap_seconds"],
+        "models": [model],
+    }
+    (folder / "metrics.json").write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -155,6 +184,18 @@ def study(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
 def results() -> Callable[..., dict[str, Any]]:
     """Returns `make_results`."""
     return make_results
+
+
+@pytest.fixture
+def assert_is_drawn() -> Callable[[Path], None]:
+    """Returns a check that a PNG shows something."""
+
+    def check(path: Path) -> None:
+        image = np.asarray(Image.open(path).convert("RGB"))
+        assert min(image.shape[:2]) > 150
+        assert image.std() > 5, "the figure is (nearly) blank"
+
+    return check
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from lerobot_lara.evaluation.demo import (
     QUICK_SETTINGS,
     DemoSettings,
     build_jobs,
-    read_successes,
     run_demo,
 )
+from lerobot_lara.evaluation.demo_results import read_successes
 from lerobot_lara.evaluation.study.jobs import JobError, JobTime
+from lerobot_lara.evaluation.study.metaworld_jobs import checkpoint
 
 
 @pytest.fixture
@@ -29,10 +30,8 @@ def stubbed(monkeypatch, study, results):
         if not state_dir.exists():
             output_dir = study(finished)
             assert output_dir == state_dir.parent
-            quality = finished["latent_action_model"]
-            (output_dir / "eval" / "lara_lam" / "metrics.json").write_text(json.dumps(quality))
             for name in ("lara_lam", "lara_dit", "lara", "lara_mixture"):
-                directory = demo.checkpoint(output_dir, name)
+                directory = checkpoint(output_dir, name)
                 directory.mkdir(parents=True)
                 config = {
                     "steps": 5,
@@ -47,7 +46,7 @@ def stubbed(monkeypatch, study, results):
     return calls
 
 
-def test_demo_writes_results_and_report(tmp_path, stubbed):
+def test_demo_writes_results_and_report(tmp_path, stubbed, results):
     page = run_demo(tmp_path / "demo")
     assert page.is_file()
     found = json.loads((tmp_path / "demo" / "results.json").read_text())
@@ -59,6 +58,10 @@ def test_demo_writes_results_and_report(tmp_path, stubbed):
     assert found["seeds"] == {"demo": 0, "video": 1, "eval": 1000, "training": 1000}
     assert found["settings"]["num_demos"] == DemoSettings().num_demos
     assert found["wall_times"]["total"] == 3.0
+    # Read back from the probe's own format.
+    quality = results(dit=(4, 5), lara=(6, 7))["latent_action_model"]
+    assert found["latent_action_model"].pop("gap_seconds") == pytest.approx(quality.pop("gap_seconds"))
+    assert found["latent_action_model"] == quality
     assert found["versions"]["lerobot"].startswith("0.")
     assert found["commands"].keys() == {job.name for job in build_jobs(DemoSettings(), tmp_path / "demo")}
     assert any(path.suffix == ".png" for path in (tmp_path / "demo" / "figures").iterdir())
@@ -82,7 +85,7 @@ def test_finished_run_is_neither_repeated_nor_overwritten_unasked(tmp_path, stub
     assert not (tmp_path / "demo" / "of_old").exists()
 
 
-def test_cut_off_run_goes_on_unasked(tmp_path, stubbed, undrawn):
+def test_interrupted_run_resumes_unasked(tmp_path, stubbed, undrawn):
     run_demo(tmp_path / "demo")
     (tmp_path / "demo" / "results.json").unlink()
     assert run_demo(tmp_path / "demo").is_file()
@@ -92,13 +95,13 @@ def test_cut_off_run_goes_on_unasked(tmp_path, stubbed, undrawn):
 def test_directory_of_something_else_is_left_alone(tmp_path, stubbed, overwrite):
     (tmp_path / "thesis.tex").touch()
     (tmp_path / "jobs").mkdir()
-    with pytest.raises(ValueError, match="not a demo run"):
+    with pytest.raises(ValueError, match="something else than a demo run"):
         run_demo(tmp_path, overwrite=overwrite)
     assert (tmp_path / "thesis.tex").exists()
 
 
 def test_missing_configurations_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"lam\.yaml not found.*--config-dir"):
+    with pytest.raises(ValueError, match=r"lam\.yaml is missing: .*--config-dir"):
         run_demo(tmp_path / "demo", config_dir=tmp_path)
 
 
@@ -129,6 +132,9 @@ def test_jobs_form_a_fair_study(tmp_path, settings):
     assert f"--dataset.root={tmp_path / 'data' / 'videos'}" in jobs["train_lara_lam"].command
     assert "--action-free" in jobs["collect_videos"].command
     assert "--action-free" not in jobs["collect_demos"].command
+    # The latent action model is measured on what it was not trained on.
+    assert f"--dataset={tmp_path / 'data' / 'demos'}" in jobs["probe_lara_lam"].command
+    assert str(checkpoint(tmp_path, "lara_lam")) in jobs["probe_lara_lam"].command
 
     # The mixture adds the videos, and nothing else that the arms could differ in.
     mixture = jobs["train_lara_mixture"]

@@ -19,7 +19,7 @@ def test_wilson_interval_is_symmetric_in_success_and_failure():
 
 @pytest.mark.parametrize(("successes", "episodes", "named"), [(0, 0, "episodes"), (5, 4, "successes")])
 def test_wilson_interval_refuses_impossible_counts(successes, episodes, named):
-    with pytest.raises(ValueError, match=f"^{named} is"):
+    with pytest.raises(ValueError, match=f"^`{named}` is"):
         wilson_interval(successes, episodes)
 
 

@@ -17,7 +17,7 @@ def test_report_states_that_lara_wins(study, results):
     page = report.write_report(finished, study(finished)).read_text()
     text = text_of(page)
     assert "LARA solves the tasks more often than DiT only: LARA 32/40 (80%), DiT only 18/40 (45%)" in text
-    assert "Not solved once: DiT only on drawer-open-v3 (0/20)." in text
+    assert "Never solved: DiT only on drawer-open-v3 (0/20)." in text
     assert text.count("passed") == 3
     assert "FAILED" not in text
     assert "70–97" in text  # the Wilson interval of 18/20
@@ -30,12 +30,12 @@ def test_report_states_that_lara_wins(study, results):
 def test_report_states_that_the_baseline_wins(results):
     text = text_of(page_of(results(dit=(20, 18), lara=(3, 0))))
     assert "DiT only solves the tasks more often than LARA: LARA 3/40 (8%), DiT only 38/40 (95%)" in text
-    assert "Not solved once: LARA on drawer-open-v3 (0/20)." in text
+    assert "Never solved: LARA on drawer-open-v3 (0/20)." in text
 
 
 def test_report_does_not_claim_a_difference_that_may_be_chance(results):
     comparison = report.describe_results(results(dit=(17, 16), lara=(18, 17)))["comparisons"][0]
-    assert "not separably" in comparison
+    assert "within noise" in comparison
     assert (
         "LARA and DiT only are equal"
         in report.describe_results(results(dit=(17, 16), lara=(16, 17)))["comparisons"][0]
@@ -46,23 +46,29 @@ def test_report_warns_of_what_failed(tmp_path, results, caplog, monkeypatch):
     monkeypatch.setattr(report, "draw_figures", lambda results, output_dir: {})
     text = text_of(
         report.write_report(
-            results(dit=(2, 0), lara=(3, 1), mixture=(0, 0), zero=4, psnr=22.0), tmp_path
+            results(dit=(2, 0), lara=(3, 1), mixture=(0, 0), zero=4, motion="failed", psnr=22.0), tmp_path
         ).read_text()
     )
     assert text.count("FAILED") == 3
-    assert "a robot that does nothing is counted as successful on door-close-v3 (4/20)" in text
-    assert "no better than shuffled latent actions" in text
-    assert "the best policy solves 10% of all episodes" in text
+    assert "A robot that does nothing is counted as successful on door-close-v3 (4/20)" in text
+    assert "Latent actions carry motion. The PSNR is 22.0 dB" in text
+    assert "The best policy solves 10% of all episodes" in text
     assert caplog.text.count("CHECK FAILED") == 3
 
 
-def test_latent_check_needs_both_baselines_beaten(results):
-    def passed(**quality):
-        return report.describe_results(results(dit=(1, 1), lara=(1, 1), **quality))["checks"][2]["passed"]
+def test_latent_check_is_the_probes_verdict(results):
+    for motion in ("passed", "failed", "not measured"):
+        described = report.describe_results(results(dit=(1, 1), lara=(1, 1), motion=motion))
+        assert described["checks"][2]["passed"] == (motion == "passed")
+    assert [verdict["name"] for verdict in described["verdicts"]] == ["Latent actions have not collapsed"]
+    text = text_of(report.render_page(described, {}))
+    assert "not measured Latent actions have not collapsed. The effective rank is 9.0 of 32." in text
 
-    assert passed(psnr=23, shuffled_psnr=22, copy_psnr=21)
-    assert not passed(psnr=22, shuffled_psnr=22, copy_psnr=21)
-    assert not passed(psnr=23, shuffled_psnr=22, copy_psnr=24)
+
+def test_report_of_a_model_that_predicts_no_frames(results):
+    featureless = results(dit=(1, 1), lara=(1, 1), motion="not measured")
+    featureless["latent_action_model"] |= dict.fromkeys(("psnr", "shuffled_psnr", "copy_psnr"))
+    assert "this model predicts features, not frames" in text_of(page_of(featureless))
 
 
 def test_report_says_that_a_quick_run_means_nothing(results):

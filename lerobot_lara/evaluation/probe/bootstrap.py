@@ -1,7 +1,7 @@
-"""Confidence intervals of anything that is computed from sums over pairs, by resampling episodes.
+"""Confidence intervals for statistics computed from sums over pairs, by resampling episodes.
 
-Pairs of one episode resemble one another, so episodes are what is drawn. All estimates of one `EpisodeBootstrap`,
-and of equal ones, share their draws: their differences are paired.
+Pairs from the same episode resemble one another, so whole episodes are resampled. All estimates of one
+`EpisodeBootstrap`, or of several with the same episodes and seed, share their resamples: differences are paired.
 
 Shapes: N pairs, E episodes, R resamples.
 """
@@ -20,8 +20,8 @@ class Estimate:
     """A number and its bootstrap distribution.
 
     Attributes:
-        value: Over all pairs.
-        draws: (R,) the same number over resampled episodes.
+        value: The number over all pairs.
+        draws: (R,) the number over each resample of the episodes.
     """
 
     value: float
@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def finite(self) -> bool:
-        """Whether the number exists: a displacement relative to constant latents does not."""
+        """Whether the number is finite; a displacement relative to constant latents is not."""
         return bool(np.isfinite(self.value))
 
     def __sub__(self, other: "Estimate") -> "Estimate":
@@ -51,7 +51,7 @@ class Estimate:
         return Estimate(max(self.value, other.value), np.maximum(self.draws, other.draws))
 
     def json(self) -> dict[str, float | None]:
-        """Value and 95 % interval; None stands for what is not finite, as JSON knows no infinity."""
+        """Value and 95 % interval, with None for numbers that are not finite, which JSON cannot represent."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         return {name: number if np.isfinite(number) else None for name, number in numbers.items()}
 
@@ -64,7 +64,7 @@ class EpisodeBootstrap:
 
     Args:
         episodes: (N,) episode of each pair.
-        seed: Of the draws.
+        seed: Seed for the resampling.
     """
 
     def __init__(self, episodes: np.ndarray, *, seed: int) -> None:
@@ -73,33 +73,36 @@ class EpisodeBootstrap:
         draws = np.random.default_rng(seed).multinomial(
             num_episodes, np.full(num_episodes, 1 / num_episodes), size=NUM_RESAMPLES
         )
-        # The first row is the data as they are.
+        # The first row is the data without resampling.
         self._weights: np.ndarray = np.vstack([np.ones(num_episodes), draws])  # (1 + R, E)
 
     def __call__(self, statistic: Callable[..., np.ndarray], *per_pair: np.ndarray) -> Estimate:
-        """Estimates a statistic of sums.
+        """Estimates a statistic of sums over pairs.
 
         Args:
-            statistic: Takes, for each of `per_pair`, its sums (1 + R, ...) and returns (1 + R,).
-            per_pair: Numbers (N, ...) of each pair.
+            statistic: Receives the sums (1 + R, ...) of each argument in `per_pair` and returns (1 + R,).
+            per_pair: Arrays (N, ...) with the numbers of each pair.
+
+        Returns:
+            The statistic over all pairs, and over each resample.
         """
         sums = [np.einsum("re,e...->r...", self._weights, self._per_episode(values)) for values in per_pair]
         values = statistic(*sums)
         return Estimate(float(values[0]), np.asarray(values[1:], dtype=np.float64))
 
     def mean(self, values: np.ndarray, measured: np.ndarray | None = None) -> Estimate:
-        """Mean over pairs.
+        """Estimates the mean over pairs.
 
         Args:
             values: (N,) numbers.
-            measured: (N,) bool, which of them count; None is all.
+            measured: (N,) bool, which of them to include; None includes all.
         """
         counts = np.ones(len(values)) if measured is None else measured.astype(np.float64)
-        # An episode without a measured pair may be all that a resample holds.
+        # A resample may consist of episodes without any measured pair.
         return self(lambda total, n: total / np.maximum(n, 1), values * counts, counts)
 
     def psnr(self, squared_error: np.ndarray) -> Estimate:
-        """PSNR in dB of the mean of (N,) squared errors; at most 100 dB, that of an error of 0."""
+        """Estimates the PSNR in dB from squared errors (N,); bounded at 100 dB, like `lam.metrics.psnr`."""
         mean = self.mean(squared_error)
         return Estimate(*(-10 * np.log10(np.maximum(part, 1e-10)) for part in (mean.value, mean.draws)))
 

@@ -19,9 +19,9 @@ from lerobot_lara.data.mixture.reader import ColumnReader
 from lerobot_lara.data.mixture.sources import Source, open_sources
 
 MIN_EPISODES = 4
-# How far a decoded frame may be from its timestamp, in seconds; LeRobot's own default.
+# Largest distance in seconds between a decoded frame and its timestamp; LeRobot's own default.
 TOLERANCE_S = 1e-4
-# A dimension that varies less than this, relative to its size, is constant up to rounding.
+# A dimension that varies less than this, relative to its magnitude, is constant up to rounding.
 CONSTANT = 1e-6
 
 
@@ -30,15 +30,16 @@ class Pairs:
     """Frame pairs, none of which crosses the end of an episode.
 
     Attributes:
-        frames: (N, 2, 3, S, S) uint8 RGB: o_t and o_{t+K}, squashed to a square as the models do.
-        episodes: (N,) episode of each, as numbered in the dataset.
-        starts: (N,) frame t within its episode.
-        actions: (N, K, A) a_t ... a_{t+K-1} in the dataset's own units, without constant dimensions; None if there are
-            none.
+        frames: (N, 2, 3, S, S) uint8 RGB frames o_t and o_{t+K}, resized to a square without cropping, as the models
+            do.
+        episodes: (N,) episode of each pair, as numbered in the dataset.
+        starts: (N,) frame t within the episode.
+        actions: (N, K, A) actions a_t ... a_{t+K-1} in the dataset's own units, without constant dimensions; None if
+            the dataset has no actions that vary.
         action_names: Names of the A dimensions.
-        constant_actions: Names of the dimensions that are left out as they never change.
+        constant_actions: Names of the dimensions that are left out because they never change.
         fps: Frames per second of the dataset.
-        camera: Its camera.
+        camera: Key of the camera.
     """
 
     frames: Tensor
@@ -54,7 +55,7 @@ class Pairs:
         return len(self.episodes)
 
     def images(self, chosen: slice | np.ndarray) -> Tensor:
-        """Some of the pairs as float32 in [0, 1]."""
+        """Returns some of the pairs as float32 frames (n, 2, 3, S, S) in [0, 1]."""
         return self.frames[chosen].float() / 255
 
 
@@ -64,19 +65,24 @@ def read_pairs(
     """Reads pairs that are spread evenly over the episodes.
 
     Args:
-        dataset: Folder of a LeRobotDataset, or Hub id.
-        camera: Its camera; None is its first.
+        dataset: Folder of a LeRobotDataset, or its Hub id.
+        camera: Key of the camera; None selects the dataset's first.
         frame_gap: K, in frames.
-        image_size: S.
-        max_pairs: Upper bound of N.
-        seed: Of where in the episodes they lie.
+        image_size: S, in pixels.
+        max_pairs: Upper bound on N.
+        seed: Seed for the positions of the pairs in their episodes.
+
+    Returns:
+        The pairs, with the actions between their frames.
 
     Raises:
-        ValueError: There is no such dataset or camera, fewer than `MIN_EPISODES` episodes hold a pair, or an action
-            is not finite.
+        ValueError: If there is no such dataset or camera, fewer than `MIN_EPISODES` episodes contain a pair, or an
+            action is not finite.
     """
     if max_pairs < MIN_EPISODES:
-        raise ValueError(f"--max-pairs is {max_pairs}; give at least {MIN_EPISODES}.")
+        raise ValueError(
+            f"`max_pairs` is {max_pairs}; it must be at least {MIN_EPISODES}. Pass --max-pairs={MIN_EPISODES} or more."
+        )
     source = _open_source(dataset, camera)
     camera = source.cameras[next(iter(source.cameras))]
     reader = source.open_reader(
@@ -105,26 +111,27 @@ def read_pairs(
 def choose_starts(
     lengths: np.ndarray, *, frame_gap: int, max_pairs: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses pairs: about equally many in each episode, evenly spaced from a random first one.
+    """Chooses about equally many pairs in each episode, evenly spaced from a random first one.
 
     Args:
-        lengths: (episodes,) frames of each.
-        frame_gap: K.
-        max_pairs: Upper bound of the number of pairs.
-        seed: Of the random first ones, and of the episodes if there are more of them than pairs.
+        lengths: (episodes,) number of frames in each episode.
+        frame_gap: K, in frames.
+        max_pairs: Upper bound on the number of pairs.
+        seed: Seed for the random first pairs, and for choosing episodes if there are more of them than pairs.
 
     Returns:
-        Position of the episode and frame t within it of every pair, (N,) each, in the dataset's order.
+        For each pair the position of its episode and the frame t within it, (N,) each, in the dataset's order.
 
     Raises:
-        ValueError: Too few episodes hold a pair.
+        ValueError: If too few episodes contain a pair.
     """
     available = np.maximum(np.asarray(lengths) - frame_gap, 0)
     usable = np.flatnonzero(available)
     if len(usable) < MIN_EPISODES:
         raise ValueError(
-            f"{len(usable)} of {len(lengths)} episodes are longer than the frame gap of {frame_gap} frames (the "
-            f"longest has {max(lengths, default=0)}); probing needs at least {MIN_EPISODES}, as it holds episodes out."
+            f"`frame_gap` is {frame_gap}, and {len(usable)} of {len(lengths)} episodes are longer than that (the "
+            f"longest has {max(lengths, default=0)} frames); it must be shorter than at least {MIN_EPISODES} episodes, "
+            "some of which are held out. Pass a --dataset with more or longer episodes."
         )
     generator = np.random.default_rng(seed)
     if len(usable) > max_pairs:
@@ -140,19 +147,19 @@ def choose_starts(
 
 
 def partners(episodes: np.ndarray, *, seed: int) -> np.ndarray:
-    """For each pair one of another episode.
+    """Draws for each pair a pair from another episode.
 
     Args:
         episodes: (N,) episode of each pair; at least two different ones.
-        seed: Of the choice.
+        seed: Seed for the draws.
 
     Returns:
-        (N,) indices.
+        (N,) indices of pairs.
     """
     order = np.argsort(episodes, kind="stable")
     _, first, counts = np.unique(episodes[order], return_index=True, return_counts=True)
     group = np.repeat(np.arange(len(first)), counts)
-    # A random place among those that follow the end of the own episode, around the end of the list.
+    # A random position after the end of the pair's own episode, wrapping around at the end of the list.
     steps = np.random.default_rng(seed).integers(0, len(order) - counts[group])
     result = np.empty(len(order), dtype=np.int64)
     result[order] = order[(first[group] + counts[group] + steps) % len(order)]
@@ -160,9 +167,9 @@ def partners(episodes: np.ndarray, *, seed: int) -> np.ndarray:
 
 
 def _share_out(available: np.ndarray, total: int) -> np.ndarray:
-    """Equal quotas, where what short episodes lack goes to the others."""
+    """Equal quotas per episode; what short episodes cannot fill goes to the others."""
     quotas = np.zeros(len(available), dtype=np.int64)
-    # From the shortest episode on, each takes its part of what is left for those that follow.
+    # Starting with the shortest, each episode takes its share of what is left for it and those after it.
     left, order = total, np.argsort(available, kind="stable")
     for done, episode in enumerate(order):
         quotas[episode] = min(int(available[episode]), left // (len(order) - done))
@@ -176,10 +183,14 @@ def _open_source(dataset: str, camera: str | None) -> Source:
     # LeRobot would fill a folder without metadata from the Hub.
     if root is not None and not (folder / "meta" / "info.json").is_file():
         raise ValueError(
-            f"--dataset {dataset} is no LeRobotDataset: it has no meta/info.json. Give a dataset's folder or a Hub id."
+            f"{dataset} is not a LeRobotDataset: it has no meta/info.json. Pass the folder of a LeRobotDataset, or a "
+            "Hub id, as --dataset."
         )
     if dataset.endswith((".yaml", ".yml")):
-        raise ValueError(f"--dataset {dataset} is a mixture file; probe its datasets one by one.")
+        raise ValueError(
+            f"`dataset` is the mixture file {dataset}; it must be a single LeRobotDataset. Probe the datasets of the "
+            "mixture one by one."
+        )
     name = folder.resolve().name
     entry = EntryConfig(
         name=name if root else dataset,
@@ -207,7 +218,8 @@ def _read_actions(
             if not np.isfinite(values).all()
         ]
         raise ValueError(
-            f"The actions of {source.name} have values that are not finite, in {', '.join(bad)}."
+            f"{source.name} is damaged: its actions have values that are not finite, in {', '.join(bad)}. Repair the "
+            "dataset or probe another one."
         )
     scale = np.abs(actions).max(axis=(0, 1))
     varies = actions.std(axis=(0, 1)) > CONSTANT * np.maximum(scale, CONSTANT)
@@ -217,7 +229,7 @@ def _read_actions(
 
 
 def _dimension_names(names: object, count: int) -> list[str]:
-    """LeRobot's names of a vector's dimensions, a list or a dict of lists, or numbers."""
+    """Names of a vector's dimensions as LeRobot stores them, a list or a dict of lists, or numbers if it has none."""
     if isinstance(names, dict):
         names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
     if isinstance(names, (list, tuple)) and len(names) == count:

@@ -1,4 +1,4 @@
-"""Changes between the frames that no action made: what a good latent action ignores.
+"""Changes between the frames that no action caused, which a good latent action ignores.
 
 Shapes: n pairs of a batch, N pairs, S side of the frames.
 """
@@ -13,18 +13,21 @@ from torch.nn import functional as F
 PATCH, BRIGHTNESS = "moving patch", "brightness drift"
 # Side of the patch as a share of the frame's.
 PATCH_SIDE = 0.25
-# Places that are tried for it; the one where the frames change least is taken, as background.
+# Number of places that are tried for the patch; the one where the frames change least is taken to be background.
 NUM_PLACES = 12
-# Brightness of o_{t+K} changes by up to this share, at least by half of it.
+# Largest relative change of the brightness of o_{t+K}; the smallest is half of it.
 DRIFT = 0.25
 
 
 def distractors(seed: int, num_pairs: int) -> dict[str, Callable[[Tensor, slice], Tensor]]:
-    """Functions that add a distractor to a batch of frames (n, 2, 3, S, S), given which of the N pairs these are.
+    """Functions that add a distractor to a batch of frames.
 
     Args:
-        seed: Of all choices, which do not depend on how pairs are put into batches.
+        seed: Seed for all random choices, which do not depend on how pairs are batched.
         num_pairs: N.
+
+    Returns:
+        By name, functions of frames (n, 2, 3, S, S) in [0, 1] and of the slice of the N pairs that these frames are.
     """
     generator = torch.Generator().manual_seed(seed)
     texture = torch.rand(num_pairs, 1, 4, 4, generator=generator)
@@ -38,12 +41,15 @@ def distractors(seed: int, num_pairs: int) -> dict[str, Callable[[Tensor, slice]
 
 
 def add_moving_patch(frames: Tensor, texture: Tensor, places: Tensor) -> Tensor:
-    """Puts a gray textured patch into the background of both frames, in different places.
+    """Adds a gray textured patch to the background of both frames, in different places.
 
     Args:
         frames: (n, 2, 3, S, S) in [0, 1].
-        texture: (n, 1, 4, 4) in [0, 1], enlarged to the patch.
-        places: (n, P, 2, 2) in [0, 1]: candidates for its (row, column) in both frames.
+        texture: (n, 1, 4, 4) in [0, 1], enlarged to the size of the patch.
+        places: (n, P, 2, 2) in [0, 1]: P candidates for its relative (row, column) in the two frames.
+
+    Returns:
+        The changed frames, same shape.
     """
     size = frames.shape[-1]
     side = max(2, round(PATCH_SIDE * size))
@@ -71,6 +77,9 @@ def add_brightness_drift(frames: Tensor, drift: Tensor) -> Tensor:
     Args:
         frames: (n, 2, 3, S, S) in [0, 1].
         drift: (n,) relative change of brightness.
+
+    Returns:
+        The changed frames, same shape, in [0, 1].
     """
     future = (frames[:, 1] * (1 + drift.view(-1, 1, 1, 1))).clamp(0, 1)
     return torch.stack([frames[:, 0], future], dim=1)

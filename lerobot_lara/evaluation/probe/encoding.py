@@ -16,36 +16,36 @@ from lerobot_lara.evaluation.probe.data import Pairs
 from lerobot_lara.evaluation.probe.model import Latents, ProbedModel
 
 BATCH_SIZE = 64
-# Side of the small picture of o_t that probes from o_t get beside the encoder's pooled features, which do not say
-# where things are.
+# Probes from o_t also receive a thumbnail of this side, because the encoder's pooled features do not say where things
+# are.
 THUMBNAIL_SIZE = 8
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a model makes of the pairs.
+    """A model's latents and features of all pairs.
 
     Attributes:
-        latents: Of the pairs.
-        features: (N, 2, F) float32 of o_t and o_{t+K}.
-        observation: (N, ...) float32, o_t alone: its features and a thumbnail.
-        still: (N, D) float32 latent of the pair (o_t, o_t): what the latent says of o_t rather than of the motion.
+        latents: Latents of the pairs.
+        features: (N, 2, F) float32 features of o_t and o_{t+K}.
+        observation: (N, ...) float32 description of o_t alone: its features and a thumbnail.
+        no_motion: (N, D) float32 latents of the pairs (o_t, o_t): what the latent says about o_t itself.
     """
 
     latents: Latents
     features: np.ndarray
     observation: np.ndarray
-    still: np.ndarray
+    no_motion: np.ndarray
 
 
 def encode_pairs(model: ProbedModel, pairs: Pairs) -> Encoded:
-    """Encodes all pairs."""
-    features, still, thumbnails = [], [], []
+    """Encodes all pairs, and each first frame paired with itself."""
+    features, no_motion, thumbnails = [], [], []
     for rows in batches(len(pairs), "Encoding frames"):
         frames = pairs.images(rows)
         current = frames[:, 0]
         features.append(model.features(frames.flatten(0, 1)).unflatten(0, (-1, 2)))
-        still.append(model.encode(torch.stack([current, current], dim=1)).continuous)
+        no_motion.append(model.encode(torch.stack([current, current], dim=1)).continuous)
         thumbnails.append(resize(current, THUMBNAIL_SIZE).flatten(1))
     both = torch.cat(features)
     observation = torch.cat([both[:, 0], torch.cat(thumbnails)], dim=1)
@@ -53,7 +53,7 @@ def encode_pairs(model: ProbedModel, pairs: Pairs) -> Encoded:
         latents=encode_frames(model, pairs),
         features=both.numpy(),
         observation=observation.numpy(),
-        still=torch.cat(still).numpy(),
+        no_motion=torch.cat(no_motion).numpy(),
     )
 
 
@@ -64,18 +64,26 @@ def encode_frames(
     *,
     title: str = "Encoding pairs",
 ) -> Latents:
-    """Latents of all pairs.
+    """Encodes all pairs.
 
     Args:
         model: The model.
         pairs: The pairs.
-        change: Changes a batch of frames (n, 2, 3, S, S), given the slice of pairs that it is.
-        title: Of the progress bar.
+        change: Applied to each batch of frames (n, 2, 3, S, S), together with its slice of the pairs.
+        title: Title of the progress bar.
+
+    Returns:
+        The latents of all pairs.
     """
     parts = []
     for rows in batches(len(pairs), title):
         frames = pairs.images(rows)
         parts.append(model.encode(frames if change is None else change(frames, rows)))
+    return concatenate(parts)
+
+
+def concatenate(parts: list[Latents]) -> Latents:
+    """Joins the latents of successive batches."""
     codes = [part.codes for part in parts if part.codes is not None]
     return Latents(
         torch.cat([part.continuous for part in parts]),
@@ -85,6 +93,6 @@ def encode_frames(
 
 
 def batches(count: int, title: str) -> Iterator[slice]:
-    """Slices of 0 ... count - 1, with a progress bar."""
+    """Yields slices of at most `BATCH_SIZE` that cover 0 ... count - 1, with a progress bar."""
     for start in tqdm(range(0, count, BATCH_SIZE), desc=title, unit="batch"):
         yield slice(start, min(start + BATCH_SIZE, count))

@@ -1,4 +1,4 @@
-"""Which pairs stand for a code, or for a direction of continuous latents.
+"""Chooses pairs that represent a code, or a direction of continuous latents.
 
 Shapes: N pairs, D latent width, S side of the frames.
 """
@@ -16,16 +16,16 @@ from lerobot_lara.evaluation.probe.model import Latents
 NUM_EXAMPLES = 5
 NUM_COMPONENTS = 3
 NUM_CODES = 8
-# Pairs whose change is averaged.
+# Number of pairs whose change is averaged.
 GROUP_SIZE = 48
 
 
 @dataclass(frozen=True)
 class Group:
-    """Pairs with a similar latent action.
+    """Pairs with similar latent actions.
 
     Attributes:
-        title: What they share.
+        title: What the pairs share.
         examples: Indices of up to `NUM_EXAMPLES` pairs, of different episodes where possible.
         members: Indices of up to `GROUP_SIZE` pairs.
     """
@@ -36,15 +36,15 @@ class Group:
 
 
 def choose_groups(latents: Latents, episodes: np.ndarray, codebook_size: int | None) -> list[Group]:
-    """The most used codes, or the ends and middles of the first principal components.
+    """Groups pairs by the most used codes, or by the ends and the middle of the first principal components.
 
     Args:
-        latents: Of N pairs.
-        episodes: (N,) episode of each.
+        latents: Latents of N pairs.
+        episodes: (N,) episode of each pair.
         codebook_size: Number of codes, or None without a quantizer.
 
     Returns:
-        Groups; none if continuous latents are constant.
+        The groups; none if continuous latents are constant.
     """
     if latents.codes is not None and codebook_size is not None:
         return _code_groups(latents, episodes, codebook_size)
@@ -52,7 +52,7 @@ def choose_groups(latents: Latents, episodes: np.ndarray, codebook_size: int | N
 
 
 def mean_change(pairs: Pairs, members: np.ndarray) -> np.ndarray:
-    """Mean over pairs of the signed change of brightness, (S, S) in [-1, 1]."""
+    """Signed change of brightness, averaged over the given pairs, (S, S) in [-1, 1]."""
     current, future = pairs.images(members).unbind(1)
     return (future - current).mean((0, 1)).numpy()
 
@@ -64,8 +64,8 @@ def _code_groups(latents: Latents, episodes: np.ndarray, codebook_size: int) -> 
     for code in np.argsort(-counts, kind="stable")[:NUM_CODES]:
         if counts[code] == 0:
             break
-        uses = (latents.codes == int(code)).sum(1)  # of the pair's tokens
-        # Pairs in which most tokens have the code come first.
+        uses = (latents.codes == int(code)).sum(1)  # number of the pair's tokens with this code
+        # Pairs with the code in the most tokens come first.
         members = torch.argsort(uses, descending=True, stable=True)[: int((uses > 0).sum())].numpy()
         share = counts[code] / counts.sum()
         groups.append(_group(f"code {code}\n{share:.0%} of tokens", members, episodes))

@@ -1,4 +1,4 @@
-"""All measurements of one latent action model on one set of pairs."""
+"""All measurements of a latent action model on a set of pairs."""
 
 import logging
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Robustness:
-    """The measurements with the latent of the distracted pair in place of the clean one; all else stays clean.
+    """The measurements with the latent of the distracted pair instead of the clean one; everything else stays clean.
 
     Attributes:
-        displacement: Root mean square change of the latent, divided by the latents' own spread; infinite if they have
-            none.
-        r2: Of actions from the latent (ridge), fitted to clean latents; None without actions.
-        psnr_gain: PSNR of the prediction minus that of copying o_t, in dB; None if the model predicts no frames.
+        displacement: Root mean square change of the latent, divided by the spread of the clean latents; infinite if
+            these are constant.
+        r2: R2 of the actions from the latent, by the linear probe fitted on clean latents; None without actions.
+        psnr_gain: PSNR of the prediction minus PSNR of copying o_t, in dB; None if the model predicts no frames.
         cycle_cosine: Cycle consistency with the clean latent; None if the model predicts no frames.
     """
 
@@ -50,16 +50,16 @@ class Robustness:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything measured of one model.
+    """Everything that was measured for one model.
 
     Attributes:
-        latents: Of the pairs.
-        partners: (N,) pair of another episode for each.
-        statistics: Spread of the latents, and code usage.
-        action: None without actions.
-        prediction: None if the model predicts no frames.
-        transfer: None if the model predicts no frames.
-        robustness: By distractor.
+        latents: Latents of the pairs.
+        partners: (N,) index of a pair from another episode, for each pair.
+        statistics: Spread of the latents and code usage.
+        action: Action probes; None without actions.
+        prediction: Forward prediction; None if the model predicts no frames.
+        transfer: Transfer to other episodes; None if the model predicts no frames.
+        robustness: Results by distractor.
     """
 
     latents: Latents
@@ -72,27 +72,27 @@ class Measurement:
 
     @property
     def gain_over_copy(self) -> Estimate | None:
-        """PSNR with the own latent minus PSNR of o_t itself, in dB."""
+        """PSNR with the pair's own latent minus PSNR of copying o_t, in dB."""
         return self._gain(COPY)
 
     @property
     def gain_over_shuffled(self) -> Estimate | None:
-        """PSNR with the own latent minus PSNR with another pair's, in dB."""
+        """PSNR with the pair's own latent minus PSNR with another pair's latent, in dB."""
         return self._gain(SHUFFLED)
 
     @property
     def cycle_gain(self) -> Estimate | None:
-        """Cosine of the recovered latent with the applied one minus that with another."""
+        """Cosine of the recovered latent with the applied one minus its cosine with another latent."""
         return None if self.transfer is None else self.transfer.cosine - self.transfer.shuffled_cosine
 
     @property
     def latent_r2(self) -> Estimate | None:
-        """R2 of actions from the latent, linearly."""
+        """R2 of the actions from the latent, by the linear probe."""
         return None if self.action is None else self.action.r2["ridge"][LATENT]
 
     @property
     def increment(self) -> Estimate | None:
-        """R2 of actions from o_t and latent minus that from o_t."""
+        """Increase in R2 of the actions when the latent is added to o_t."""
         return None if self.action is None else self.action.increment
 
     def _gain(self, over: str) -> Estimate | None:
@@ -104,13 +104,16 @@ def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "c
     """Measures a latent action model.
 
     Args:
-        model: The model; may be any object with the methods of `ProbedModel`.
-        pairs: Of at least `MIN_EPISODES` episodes, with the model's frame gap.
-        seed: Of everything random. Equal seeds and pairs give paired intervals.
-        device: Where LPIPS is computed.
+        model: The model.
+        pairs: Pairs from at least `data.MIN_EPISODES` episodes, with the model's frame gap.
+        seed: Seed for all random choices. Estimates with equal seeds and pairs are paired.
+        device: Device on which LPIPS is computed.
+
+    Returns:
+        The measurements.
 
     Raises:
-        ValueError: The latents are not finite.
+        ValueError: If the latents are not finite.
     """
     bootstrap = EpisodeBootstrap(pairs.episodes, seed=seed)
     others = partners(pairs.episodes, seed=seed)
@@ -118,7 +121,8 @@ def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "c
     latents = encoded.latents
     if not latents.continuous.isfinite().all():
         raise ValueError(
-            "The latent actions are not finite: the checkpoint is damaged, or its training diverged."
+            "The latent actions are not finite: the checkpoint is damaged, or its training diverged. Probe another "
+            "checkpoint."
         )
     distracted = {
         name: encode_frames(model, pairs, change, title=f"Encoding with a {name}")
@@ -128,7 +132,7 @@ def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "c
     if pairs.actions is not None:
         inputs = ProbeInputs(
             observation=encoded.observation,
-            still=encoded.still,
+            no_motion=encoded.no_motion,
             latents=latents.continuous.numpy(),
             shuffled=latents.continuous[others].numpy(),
             feature_difference=encoded.features[:, 1] - encoded.features[:, 0],

@@ -1,4 +1,4 @@
-"""What `lara probe` needs of a latent action model, and checkpoints as such.
+"""The interface that the probe needs from a latent action model, and checkpoints behind that interface.
 
 Shapes: N pairs, L latent-action tokens, C latent width, D = L * C, F feature width.
 """
@@ -18,7 +18,7 @@ from lerobot_lara.alignment.config import LatentAlignmentConfig
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
-# Of paths such as <run>/checkpoints/last/pretrained_model, these parts tell no runs apart.
+# Parts of paths such as <run>/checkpoints/last/pretrained_model that do not distinguish one run from another.
 GENERIC_PARTS = {"checkpoints", "last", "pretrained_model"}
 
 
@@ -27,9 +27,9 @@ class Latents:
     """Latent actions of frame pairs.
 
     Attributes:
-        continuous: (N, D) float32 before quantization: what policies align to.
-        quantized: (N, D) float32 what `decode` takes; `continuous` itself without a quantizer.
-        codes: (N, L) int64, or None without a quantizer.
+        continuous: (N, D) float32 before quantization, which policies are aligned to.
+        quantized: (N, D) float32 input of `decode`; equal to `continuous` without a quantizer.
+        codes: (N, L) int64 indices in the codebook, or None without a quantizer.
     """
 
     continuous: Tensor
@@ -38,11 +38,13 @@ class Latents:
 
 
 class ProbedModel(Protocol):
-    """Anything that says what happened between two frames. Frames are RGB in [0, 1], on the CPU, as are results.
+    """A model that describes what happened between two frames.
+
+    Frames are RGB in [0, 1]. All inputs and outputs are on the CPU.
 
     Attributes:
-        frame_gap: K, frames between the two.
-        image_size: Side in pixels of the frames that it looks at; larger ones are not needed.
+        frame_gap: K, in frames.
+        image_size: Side in pixels at which the model looks at frames; larger frames are not needed.
         codebook_size: Number of codes, or None without a quantizer.
         decodes: Whether `decode` predicts frames.
     """
@@ -53,21 +55,21 @@ class ProbedModel(Protocol):
     decodes: bool
 
     def encode(self, frames: Tensor) -> Latents:
-        """Latent actions of pairs (N, 2, 3, H, W)."""
+        """Returns the latent actions of pairs (N, 2, 3, H, W)."""
 
     def features(self, images: Tensor) -> Tensor:
-        """The frame encoder's features (N, F) of single images (N, 3, H, W)."""
+        """Returns the frame encoder's features (N, F) of single images (N, 3, H, W)."""
 
     def decode(self, images: Tensor, quantized: Tensor) -> Tensor:
-        """Predicted frames (N, 3, h, h) from images (N, 3, H, W) and `Latents.quantized` (N, D)."""
+        """Predicts frames (N, 3, h, h) from images (N, 3, H, W) and `Latents.quantized` (N, D)."""
 
 
 class CheckpointModel:
     """A trained `LatentActionModel` as a `ProbedModel`.
 
     Args:
-        lam: The model; moved to the device and put into eval mode.
-        device: Where it computes.
+        lam: The model, which is moved to the device and set to eval mode.
+        device: Device on which it computes.
     """
 
     def __init__(self, lam: LatentActionModel, *, device: str) -> None:
@@ -81,7 +83,7 @@ class CheckpointModel:
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Latents:
-        """See `ProbedModel`."""
+        """Implements `ProbedModel.encode`."""
         output = self.lam.encode(frames.to(self.device))
         codes = None if output.code_indices is None else output.code_indices.cpu()
         return Latents(
@@ -92,12 +94,12 @@ class CheckpointModel:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Mean over the frame encoder's tokens; see `ProbedModel`."""
+        """Implements `ProbedModel.features` as the mean over the frame encoder's tokens."""
         return self.lam.frame_encoder(images.to(self.device)).float().mean(1).cpu()  # (N, P, F) -> (N, F)
 
     @torch.no_grad()
     def decode(self, images: Tensor, quantized: Tensor) -> Tensor:
-        """See `ProbedModel`."""
+        """Implements `ProbedModel.decode`."""
         latent = quantized.to(self.device).unflatten(1, self._latent_shape)  # (N, D) -> (N, L, C)
         return self.lam.decode(images.to(self.device), latent).float().cpu()
 
@@ -107,10 +109,10 @@ class Checkpoint:
     """An opened checkpoint.
 
     Attributes:
-        path: Folder or Hub id, as given.
-        label: Short name, unique in a report.
+        path: Folder or Hub id, as passed by the user.
+        label: Short name, unique within a report.
         type: Policy type.
-        camera: Dataset key of the camera that it was trained on; None if the checkpoint does not say.
+        camera: Dataset key of the camera that it was trained on; None if the checkpoint does not record it.
         model: Its latent action model.
     """
 
@@ -126,26 +128,31 @@ def open_checkpoints(paths: list[str], *, device: str) -> list[Checkpoint]:
 
     Args:
         paths: Folders or Hub ids.
-        device: Where the models compute.
+        device: Device on which the models compute.
+
+    Returns:
+        The opened checkpoints, in the same order.
 
     Raises:
-        ValueError: One is missing, damaged, given twice, or of a type without a latent action model; or their
-            frame gaps differ, so that their latent actions are of different things.
+        ValueError: If one is missing, damaged, listed twice, or of a type without a latent action model; or if their
+            frame gaps differ.
     """
     if len(set(paths)) < len(paths):
-        raise ValueError(f"A checkpoint is given twice: {', '.join(paths)}.")
+        raise ValueError(
+            f"`checkpoints` lists the same checkpoint twice: {', '.join(paths)}. Pass each checkpoint once."
+        )
     checkpoints = [_open(path, label, device) for path, label in zip(paths, short_labels(paths), strict=True)]
     gaps = {checkpoint.label: checkpoint.model.frame_gap for checkpoint in checkpoints}
     if len(set(gaps.values())) > 1:
         raise ValueError(
-            f"The latent action models have different frame gaps, {gaps}: they describe different stretches of time "
-            "and cannot be compared. Probe them one by one."
+            f"`frame_gap` differs between the checkpoints, {gaps}; it must be the same, because latent actions over "
+            "different times cannot be compared. Probe the checkpoints one by one."
         )
     return checkpoints
 
 
 def short_labels(paths: list[str]) -> list[str]:
-    """The last telling part of each path, or the whole paths where those are alike."""
+    """Returns the last distinctive part of each path, or the whole paths if those parts are not unique."""
     labels = [
         next(
             (
@@ -163,15 +170,16 @@ def short_labels(paths: list[str]) -> list[str]:
 def _open(path: str, label: str, device: str) -> Checkpoint:
     if (Path(path) / "checkpoints" / "last" / "pretrained_model").is_dir():
         raise ValueError(
-            f"{path} is the folder of a training run. Did you mean {path}/checkpoints/last/pretrained_model?"
+            f"{path} is the folder of a training run: it holds no checkpoint itself. Pass "
+            f"{path}/checkpoints/last/pretrained_model."
         )
     try:
         config = PreTrainedConfig.from_pretrained(path)
     except (OSError, ValueError, DecodingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"No checkpoint at {path}: it is no folder with a policy's config.json, and no Hub repository that can be "
-            f"read ({reason})"
+            f"{path} cannot be opened: it is neither a folder with a policy's config.json nor a readable Hub "
+            f"repository ({reason}). Pass the folder or Hub id of a lara_lam or lara checkpoint."
         ) from error
     cameras = list(config.image_features or {})
     if isinstance(config, LaraLAMConfig):
@@ -180,8 +188,8 @@ def _open(path: str, label: str, device: str) -> Checkpoint:
         lam, camera = LatentActionModel.from_pretrained(path, subfolder=LAM_FOLDER), config.lam_camera
     else:
         raise ValueError(
-            f"{path} is of type {config.type!r}, which holds no latent action model. Give a checkpoint of type "
-            "'lara_lam' or 'lara'."
+            f"{path} is of type {config.type!r}: such checkpoints hold no latent action model. Pass a checkpoint of "
+            "type 'lara_lam' or 'lara'."
         )
     camera = camera or next(iter(cameras), None)
     return Checkpoint(path, label, config.type, camera, CheckpointModel(lam, device=device))

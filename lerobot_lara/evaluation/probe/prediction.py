@@ -1,4 +1,4 @@
-"""Forward prediction with the right latent action, against trivial alternatives on the same pairs.
+"""Forward prediction with the correct latent action, compared with trivial alternatives on the same pairs.
 
 Shapes: N pairs, D latent width, h prediction size.
 """
@@ -21,20 +21,20 @@ from lerobot_lara.lam.perceptual import PerceptualLoss
 logger = logging.getLogger(__name__)
 
 OWN, SHUFFLED, MEAN, COPY = "own latent", "shuffled latent", "mean latent", "copy of o_t"
-# LPIPS runs a VGG16 on every picture; this many pairs, evenly spread, are enough for it.
+# LPIPS runs a VGG16 on every frame, so that it is measured on at most this many evenly spread pairs.
 LPIPS_PAIRS = 256
 LPIPS_MIN_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """How near predictions come to o_{t+K}, by what they are made with.
+    """How close predictions are to o_{t+K}, by kind of prediction (`OWN`, `SHUFFLED`, `MEAN`, `COPY`).
 
     Attributes:
-        psnr: In dB, of the mean error of all pairs.
-        ssim: Mean over pairs, at most 1.
-        lpips: Mean over up to `LPIPS_PAIRS` pairs, lower is nearer; None if it could not be measured.
-        lpips_missing: Why not.
+        psnr: PSNR in dB of the mean squared error over all pairs.
+        ssim: Mean SSIM over pairs, at most 1.
+        lpips: Mean LPIPS over up to `LPIPS_PAIRS` pairs, lower is closer; None if it could not be measured.
+        lpips_missing: Why LPIPS could not be measured; empty otherwise.
     """
 
     psnr: dict[str, Estimate]
@@ -52,15 +52,18 @@ def measure_prediction(
     bootstrap: EpisodeBootstrap,
     device: str,
 ) -> Prediction:
-    """Predicts all pairs.
+    """Predicts the second frame of every pair and compares it with the true one.
 
     Args:
-        model: One that decodes.
+        model: A model that decodes.
         pairs: The pairs.
-        latents: Theirs.
-        partners: (N,) pair of another episode that lends its latent to each.
-        bootstrap: Of the pairs' episodes.
-        device: Where LPIPS is computed.
+        latents: Latents of the pairs.
+        partners: (N,) index of a pair from another episode, whose latent is the shuffled one.
+        bootstrap: Bootstrap over the pairs' episodes.
+        device: Device on which LPIPS is computed.
+
+    Returns:
+        The scores, with confidence intervals.
     """
     quantized = latents.quantized
     used = {
@@ -78,16 +81,16 @@ def measure_prediction(
         current, future = pairs.images(rows).unbind(1)
         predicted = {kind: model.decode(current, latent[rows]).clamp(0, 1) for kind, latent in used.items()}
         size = predicted[OWN].shape[-1]
-        predicted[COPY], target = resize(current, size), resize(future, size)
+        predicted[COPY], future = resize(current, size), resize(future, size)
         chosen = with_lpips[rows]
         for kind, images in predicted.items():
-            errors[kind][rows] = (images - target).square().mean((1, 2, 3)).numpy()
-            scores = structural_similarity_index_measure(images, target, data_range=1.0, reduction="none")
+            errors[kind][rows] = (images - future).square().mean((1, 2, 3)).numpy()
+            scores = structural_similarity_index_measure(images, future, data_range=1.0, reduction="none")
             assert isinstance(scores, Tensor)
             ssim[kind][rows] = scores.reshape(-1).numpy()
             if lpips is not None and chosen.any():
                 with torch.no_grad():
-                    distance = lpips(images[chosen].to(device), target[chosen].to(device)).cpu()
+                    distance = lpips(images[chosen].to(device), future[chosen].to(device)).cpu()
                 distances[kind][np.arange(len(pairs))[rows][chosen]] = distance.numpy()
     return Prediction(
         psnr={kind: bootstrap.psnr(errors[kind]) for kind in kinds},
@@ -100,7 +103,7 @@ def measure_prediction(
 
 
 def squared_errors(model: ProbedModel, pairs: Pairs, quantized: Tensor) -> np.ndarray:
-    """Mean squared errors (N,) of the predictions with given latents (N, D)."""
+    """Mean squared errors (N,) of the predictions from latents (N, D)."""
     errors = []
     for rows in batches(len(pairs), "Predicting"):
         current, future = pairs.images(rows).unbind(1)
@@ -114,9 +117,12 @@ def _open_lpips(
 ) -> tuple[PerceptualLoss | None, str]:
     size = model.decode(pairs.images(slice(0, 1))[:, 0], quantized[:1]).shape[-1]
     if size < LPIPS_MIN_SIZE:
-        return None, f"LPIPS needs pictures of {LPIPS_MIN_SIZE} pixels; these have {size}."
+        return (
+            None,
+            f"LPIPS was not measured: it needs frames of at least {LPIPS_MIN_SIZE} pixels, and these have {size}.",
+        )
     try:
         return PerceptualLoss("stlpips").to(device), ""
     except ValueError as error:
         logger.warning("LPIPS is not measured: %s", error)
-        return None, "LPIPS needs the package stlpips-pytorch, which is not installed."
+        return None, "LPIPS was not measured: the package stlpips-pytorch is not installed."

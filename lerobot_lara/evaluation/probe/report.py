@@ -1,4 +1,4 @@
-"""The report of `lara probe`: a page, its figures as PNGs, and all numbers as JSON."""
+"""Writes the report of `lara probe`: a page, its figures as PNGs, and all numbers as JSON."""
 
 import json
 import logging
@@ -6,20 +6,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lerobot_lara.evaluation.figures import latent_usage
 from lerobot_lara.evaluation.page import data_uri, render_template
-from lerobot_lara.evaluation.probe import figures
+from lerobot_lara.evaluation.probe import figures, pictures
 from lerobot_lara.evaluation.probe.bootstrap import NUM_RESAMPLES, Estimate
 from lerobot_lara.evaluation.probe.data import Pairs
 from lerobot_lara.evaluation.probe.gallery import choose_groups
-from lerobot_lara.evaluation.probe.latent_statistics import count_codes
 from lerobot_lara.evaluation.probe.measure import Measurement
 from lerobot_lara.evaluation.probe.model import Checkpoint
 from lerobot_lara.evaluation.probe.verdicts import Verdict, judge
 
 logger = logging.getLogger(__name__)
 
-# Says that a page is one of these, and may be replaced.
+# Marks a page as written by this command, so that it may be replaced.
 GENERATOR = '<meta name="generator" content="lara probe">'
 PAGE, RESULTS, FIGURES = "report.html", "metrics.json", "figures"
 
@@ -31,11 +29,11 @@ class Headline:
     """A number by which models are compared.
 
     Attributes:
-        title: What it is.
+        title: Name of the number.
         better: "higher" or "lower".
-        form: Format of the number.
-        estimates: Of each model; None where it was not measured.
-        differences: Of each model after the first: its number minus that of the first, in paired resamples.
+        form: Format specification of the number.
+        estimates: Estimate of each model; None where it was not measured.
+        differences: For each model after the first, its estimate minus that of the first, in paired resamples.
     """
 
     title: str
@@ -46,21 +44,21 @@ class Headline:
 
 
 def write_report(folder: Path, probed: Probed, pairs: Pairs, *, dataset: str, seed: int) -> Path:
-    """Writes page, figures and numbers; those of an earlier report there are replaced.
+    """Writes the page, the figures and the numbers, and replaces those of an earlier report in the same folder.
 
     Args:
-        folder: Created if need be.
+        folder: Folder of the report; created if necessary.
         probed: Checkpoints and their measurements on `pairs`.
         pairs: The pairs.
-        dataset: As it was given.
-        seed: Of the measurements.
+        dataset: Dataset as passed by the user.
+        seed: Seed of the measurements.
 
     Returns:
         Path of the page.
     """
     verdicts = [judge(measurement) for _, measurement in probed]
     folder.mkdir(parents=True, exist_ok=True)
-    # Marks the folder as ours, should writing be cut off.
+    # Marks the folder as ours, in case writing is interrupted.
     (folder / PAGE).write_text(
         f"<!doctype html>{GENERATOR}<p>This report is not complete.</p>", encoding="utf-8"
     )
@@ -93,8 +91,18 @@ def write_report(folder: Path, probed: Probed, pairs: Pairs, *, dataset: str, se
 
 
 def draw_figures(folder: Path, probed: Probed, pairs: Pairs, *, seed: int) -> dict[str, Path]:
-    """Draws what was measured; per-model figures have the model's number, from 1, in their name."""
-    drawn = {"distractors": figures.distractor_examples(pairs, folder / "distractors.png", seed=seed)}
+    """Draws what was measured.
+
+    Args:
+        folder: Folder of the PNGs.
+        probed: Checkpoints and their measurements on `pairs`.
+        pairs: The pairs.
+        seed: Seed of the measurements.
+
+    Returns:
+        PNG of each figure, by name. Names of figures of a single model end with the model's number, counted from 1.
+    """
+    drawn = {"distractors": pictures.distractor_examples(pairs, folder / "distractors.png", seed=seed)}
     actions = {checkpoint.label: each.action for checkpoint, each in probed if each.action is not None}
     if actions:
         drawn["action_probe"] = figures.action_probe_bars(actions, folder / "action_probe.png")
@@ -105,24 +113,23 @@ def draw_figures(folder: Path, probed: Probed, pairs: Pairs, *, seed: int) -> di
         drawn["prediction"] = figures.prediction_bars(predictions, folder / "prediction.png")
     for number, (checkpoint, each) in enumerate(probed, start=1):
         model = checkpoint.model
-        counts = None if model.codebook_size is None else count_codes(each.latents, model.codebook_size)
         paths = {
             name: folder / f"{name}_{number}.png"
             for name in ("predictions", "transfer", "gallery", "latents")
         }
-        latent_usage(each.latents.continuous.numpy(), paths["latents"], code_counts=counts)
+        figures.latent_usage(each.latents, each.statistics, paths["latents"])
         if each.prediction is not None:
-            figures.example_predictions(model, pairs, each, paths["predictions"])
-            figures.transfer_strip(model, pairs, each, paths["transfer"])
+            pictures.example_predictions(model, pairs, each, paths["predictions"])
+            pictures.transfer_strip(model, pairs, each, paths["transfer"])
         groups = choose_groups(each.latents, pairs.episodes, model.codebook_size)
         if groups:
-            figures.pair_gallery(pairs, groups, paths["gallery"])
+            pictures.pair_gallery(pairs, groups, paths["gallery"])
         drawn |= {path.stem: path for path in paths.values() if path.is_file()}
     return drawn
 
 
 def compare(measurements: list[Measurement]) -> list[Headline]:
-    """The numbers that count, of all models and against the first one."""
+    """Returns the main numbers of all models, and their differences from the first model."""
     rows: list[tuple[str, str, str, list[Estimate | None]]] = [
         ("PSNR gain over copying o_t (dB)", "higher", ".2f", [m.gain_over_copy for m in measurements]),
         (
@@ -139,16 +146,21 @@ def compare(measurements: list[Measurement]) -> list[Headline]:
             [m.increment for m in measurements],
         ),
         (
-            "action retrieval among 32",
+            "retrieval of the action chunk among 32",
             "higher",
             ".1%",
             [None if m.action is None else m.action.retrieval for m in measurements],
         ),
-        ("cycle cosine over shuffled", "higher", ".2f", [m.cycle_gain for m in measurements]),
+        (
+            "gain of the cycle cosine over another latent",
+            "higher",
+            ".2f",
+            [m.cycle_gain for m in measurements],
+        ),
     ]
     for name in measurements[0].robustness:
         moved: list[Estimate | None] = [m.robustness[name].displacement for m in measurements]
-        rows.append((f"displacement by a {name}", "lower", ".3f", moved))
+        rows.append((f"displacement of the latent by a {name}", "lower", ".3f", moved))
     return [
         Headline(title, better, form, estimates, [_difference(each, estimates[0]) for each in estimates[1:]])
         for title, better, form, estimates in rows
@@ -165,7 +177,7 @@ def results_json(
     dataset: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything that was measured, with 95 % intervals, as JSON."""
+    """Returns everything that was measured, with 95 % intervals, as JSON-serializable values."""
     return {
         "dataset": dataset,
         "camera": pairs.camera,
@@ -203,7 +215,7 @@ def _difference(estimate: Estimate | None, first: Estimate | None) -> Estimate |
 
 
 def _plain(value: Any) -> Any:
-    """Estimates and what contains them as JSON; arrays and pictures are left to the figures."""
+    """Converts estimates, and dataclasses that contain them, to JSON-serializable values; arrays are left out."""
     if isinstance(value, Estimate):
         return value.json()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Probes latent action models on a dataset and writes the report: `lara probe`."""
+"""Probes latent action models on a dataset and writes a report: `lara probe`."""
 
 import logging
 from pathlib import Path
@@ -26,22 +26,23 @@ def probe(
     max_pairs: int = MAX_PAIRS,
     seed: int = 0,
 ) -> Path:
-    """Measures the latent action models of checkpoints, side by side on the same pairs.
+    """Measures the latent action models of checkpoints on the same pairs and reports them side by side.
 
     Args:
-        checkpoints: `lara_lam` or `lara` checkpoints, folders or Hub ids.
-        dataset: A LeRobotDataset, folder or Hub id, with or without actions; best one that none was trained on.
-        out: Folder of the report; None is outputs/probe/<name of the dataset>. An earlier report is replaced.
-        camera: Of the dataset; None is the one that the checkpoints were trained on.
-        device: "cpu" or "cuda"; None is CUDA where there is some.
-        max_pairs: Upper bound of frame pairs, spread evenly over the episodes.
-        seed: Of everything random.
+        checkpoints: `lara_lam` or `lara` checkpoints, as folders or Hub ids.
+        dataset: A LeRobotDataset, as a folder or Hub id, with or without actions; ideally one that none of the models
+            was trained on.
+        out: Folder of the report; None selects outputs/probe/<name of the dataset>. An earlier report is replaced.
+        camera: Key of the dataset's camera; None selects the one that the checkpoints were trained on.
+        device: "cpu" or "cuda"; None selects CUDA if it is available.
+        max_pairs: Upper bound on the number of frame pairs, which are spread evenly over the episodes.
+        seed: Seed for all random choices.
 
     Returns:
-        Path of the page.
+        Path of the report's page.
 
     Raises:
-        ValueError: A checkpoint, the dataset or the camera is missing or does not fit, or `out` holds other files.
+        ValueError: If a checkpoint, the dataset or the camera is missing or does not fit, or `out` holds other files.
     """
     folder = output_folder(out, dataset)
     device = _check_device(device)
@@ -62,19 +63,22 @@ def probe(
 
 
 def output_folder(out: str | Path | None, dataset: str) -> Path:
-    """Folder of the report: `out`, or one named after the dataset.
+    """Returns the folder of the report: `out`, or one named after the dataset.
 
     Raises:
-        ValueError: It is a file, or holds anything but a report of `lara probe`.
+        ValueError: If it is a file, or holds anything but a report of `lara probe`.
     """
     folder = OUTPUT_DIR / Path(dataset).expanduser().resolve().name if out is None else Path(out).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file; name a folder for the report.")
+        raise ValueError(
+            f"`out` is the file {folder}; it must be a folder. Pass --out=<folder for the report>."
+        )
     if folder.is_dir() and any(folder.iterdir()):
         page = folder / PAGE
         if not page.is_file() or GENERATOR.encode() not in page.read_bytes()[:2000]:
             raise ValueError(
-                f"--out {folder} exists and holds no report of `lara probe`; choose another folder."
+                f"`out` is {folder}, which holds something else than a report of `lara probe`; it must be new, empty "
+                "or an earlier report. Pass another folder as --out."
             )
     return folder
 
@@ -86,9 +90,13 @@ def _check_device(device: str | None) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise ValueError(f"--device {device!r} is none that torch knows.") from error
+        raise ValueError(
+            f"`device` is {device!r}; it must be a device of torch. Pass --device=cpu or --device=cuda."
+        ) from error
     if kind == "cuda" and not available:
-        raise ValueError(f"--device is {device}, but torch finds no CUDA device here. Pass --device=cpu.")
+        raise ValueError(
+            f"`device` is {device!r}; it must be available, but torch finds no CUDA device. Pass --device=cpu."
+        )
     return device
 
 
@@ -96,6 +104,7 @@ def _common_camera(checkpoints: list[Checkpoint]) -> str | None:
     cameras = {checkpoint.label: checkpoint.camera for checkpoint in checkpoints if checkpoint.camera}
     if len(set(cameras.values())) > 1:
         raise ValueError(
-            f"The checkpoints were trained on different cameras, {cameras}. Choose one of the dataset with --camera."
+            f"`camera` is not given, and the checkpoints were trained on different cameras, {cameras}; it must be the "
+            "same for all. Pass a camera of the dataset as --camera."
         )
     return next(iter(cameras.values()), None)

@@ -1,6 +1,6 @@
-"""Does a latent action mean the same elsewhere? That of pair A is applied to a frame of another episode.
+"""Does a latent action mean the same in another scene? The latent of pair A is applied to a frame of another episode.
 
-Cycle consistency: the model then looks at (frame B, its own prediction) and should recover the latent that was applied.
+Cycle consistency: the model then encodes (frame B, its own prediction) and should recover the latent that was applied.
 A latent that describes the scene instead of the motion is not recovered.
 
 Shapes: N pairs, D latent width, h prediction size.
@@ -16,22 +16,23 @@ from lerobot_lara.backbones.images import resize
 from lerobot_lara.evaluation.probe.action_probe import RETRIEVAL_BATCH, retrieve
 from lerobot_lara.evaluation.probe.bootstrap import EpisodeBootstrap, Estimate
 from lerobot_lara.evaluation.probe.data import Pairs
-from lerobot_lara.evaluation.probe.encoding import batches
+from lerobot_lara.evaluation.probe.encoding import batches, concatenate
 from lerobot_lara.evaluation.probe.model import Latents, ProbedModel
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Cycle consistency over all pairs; latents are centered by their mean.
+    """Cycle consistency over all pairs. Latents are centered by their mean.
 
     Attributes:
-        cosine: Mean cosine of recovered and applied latent, in [-1, 1]; 0 for constant latents.
-        shuffled_cosine: The same with a latent that was not applied.
-        same_frame_cosine: The same as `cosine` where the latent is applied to its own frame: what transfer could reach.
-        relative_error: Squared error of the recovered latent, divided by the latents' variance; 1 for their mean.
-        shuffled_relative_error: The same with a latent that was not applied.
-        retrieval: How often the recovered latent is nearest to the applied one among 32.
-        retrieval_chance: The same of a constant.
+        cosine: Mean cosine between the recovered and the applied latent, in [-1, 1]; 0 for constant latents.
+        shuffled_cosine: The same against a latent that was not applied.
+        same_frame_cosine: `cosine` when the latent is applied to its own frame, which is an upper bound for transfer.
+        relative_error: Squared error of the recovered latent divided by the latents' variance; 1 if the mean latent is
+            recovered every time.
+        shuffled_relative_error: The same against a latent that was not applied.
+        retrieval: Share of pairs whose applied latent, among 32, is the nearest to the recovered one.
+        retrieval_chance: Expected retrieval of a constant.
         code_agreement: Share of tokens whose code is recovered; None without a quantizer.
     """
 
@@ -54,15 +55,18 @@ def measure_transfer(
     bootstrap: EpisodeBootstrap,
     seed: int,
 ) -> Transfer:
-    """Applies each pair's latent to its partner's frame o_t.
+    """Applies each pair's latent to its partner's frame o_t and tries to recover it.
 
     Args:
-        model: One that decodes.
+        model: A model that decodes.
         pairs: The pairs.
-        latents: Theirs.
-        partners: (N,) pair of another episode for each.
-        bootstrap: Of the pairs' episodes.
-        seed: Of the retrieval's batches.
+        latents: Latents of the pairs.
+        partners: (N,) index of a pair from another episode, for each pair.
+        bootstrap: Bootstrap over the pairs' episodes.
+        seed: Seed for the retrieval candidates.
+
+    Returns:
+        Cycle consistency, with confidence intervals.
     """
     applied = latents.continuous
     recovered = apply_and_encode(model, pairs, latents.quantized, partners)
@@ -71,7 +75,7 @@ def measure_transfer(
     spread = (applied - applied.mean(0)).square().sum(1).numpy()
 
     def relative(error: np.ndarray) -> Estimate:
-        # Constant latents are no better recovered than their mean.
+        # For constant latents this is 1: they are recovered no better than by their mean.
         return bootstrap(_ratio, error, spread)
 
     hits, chance = retrieve(
@@ -92,33 +96,42 @@ def measure_transfer(
     )
 
 
-def apply_and_encode(model: ProbedModel, pairs: Pairs, quantized: Tensor, targets: np.ndarray) -> Latents:
-    """Latents that the model finds in (frame o_t of pair `targets[i]`, its prediction with `quantized[i]`).
+def apply_and_encode(
+    model: ProbedModel, pairs: Pairs, quantized: Tensor, destinations: np.ndarray
+) -> Latents:
+    """Applies latents to other pairs' first frames and encodes (first frame, prediction).
 
     Args:
-        model: One that decodes.
+        model: A model that decodes.
         pairs: The pairs.
-        quantized: (N, D).
-        targets: (N,) indices of pairs.
+        quantized: (N, D) latents to apply.
+        destinations: (N,) indices of the pairs to whose frames o_t they are applied.
+
+    Returns:
+        The recovered latents, in the order of `quantized`.
     """
     parts = []
     for rows in batches(len(pairs), "Applying latents elsewhere"):
-        frames = pairs.images(targets[rows])[:, 0]
+        frames = pairs.images(destinations[rows])[:, 0]
         predicted = model.decode(frames, quantized[rows]).clamp(0, 1)
-        # At one size, so that the coarser of the two does not look like a change.
+        # Both at the same size: a difference in sharpness would look like a change.
         parts.append(model.encode(torch.stack([resize(frames, predicted.shape[-1]), predicted], dim=1)))
-    codes = [part.codes for part in parts if part.codes is not None]
-    return Latents(
-        torch.cat([part.continuous for part in parts]),
-        torch.cat([part.quantized for part in parts]),
-        torch.cat(codes) if codes else None,
-    )
+    return concatenate(parts)
 
 
 def centered_cosine(first: Tensor, second: Tensor, center: Tensor) -> np.ndarray:
-    """Cosine (N,) of latents (N, D) after subtraction of a mean (D,); 0 where one is that mean."""
+    """Cosine similarity of latents after subtracting their center.
+
+    Args:
+        first: (N, D).
+        second: (N, D).
+        center: (D,) mean latent.
+
+    Returns:
+        (N,) in [-1, 1]; 0 where a latent equals the center.
+    """
     a, b = first - center, second - center
-    # Rounding noise about a constant has directions too.
+    # Rounding noise around a constant has directions too.
     floor = 1e-4 * center.norm().clamp(min=1e-6)
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1)
     return torch.where((a.norm(dim=1) > floor) & (b.norm(dim=1) > floor), cosine, 0.0).numpy()

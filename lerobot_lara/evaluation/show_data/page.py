@@ -1,4 +1,4 @@
-"""One HTML page that shows what a policy would train on: a dataset, or a mixture of several."""
+"""Writes one HTML page that shows what a policy would train on: a dataset, or a mixture of several."""
 
 import logging
 from collections.abc import Callable
@@ -34,12 +34,12 @@ from lerobot_lara.evaluation.show_data.summary import describe_cameras, describe
 
 logger = logging.getLogger(__name__)
 
-# Says that a page is one of these, and may be replaced.
+# Marks a page as written by this command, so that it may be replaced.
 GENERATOR = '<meta name="generator" content="lara show-data">'
 OUTPUT_DIR = Path("outputs/show_data")
-# Pairs of each dataset that are measured, at least.
+# Smallest number of pairs of each dataset that are measured.
 MEASURED_PAIRS = 48
-# The color scale of difference images ends no lower, so that noise stays dark.
+# Lower end for the maximum of the color scale of difference images, so that noise stays dark.
 MIN_BRIGHTEST = 0.15
 
 
@@ -59,24 +59,24 @@ def show_data(
 
     Args:
         data: A mixture file, a folder with a LeRobotDataset, or a Hub id.
-        out: The page; None is `<name>.html` in outputs/show_data. A page of this function is replaced.
-        policy: Policy type with frame pairs; None is "lara", or "lara_lam" where no dataset has actions.
-        frame_gap: Frames between o_t and o_{t+K} in every dataset, whatever the mixture says.
+        out: Path of the page; None selects `<name>.html` in outputs/show_data. An earlier page of this command is
+            replaced.
+        policy: Policy type that learns from frame pairs; None selects "lara", or "lara_lam" if no dataset has actions.
+        frame_gap: Frames between o_t and o_{t+K} in every dataset, which overrides the mixture; None keeps its gap.
         frame_gap_s: The same in seconds.
-        random_shift: The policy's augmentation, in pixels.
+        random_shift: Largest shift of the policy's augmentation, in pixels.
         image_transforms: Whether to apply LeRobot's default augmentation.
-        pairs: Pairs shown of each dataset, at least 1.
-        seed: Of the choice of pairs and of the augmentation.
+        pairs: Number of pairs to show from each dataset, at least 1.
+        seed: Seed for the choice of pairs and for the augmentation.
 
     Returns:
         Path of the page.
 
     Raises:
-        ValueError: The data is missing or does not fit together, a flag is out of range, or `out` is a file of
-            another kind.
+        ValueError: If the data is missing or inconsistent, a flag is out of range, or `out` is a file of another kind.
     """
     if pairs < 1:
-        raise ValueError(f"--pairs is {pairs}; give at least 1.")
+        raise ValueError(f"`pairs` is {pairs}; it must be at least 1. Pass --pairs=1 or more.")
     page = _page_path(data, out)
     mixture = _with_gap(open_data(data), frame_gap, frame_gap_s)
     config = configure_policy(mixture, policy, frame_gap=frame_gap, random_shift=random_shift)
@@ -88,14 +88,16 @@ def show_data(
         generator = np.random.default_rng([seed, number])
         draws = choose_draws(dataset, number, max(pairs, MEASURED_PAIRS), generator)
         read = read_pairs(dataset, draws, pairs, generator)
-        described = describe_entry(dataset, number, config)
-        described["cameras"] = describe_cameras(entry, read)
-        described["unmapped"] = sorted(
-            set(entry.source.meta.camera_keys) - set(entry.source.cameras.values())
-        )
+        unmapped = set(entry.source.meta.camera_keys) - set(entry.source.cameras.values())
         shown = [pair for pair in read if pair.shown]
-        described["pairs_shown"] = _draw_pairs(dataset, shown, transforms, random_shift, seed)
-        entries.append(described)
+        entries.append(
+            describe_entry(dataset, number, config)
+            | {
+                "cameras": describe_cameras(entry, read),
+                "unmapped": sorted(unmapped),
+                "pairs_shown": _draw_pairs(dataset, shown, transforms, random_shift, seed),
+            }
+        )
     content = render_template(
         "show_data.html.j2",
         generator=GENERATOR,
@@ -119,10 +121,16 @@ def show_data(
 
 
 def open_data(data: str) -> MixtureConfig:
-    """A mixture file, or a mixture of one dataset: a folder or a Hub id.
+    """Reads a mixture file, or makes a mixture of a single dataset.
+
+    Args:
+        data: A mixture file, a folder with a LeRobotDataset, or a Hub id.
+
+    Returns:
+        The mixture.
 
     Raises:
-        ValueError: The mixture file is bad, or a folder is missing or no LeRobotDataset.
+        ValueError: If the mixture file is invalid, or a folder is missing or not a LeRobotDataset.
     """
     if is_mixture(data):
         return load_mixture(data)
@@ -130,14 +138,15 @@ def open_data(data: str) -> MixtureConfig:
     if not folder.is_dir():
         if data.startswith((".", "/", "~")) or data.count("/") > 1:
             raise ValueError(
-                f"{folder} is no folder; give one with a LeRobotDataset, a Hub id, or a mixture file (.yaml)."
+                f"{folder} does not exist: it should be a folder. Pass the folder of a LeRobotDataset, a Hub id, or a "
+                "mixture file (.yaml)."
             )
         return MixtureConfig([EntryConfig(name=data, repo_id=data)])
     # LeRobot would fill a folder without metadata from the Hub.
     if not (folder / "meta" / "info.json").is_file():
         raise ValueError(
-            f"{folder} is no LeRobotDataset: it has no meta/info.json. Give a dataset's folder, a Hub id, or a mixture "
-            "file (.yaml)."
+            f"{folder} is not a LeRobotDataset: it has no meta/info.json. Pass the folder of a LeRobotDataset, a Hub "
+            "id, or a mixture file (.yaml)."
         )
     name = folder.resolve().name
     return MixtureConfig([EntryConfig(name=name, repo_id=f"local/{name}", root=str(folder))])
@@ -146,7 +155,7 @@ def open_data(data: str) -> MixtureConfig:
 def configure_policy(
     mixture: MixtureConfig, policy: str | None, *, frame_gap: int | None = None, random_shift: int = 0
 ) -> PreTrainedConfig:
-    """The configuration of a policy that fits a mixture: its frame gap, dimensions and embodiments.
+    """Configures a policy so that its frame gap, dimensions and embodiments fit a mixture.
 
     Args:
         mixture: The mixture.
@@ -155,8 +164,11 @@ def configure_policy(
             default.
         random_shift: In pixels.
 
+    Returns:
+        The policy's configuration.
+
     Raises:
-        ValueError: The type is unknown or learns from no pairs, or a value is out of its range.
+        ValueError: If the type is unknown or does not learn from frame pairs, or a value is out of range.
     """
     sources = open_sources(mixture, use_actions=False)
     has_actions = any(_column(source, "action") is not None for source in sources)
@@ -168,7 +180,8 @@ def configure_policy(
     }
     if policy not in known:
         raise ValueError(
-            f"--policy is {policy!r}; the types that learn from frame pairs are {sorted(known)}."
+            f"`policy` is {policy!r}; it must be a type that learns from frame pairs. Pass one of {sorted(known)} as "
+            "--policy."
         )
     names = {field.name for field in fields(known[policy])}
     draft = known[policy](device="cpu")
@@ -186,7 +199,12 @@ def configure_policy(
 
 
 def training_flags(policy: PreTrainedConfig, data: str) -> list[str]:
-    """The flags of `lerobot-train` that this page stands for: those that are not the policy type's defaults."""
+    """Returns the flags of `lerobot-train` for what the page shows.
+
+    Args:
+        policy: The configured policy; only what differs from the defaults of its type becomes a flag.
+        data: A mixture file, a folder with a LeRobotDataset, or a Hub id.
+    """
     folder = Path(data).expanduser()
     local = [f"--dataset.repo_id=local/{folder.resolve().name}", f"--dataset.root={data}"]
     default = type(policy)(device="cpu")
@@ -205,7 +223,7 @@ def training_flags(policy: PreTrainedConfig, data: str) -> list[str]:
 
 
 def _column(source: Source, name: str) -> VectorMap | None:
-    """Where a source's "state" or "action" is, as far as it has one."""
+    """Column of a source's "state" or "action"; None if it has none."""
     config = source.config
     default = VectorMap(ACTION if name == "action" else OBS_STATE)
     column: VectorMap = getattr(config, name) or default
@@ -213,8 +231,12 @@ def _column(source: Source, name: str) -> VectorMap | None:
 
 
 def _with_gap(mixture: MixtureConfig, frame_gap: int | None, frame_gap_s: float | None) -> MixtureConfig:
+    """The mixture with another frame gap for all of its datasets."""
     if frame_gap is not None and frame_gap_s is not None:
-        raise ValueError("--frame-gap and --frame-gap-s are both given; choose frames or seconds.")
+        raise ValueError(
+            f"`frame_gap` is {frame_gap} and `frame_gap_s` is {frame_gap_s}; only one of them may be given. Pass "
+            "--frame-gap or --frame-gap-s."
+        )
     if frame_gap is None and frame_gap_s is None:
         return mixture
     entries = [replace(entry, frame_gap_s=None) for entry in mixture.entries]
@@ -230,9 +252,15 @@ def _page_path(data: str, out: str | Path | None) -> Path:
     stem = Path(name).stem if is_mixture(data) else name
     page = OUTPUT_DIR / f"{stem}.html" if out is None else Path(out).expanduser()
     if page.is_dir():
-        raise ValueError(f"--out {page} is a folder; give the page itself, e.g. {page / (stem + '.html')}.")
+        raise ValueError(
+            f"`out` is the folder {page}; it must be a file. Pass the page itself, e.g. "
+            f"--out={page / (stem + '.html')}."
+        )
     if page.exists() and GENERATOR.encode() not in page.read_bytes()[:2000]:
-        raise ValueError(f"--out {page} exists and is no page of `lara show-data`; choose another --out.")
+        raise ValueError(
+            f"`out` is {page}, which is not a page of `lara show-data`; it must be new or such a page. Pass "
+            "another --out."
+        )
     return page
 
 
@@ -248,7 +276,7 @@ def _draw_pairs(
     random_shift: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Pictures of the pairs, with a color scale for the differences of each camera."""
+    """Draws the pairs, with a color scale for the differences of each camera."""
     is_augmented = image_transforms is not None or random_shift > 0
     augmented: list[dict[str, Tensor]] | list[None] = [None] * len(pairs)
     if is_augmented:

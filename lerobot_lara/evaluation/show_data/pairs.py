@@ -1,4 +1,4 @@
-"""Frame pairs of a mixture as a policy meets them: chosen, measured, augmented and drawn.
+"""Chooses, measures, augments and draws frame pairs of a mixture as a policy sees them.
 
 Legend: K frame gap, H height and W width of the policy's images.
 """
@@ -19,13 +19,14 @@ from lerobot_lara.data.mixture.samples import EntrySamples
 from lerobot_lara.evaluation.page import data_uri
 from lerobot_lara.training.augmentation import random_shift, sample_shifts
 
-# A pixel has visibly changed if its mean over RGB differs by more than this, of 1: above the noise of video codecs.
+# A pixel changes visibly if its change, averaged over RGB in [0, 1], exceeds this, which is above the noise of video
+# codecs.
 VISIBLE_CHANGE = 0.06
-# A pair in which a smaller share of the pixels changes visibly is still.
-STILL_SHARE = 0.005
-# A frame whose brightest value is below this, of 255, is black.
+# A pair in which a smaller share of the pixels changes visibly shows no motion.
+NO_MOTION_SHARE = 0.005
+# A frame whose largest value in 0 ... 255 is below this is black.
 BLACK_LEVEL = 16
-# Pictures up to this side are embedded as they are, larger ones as JPEG of at most MAX_SIDE.
+# Images up to this side are embedded losslessly, larger ones as JPEG of at most MAX_SIDE.
 LOSSLESS_SIDE = 128
 MAX_SIDE = 320
 
@@ -35,12 +36,12 @@ class Pair:
     """The frames (o_t, o_{t+K}) of one sample.
 
     Args:
-        draw: Of the mixture's epoch.
-        episode: Number of the episode in its dataset.
-        start: Number of frame o_t in the episode.
-        frames: (2, 3, H, W) uint8 for each camera that the dataset has.
-        instruction: Of the sample.
-        shown: Whether the pair belongs on the page, or was drawn for its numbers only.
+        draw: Index of the sample in the mixture's epoch.
+        episode: Index of the episode in its dataset.
+        start: Index of frame o_t in the episode.
+        frames: (2, 3, H, W) uint8 frames by camera, for the cameras that the dataset has.
+        instruction: Instruction of the sample.
+        shown: Whether the pair is shown on the page; if not, it is only measured.
     """
 
     draw: int
@@ -51,12 +52,12 @@ class Pair:
     shown: bool
 
     def visible_change(self, camera: str) -> float:
-        """Share of a camera's pixels that changes visibly."""
+        """Share of the pixels of a camera that change visibly, in [0, 1]."""
         return float((absolute_change(self.frames[camera]) > VISIBLE_CHANGE).mean())
 
 
 def frame_gap(entry: EntrySamples) -> int:
-    """K, in frames of the dataset."""
+    """Frame gap K, in frames of the dataset."""
     return max(entry.observation_deltas or (0,))
 
 
@@ -68,13 +69,16 @@ def num_pairs(entry: EntrySamples) -> np.ndarray:
 def choose_draws(
     dataset: MixtureDataset, number: int, count: int, generator: np.random.Generator
 ) -> list[int]:
-    """Draws of one dataset that hold a whole pair: one at random from each of `count` equal parts of its pairs.
+    """Chooses draws of one dataset that contain a whole pair, one at random from each of `count` equal parts.
 
     Args:
         dataset: The mixture.
-        number: Of the dataset in the mixture.
-        count: How many; fewer if there are fewer pairs.
-        generator: Chooses.
+        number: Index of the dataset in the mixture.
+        count: Number of draws; fewer if there are fewer pairs.
+        generator: Source of randomness.
+
+    Returns:
+        Indices of samples in the mixture's epoch.
     """
     entry = dataset.entries[number]
     pairs = num_pairs(entry)
@@ -82,10 +86,10 @@ def choose_draws(
     chosen = generator.integers(edges[:-1], edges[1:])
     ends = np.cumsum(pairs)
     episodes = np.searchsorted(ends, chosen, side="right")
-    # An entry with actions has samples without a pair too: its frames are all of its episodes'.
+    # In an entry with actions, every frame is a sample, even where no pair begins.
     usable = pairs if len(entry) == ends[-1] else entry.reader.lengths
     frames = np.cumsum(usable)[episodes] - usable[episodes] + chosen - (ends[episodes] - pairs[episodes])
-    # The first draw of each frame; DrawSchedule spreads a dataset's draws evenly over its frames.
+    # The first draw of each frame: DrawSchedule spreads the draws of a dataset evenly over its frames.
     draws = dataset.schedule.draws
     return (sum(draws[:number]) - (-frames * draws[number] // len(entry))).tolist()
 
@@ -93,7 +97,17 @@ def choose_draws(
 def read_pairs(
     dataset: MixtureDataset, draws: Sequence[int], num_shown: int, generator: np.random.Generator
 ) -> list[Pair]:
-    """Reads samples; `num_shown` of them, chosen at random, are marked as shown."""
+    """Reads samples and marks some of them, chosen at random, as shown.
+
+    Args:
+        dataset: The mixture.
+        draws: Indices of samples in the mixture's epoch.
+        num_shown: Number of pairs to mark.
+        generator: Source of randomness.
+
+    Returns:
+        The pairs, in the order of `draws`.
+    """
     shown = set(generator.choice(len(draws), min(num_shown, len(draws)), replace=False).tolist())
     return [_read_pair(dataset, draw, position in shown) for position, draw in enumerate(draws)]
 
@@ -106,17 +120,17 @@ def augment_pairs(
     shift: int,
     seed: int,
 ) -> list[dict[str, Tensor]]:
-    """The frames of the pairs as training sees them.
+    """Augments the frames of pairs as in training.
 
     Args:
-        dataset: The mixture that the pairs are of, without augmentation.
-        pairs: Which samples.
-        image_transforms: LeRobot's augmentation, applied where samples are made.
-        shift: The policy's `random_shift` in pixels, which moves all cameras of a sample alike.
-        seed: Of torch, whose state is left as it was.
+        dataset: The mixture from which the pairs were read, without augmentation.
+        pairs: The pairs.
+        image_transforms: LeRobot's augmentation, applied when samples are read.
+        shift: The policy's `random_shift` in pixels, which shifts all cameras of a sample alike.
+        seed: Seed for torch, whose random state is restored afterwards.
 
     Returns:
-        For each pair the frames of `Pair.frames`, augmented.
+        For each pair its augmented frames, as in `Pair.frames`.
     """
     augmented = copy.copy(dataset)
     augmented.entries = [copy.copy(entry) for entry in dataset.entries]
@@ -138,13 +152,13 @@ def augment_pairs(
 
 
 def absolute_change(frames: Tensor) -> np.ndarray:
-    """|o_{t+K} - o_t|, averaged over RGB: (2, 3, H, W) uint8 -> (H, W) in [0, 1]."""
+    """Absolute change |o_{t+K} - o_t|, averaged over RGB: (2, 3, H, W) uint8 -> (H, W) in [0, 1]."""
     values = frames.float() / 255
     return (values[1] - values[0]).abs().mean(0).numpy()
 
 
 def image_uri(image: np.ndarray) -> str:
-    """Embeds an image (H, W, 3) uint8: small ones losslessly."""
+    """Returns a data URI of an image (H, W, 3) uint8, lossless if the image is small."""
     picture = Image.fromarray(image)
     buffer = io.BytesIO()
     if max(picture.size) <= LOSSLESS_SIDE:
@@ -156,16 +170,16 @@ def image_uri(image: np.ndarray) -> str:
 
 
 def frame_uris(frames: Tensor) -> list[str]:
-    """Embeds (N, 3, H, W) uint8."""
+    """Returns data URIs of images (N, 3, H, W) uint8."""
     return [image_uri(image) for image in frames.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
 def change_uri(change: np.ndarray, brightest: float) -> str:
-    """Embeds a difference image.
+    """Returns a data URI of a difference image.
 
     Args:
         change: (H, W) in [0, 1].
-        brightest: Change that has the brightest color.
+        brightest: Change that gets the brightest color.
     """
     colored = matplotlib.colormaps["magma"](np.clip(change / brightest, 0, 1))
     return image_uri((255 * colored[..., :3]).round().astype(np.uint8))

@@ -1,21 +1,24 @@
-"""What in the numbers of a mixture's datasets a user should look at."""
+"""Finds what a user should look at in the numbers of a mixture's datasets."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from lerobot.utils.constants import ACTION
 
-from lerobot_lara.evaluation.show_data.pairs import STILL_SHARE
+from lerobot_lara.evaluation.show_data.pairs import NO_MOTION_SHARE
 
-# Gaps of datasets whose seconds differ by more than this factor show different motions.
+# Frame gaps whose durations differ by more than this factor show different motions.
 GAP_RATIO = 1.25
 
 
 def find_problems(entries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """What a user should look at, as `name` of the dataset ("" for the mixture) and `text`.
+    """Lists what a user should look at.
 
     Args:
-        entries: What `describe_entry` returns, with `cameras` of `describe_cameras`.
+        entries: Return values of `describe_entry`, with "cameras" from `describe_cameras`.
+
+    Returns:
+        Problems, with the "name" of the dataset ("" for the mixture as a whole) and a "text".
     """
     found = [{"name": entry["name"], "text": text} for entry in entries for text in _entry_problems(entry)]
     gaps = [entry["gap_s"] for entry in entries]
@@ -23,7 +26,7 @@ def find_problems(entries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         listed = ", ".join(f"{entry['name']} {entry['gap_s']:.2g} s" for entry in entries)
         text = (
             f"The frames of a pair are {max(gaps) / min(gaps):.1f} times further apart in one dataset than in another "
-            f"({listed}). If the robots are equally quick, set one frame_gap_s for all."
+            f"({listed}). If the robots are equally fast, set one frame_gap_s for all."
         )
         found.append({"name": "", "text": text})
     return found
@@ -35,15 +38,15 @@ def _entry_problems(entry: dict[str, Any]) -> list[str]:
         if camera["key"] is None:
             if index == 0:
                 found.append(
-                    f"It lacks {camera['camera']}, from which the latent action model learns unless told "
-                    "otherwise: its pairs teach nothing."
+                    f"It lacks {camera['camera']}, from which the latent action model learns by default: its pairs "
+                    "teach nothing."
                 )
             continue
-        if 2 * camera["still"] > camera["pairs"]:
+        if 2 * camera["no_motion"] > camera["pairs"]:
             found.append(
-                f"Pairs hardly move: {camera['still']} of {camera['pairs']} from {camera['key']} change visibly in "
-                f"less than {STILL_SHARE:.1%} of the pixels. Raise the frame gap ({entry['gap_s']:.2g} s), or look "
-                "whether the camera sees the robot."
+                f"Many pairs show no motion: in {camera['no_motion']} of {camera['pairs']} from {camera['key']}, less "
+                f"than {NO_MOTION_SHARE:.1%} of the pixels change visibly. Raise the frame gap "
+                f"({entry['gap_s']:.2g} s), or check whether the camera sees the robot."
             )
         if camera["black"]:
             found.append(f"{camera['black']} of {camera['images']} frames of {camera['key']} are black.")
@@ -68,6 +71,6 @@ def _entry_problems(entry: dict[str, Any]) -> list[str]:
         if outliers:
             found.append(
                 f"{vectors['title']} with values more than {vectors['outlier']:g} {vectors['unit']} from the middle: "
-                f"{', '.join(outliers)}. Look for broken episodes."
+                f"{', '.join(outliers)}. Check for broken episodes."
             )
     return found

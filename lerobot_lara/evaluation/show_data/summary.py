@@ -1,4 +1,4 @@
-"""Numbers of one dataset of a mixture.
+"""Describes one dataset of a mixture in numbers.
 
 Legend: N rows, D dimensions of a state or action.
 """
@@ -20,7 +20,7 @@ from lerobot_lara.data.mixture.dataset import MixtureDataset
 from lerobot_lara.data.mixture.normalization import UnitConversion
 from lerobot_lara.data.mixture.samples import EntrySamples
 from lerobot_lara.data.video.import_video import DEFAULT_CAPTION
-from lerobot_lara.evaluation.show_data.pairs import BLACK_LEVEL, STILL_SHARE, Pair, frame_gap, num_pairs
+from lerobot_lara.evaluation.show_data.pairs import BLACK_LEVEL, NO_MOTION_SHARE, Pair, frame_gap, num_pairs
 
 MAX_ROWS = 2000
 MAX_EPISODES = 2000
@@ -32,12 +32,15 @@ OTHER_OUTLIER = 3.0
 
 
 def describe_entry(dataset: MixtureDataset, number: int, policy: PreTrainedConfig) -> dict[str, Any]:
-    """Counts, times, columns, language and episode lengths of a dataset.
+    """Describes the size, timing, vectors, language and episode lengths of a dataset.
 
     Args:
         dataset: The mixture.
-        number: Of the dataset in the mixture.
-        policy: Whose normalization the histograms show.
+        number: Index of the dataset in the mixture.
+        policy: Policy whose normalization the histograms show.
+
+    Returns:
+        The numbers that the page shows, by name.
     """
     entry = dataset.entries[number]
     source, lengths, gap = entry.source, entry.reader.lengths, frame_gap(entry)
@@ -81,7 +84,15 @@ def describe_entry(dataset: MixtureDataset, number: int, policy: PreTrainedConfi
 
 
 def describe_cameras(entry: EntrySamples, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """The policy's cameras, in its order: what fills each, how it is fitted, and how much moves in the pairs."""
+    """Describes what each of the policy's cameras receives from a dataset, and how much moves in the pairs.
+
+    Args:
+        entry: The dataset.
+        pairs: Pairs of this dataset.
+
+    Returns:
+        A description of each camera, in the policy's order; "key" is None if the dataset lacks it.
+    """
     source, size = entry.source, entry.layout.image_size
     described: list[dict[str, Any]] = []
     for camera in entry.layout.cameras:
@@ -102,7 +113,7 @@ def describe_cameras(entry: EntrySamples, pairs: Sequence[Pair]) -> list[dict[st
                 "storage": f"{feature['dtype']}, {codec}" if codec else feature["dtype"],
                 "fit": _describe_fit((height, width), size),
                 "change": float(np.median(changes)),
-                "still": sum(change < STILL_SHARE for change in changes),
+                "no_motion": sum(change < NO_MOTION_SHARE for change in changes),
                 "pairs": len(pairs),
                 "black": int((images.flatten(1).amax(1) < BLACK_LEVEL).sum()),
                 "images": len(images),
@@ -112,7 +123,7 @@ def describe_cameras(entry: EntrySamples, pairs: Sequence[Pair]) -> list[dict[st
 
 
 def _describe_language(entry: EntrySamples) -> dict[str, Any]:
-    """Instructions by number of episodes, read at the start of evenly spread ones."""
+    """Counts episodes by instruction, for evenly spread episodes."""
     starts = entry.reader.starts
     chosen = np.linspace(0, len(starts) - 1, min(MAX_EPISODES, len(starts))).round().astype(int)
     counts = Counter(entry.instruction(int(starts[position])) for position in chosen)
@@ -138,10 +149,10 @@ def _describe_vectors(
     dataset: MixtureDataset,
     policy: PreTrainedConfig,
 ) -> dict[str, Any]:
-    """Ranges of a state or action in the dataset's units, and histograms of it as the policy gets it."""
+    """Ranges of a state or action in the dataset's units, and histograms of its normalized values."""
     total = int(entry.reader.lengths.sum())
     rows = np.unique(np.linspace(0, total - 1, min(MAX_ROWS, total)).astype(int)).tolist()
-    # Row by row: the reader reads all that lies between the first and the last.
+    # Row by row, because the reader reads everything between the first and the last row.
     values = np.concatenate([entry.vectors(column, [row]) for row in rows])
     stats = entry.source.stats(column)
     mode = NormalizationMode(
@@ -194,7 +205,7 @@ def _describe_vectors(
 def _normalize(
     values: np.ndarray, units: UnitConversion, key: str, dataset: MixtureDataset, policy: PreTrainedConfig
 ) -> np.ndarray:
-    """(N, D) in the dataset's units -> as the policy gets them: the mixture's conversion, then LeRobot's normalizer."""
+    """Converts and normalizes (N, D) from the dataset's units as for the policy."""
     known, extra = units(values)
     features = dataset_to_policy_features(
         {name: dataset.features[name] for name in (key,) if name in dataset.features}
@@ -210,7 +221,7 @@ def _normalize(
 
 
 def _dimension_names(entry: EntrySamples, column: VectorMap) -> list[str]:
-    """Names of the dimensions in use; numbers where the dataset has none."""
+    """Names of the dimensions in use; numbers if the dataset has no names."""
     assert column.key is not None
     feature = entry.source.meta.features[column.key]
     width = int(np.prod(feature["shape"]))
@@ -223,9 +234,9 @@ def _dimension_names(entry: EntrySamples, column: VectorMap) -> list[str]:
 
 
 def _describe_fit(size: tuple[int, int], target: tuple[int, int]) -> str:
-    """How `fit_image` brings images of one size to another."""
+    """How `fit_image` converts images from one size to another."""
     if size == target:
-        return "as it is"
+        return "unchanged"
     excess = (size[1] * target[0]) / (size[0] * target[1])
     if abs(excess - 1) < 0.01:
         return "resized"
@@ -234,7 +245,7 @@ def _describe_fit(size: tuple[int, int], target: tuple[int, int]) -> str:
 
 
 def _length_histogram(lengths: np.ndarray, gap: int) -> dict[str, Any]:
-    """Episodes by length from 0 to the longest, as heights in [0, 1], and where the frame gap lies."""
+    """Histogram of episode lengths from 0 to the longest, with heights in [0, 1] and the position of the frame gap."""
     longest = int(lengths.max())
     counts, edges = np.histogram(lengths, min(NUM_BINS, longest + 1), (0, longest + 1))
     return {

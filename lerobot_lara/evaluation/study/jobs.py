@@ -1,7 +1,7 @@
-"""Runs a study's commands as child processes: in order of need, some at a time, and once each.
+"""Runs the commands of a study as child processes, in the order of their dependencies and a few at a time.
 
-Every job is one command line that can be pasted into a shell. A record per job makes a study resumable: what is
-done is skipped, what was cut off is started again, and a job whose command has changed is refused.
+Every job is one command line that can be pasted into a shell. A record per job makes a study resumable: finished jobs
+are skipped, interrupted ones start again, and a finished job whose command has changed is refused.
 """
 
 import hashlib
@@ -45,14 +45,14 @@ class Job:
 
     Args:
         name: Short identifier, also the name of the job's log and record.
-        title: What it does, for the progress display and the report.
+        title: What the job does, for the progress display and the report.
         command: Program and arguments. A program installed next to the running interpreter is found by its bare
             name; `python` is the running interpreter.
-        output: File or directory that the command creates. What a cut-off run left of it is deleted.
-        product: File whose presence shows that the command succeeded, by default `output`.
+        output: File or directory that the command creates. Leftovers of an interrupted run are deleted.
+        product: File whose presence shows that the command succeeded; None stands for `output`.
         needs: Names of the jobs whose output this one reads.
         inputs: Files, such as configurations, whose content decides what the command does.
-        progress: Description of the command's progress bar that tells how far it is.
+        progress: Description of the command's progress bar; empty if it has none.
     """
 
     name: str
@@ -66,10 +66,12 @@ class Job:
 
     @property
     def is_complete(self) -> bool:
+        """Whether the product exists."""
         return (self.product or self.output).exists()
 
     @property
     def fingerprint(self) -> dict[str, object]:
+        """The command and the digests of its input files; a finished job is valid as long as this is the same."""
         digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.inputs}
         return {"command": list(self.command), "inputs": digests}
 
@@ -79,8 +81,8 @@ class JobTime:
     """When a job ran.
 
     Args:
-        started: Seconds since the epoch.
-        seconds: Wall-clock duration.
+        started: Start in seconds since the epoch.
+        seconds: Wall-clock duration in seconds.
     """
 
     started: float
@@ -88,27 +90,27 @@ class JobTime:
 
 
 class JobError(RuntimeError):
-    """A job's process failed; the message holds the command, the log's path and its last lines."""
+    """A job's process failed. The message contains the command, the path of the log and its last lines."""
 
 
 def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> dict[str, JobTime]:
     """Runs the jobs that are not done yet.
 
-    Jobs start in the order given as soon as what they need is done, at most `num_parallel` at a time. A job is
-    skipped if its record says that the same command finished, its output is there, and nothing it needs had to
-    run again.
+    Jobs start in the given order, as soon as the jobs they need are done, at most `num_parallel` at a time. A job is
+    skipped if its record says that the same command finished, its product exists, and nothing it needs had to run
+    again.
 
     Args:
-        jobs: The study.
-        state_dir: Directory for `<name>.log` and `<name>.json`, created if missing.
-        num_parallel: Number of processes at a time.
+        jobs: The jobs of the study.
+        state_dir: Directory for `<name>.log` and `<name>.json`; created if missing.
+        num_parallel: Largest number of processes at a time.
 
     Returns:
-        When every job ran, by name: in this call or in the earlier one that ran it.
+        When each job ran, by name, in this call or an earlier one.
 
     Raises:
-        ValueError: If a job that is done was run with other settings, or would replace output it did not make.
-        JobError: If a process fails. The processes running beside it are ended first.
+        ValueError: If a finished job was run with other settings, or a job would replace output that it did not make.
+        JobError: If a process fails. The processes that run at the same time are ended first.
     """
     state_dir.mkdir(parents=True, exist_ok=True)
     records = {job.name: _read_record(state_dir, job) for job in jobs}
@@ -139,7 +141,8 @@ def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> 
                         running.append(_Process(job, state_dir, slot=_free_slot(running)))
                 if not running:
                     raise ValueError(
-                        f"jobs {[job.name for job in pending]} need jobs that are not in the study."
+                        f"`jobs` has {[job.name for job in pending]}, which need jobs that are not in the study; it "
+                        "must have all of them. Add the missing jobs."
                     )
                 time.sleep(POLL_INTERVAL_S)
                 for process in list(running):
@@ -164,20 +167,20 @@ def busy_seconds(times: Iterable[JobTime]) -> float:
 
 
 def shell_line(command: Sequence[str]) -> str:
-    """Formats a command for a shell, with paths below the working directory written relative to it."""
+    """Formats a command for a shell, with paths below the working directory relative to it."""
     here = f"{Path.cwd()}{os.sep}"
     return shlex.join(argument.replace(here, "") for argument in command)
 
 
 def read_progress(log: Path, description: str) -> tuple[int, int] | None:
-    """Reads a child's tqdm bar from its captured output.
+    """Reads the state of a child's tqdm bar from its captured output.
 
     Args:
         log: Captured output; need not exist yet.
-        description: Text in front of the bar's colon.
+        description: Text before the bar's colon.
 
     Returns:
-        (done, total) of the last redraw, or None if there is no such bar yet.
+        (done, total) when the bar was last drawn, or None if there is no such bar yet.
     """
     if not description or not log.is_file():
         return None
@@ -189,7 +192,7 @@ def read_progress(log: Path, description: str) -> tuple[int, int] | None:
 
 
 class _Process:
-    """A running job with its log and its progress bar."""
+    """A running job with its log and progress bar."""
 
     def __init__(self, job: Job, state_dir: Path, *, slot: int) -> None:
         self.job = job
@@ -217,7 +220,7 @@ class _Process:
         )
 
     def poll(self) -> bool:
-        """Updates the progress display; returns whether the job is done, raises JobError if it failed."""
+        """Updates the progress display and returns whether the job is done; raises JobError if it failed."""
         status = self._process.poll()
         if status is None:
             self._show_progress()
@@ -232,6 +235,7 @@ class _Process:
         return True
 
     def stop(self) -> None:
+        """Ends the process if it is still running."""
         self._bar.close()
         if self._process.poll() is None:
             self._process.terminate()
@@ -264,7 +268,7 @@ class _Process:
             f"{self.job.title} failed: {reason}.\n"
             f"Command: {shell_line(self.job.command)}\n"
             f"Log: {self._log_path}, which ends with\n{tail}\n"
-            "Once the cause is removed, the same command goes on from here."
+            "Fix the cause, then run the same command again: it resumes from this job."
         )
 
 
@@ -291,26 +295,27 @@ def _read_record(state_dir: Path, job: Job) -> dict:
         and {key: record[key] for key in ("command", "inputs")} != job.fingerprint
     ):
         raise ValueError(
-            f"{job.title} is already done in {state_dir.parent}, but with other settings "
-            f"({shell_line(record['command'])}): use another output directory, or --overwrite to start anew."
+            f"{state_dir.parent} was made with other settings: there, {job.title!r} was done by "
+            f"{shell_line(record['command'])}. Pass another output directory, or --overwrite to start again."
         )
     return record
 
 
 def _write_record(path: Path, record: dict) -> None:
-    # Written aside and renamed, so that a record cut off by a crash is never read.
+    # Written to another file and renamed, so that a record truncated by a crash is never read.
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=2))
     partial.replace(path)
 
 
 def _clear(job: Job, record: dict) -> None:
-    """Deletes what an earlier run of the same job left, and nothing else."""
+    """Deletes the leftovers of an earlier run of the same job, and nothing else."""
     if not job.output.exists():
         return
     if not record:
         raise ValueError(
-            f"{job.output} exists, but {job.title!r} has not run here: move it away, or use another output directory."
+            f"{job.output} exists, but was not made by this study: {job.title!r} has not run here. Move it away, or "
+            "pass another output directory."
         )
     remove: Callable[[Path], object] = shutil.rmtree if job.output.is_dir() else Path.unlink
     remove(job.output)

@@ -1,13 +1,13 @@
 """Reads training curves from the console output of `lerobot-train`.
 
-Without an experiment tracker, the console is the only place where the stock command reports its metrics:
-checkpoints hold the step, but no losses. Values therefore have the three decimals LeRobot prints.
+Without an experiment tracker, the console is the only place where the stock command reports its metrics; checkpoints
+contain the step, but no losses. Values therefore have the three decimals that LeRobot prints.
 """
 
 import re
 from pathlib import Path
 
-# Counters and timings of LeRobot's `MetricsTracker` line that are no curves.
+# Counters and timings in the line of LeRobot's `MetricsTracker`, which are not drawn as curves.
 COUNTERS = {"smpl", "ep", "epch", "updt_s", "data_s", "smp/s", "mem_gb"}
 
 _METRICS_LINE = re.compile(r"step:(?P<step>\S+) smpl:\S+ ep:\S+ epch:\S+ (?P<metrics>.*)")
@@ -21,18 +21,18 @@ Curves = dict[str, list[tuple[int, float]]]
 def parse_training_log(path: Path) -> Curves:
     """Reads every logged metric of a `lerobot-train` run.
 
-    LeRobot prints steps of 1000 and more as "1K", "2K" ...; those are counted from the step of the line before,
+    LeRobot prints steps of 1000 and more as "1K", "2K" and so on. These are counted from the step of the previous line,
     in units of the `log_freq` that the run printed with its configuration.
 
     Args:
         path: File with the captured standard output and error of the run.
 
     Returns:
-        For each metric (`loss`, `grdn`, `lr`, the policy's named losses and diagnostics, and `eval_loss` where
-        the run held out episodes) the logged (step, value) pairs in order.
+        The logged (step, value) pairs of each metric, in order. Metrics are `loss`, `grdn`, `lr`, the policy's named
+        losses and diagnostics, and `eval_loss` if the run held out episodes.
 
     Raises:
-        ValueError: If a step cannot be told because the log lacks the run's configuration.
+        ValueError: If a step is abbreviated and the log lacks the run's configuration.
     """
     curves: Curves = {}
     log_frequency = None
@@ -56,7 +56,7 @@ def _next_step(text: str, previous: int, log_frequency: int | None, path: Path) 
         return int(text)
     if log_frequency is None:
         raise ValueError(
-            f"{path}: step '{text}' is abbreviated and the log does not contain the run's configuration with "
-            "log_freq; capture the whole output of lerobot-train."
+            f"{path} is incomplete: step {text!r} is abbreviated, and the run's configuration with log_freq is "
+            "missing. Capture the whole output of lerobot-train."
         )
     return previous + log_frequency

@@ -1,7 +1,7 @@
 """The zero-action baseline, run through LeRobot's own evaluation.
 
-An environment that reports success for a robot that does nothing makes every success rate worthless, so the
-demo's report shows this policy next to the trained ones. Takes the flags of `lerobot-eval`, without a policy:
+If an environment reports success for a robot that does nothing, its success rates are meaningless. Studies therefore
+evaluate this policy next to the trained ones. It takes the flags of `lerobot-eval`, without a policy:
 
     python -m lerobot_lara.evaluation.study.zero_policy --env.type=metaworld_fast --env.task=drawer-open-v3 \
         --eval.n_episodes=20 --eval.batch_size=1 --output_dir=outputs/zero
@@ -44,24 +44,29 @@ class ZeroPolicyConfig(PreTrainedConfig):
 
     @property
     def observation_delta_indices(self) -> None:
+        """Only the current observation."""
         return None
 
     @property
     def action_delta_indices(self) -> None:
+        """Only the current action."""
         return None
 
     @property
     def reward_delta_indices(self) -> None:
+        """No rewards."""
         return None
 
     def get_optimizer_preset(self) -> AdamConfig:
+        """LeRobot's default; nothing is trained."""
         return AdamConfig()
 
     def get_scheduler_preset(self) -> None:
+        """No scheduler."""
         return None
 
     def validate_features(self) -> None:
-        """Accepts any features: the observation is not looked at."""
+        """Accepts any features, because the observation is ignored."""
 
 
 class ZeroPolicy(PreTrainedPolicy):
@@ -71,20 +76,22 @@ class ZeroPolicy(PreTrainedPolicy):
     name = "zero"
 
     def get_optim_params(self) -> list:
+        """No parameters."""
         return []
 
     def reset(self) -> None:
-        """Nothing to reset: the policy has no memory."""
+        """Does nothing, because the policy has no memory."""
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict | None]:
-        raise ValueError("The zero policy cannot be trained: it has no parameters.")
+        """Refuses to train."""
+        raise ValueError("The zero policy cannot be trained: it has no parameters. Pass another policy.")
 
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
-        """Returns a chunk of one zero action, shape (B, 1, A)."""
+        """Returns a chunk of one zero action, (B, 1, A)."""
         return self.select_action(batch).unsqueeze(1)
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
-        """Returns zeros, shape (B, A), for the B observations of the batch."""
+        """Returns zero actions (B, A) for the B observations of the batch."""
         num_envs = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
         return torch.zeros(num_envs, self.config.action_dim)
 
@@ -93,7 +100,8 @@ def evaluate_zero_policy(cfg: EvalPipelineConfig) -> dict[str, Any]:
     """Evaluates the zero policy on the environments of a `lerobot-eval` configuration.
 
     Args:
-        cfg: Its policy is ignored; environments, episodes, seed and `output_dir` are used as by `lerobot-eval`.
+        cfg: Configuration whose environments, episodes, seed and `output_dir` are used as by `lerobot-eval`, and whose
+            policy is ignored.
 
     Returns:
         LeRobot's evaluation summary, which is also written to `<output_dir>/eval_info.json`.
@@ -131,7 +139,7 @@ def evaluate_zero_policy(cfg: EvalPipelineConfig) -> dict[str, Any]:
 
 @parser.wrap()
 def zero_policy_main(cfg: EvalPipelineConfig) -> None:
-    """Command-line entry: the flags of `lerobot-eval`, without `--policy.*`."""
+    """Evaluates the zero policy; takes the flags of `lerobot-eval`, without `--policy.*`."""
     evaluate_zero_policy(cfg)
 
 

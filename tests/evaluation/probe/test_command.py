@@ -13,6 +13,7 @@ from lerobot_lara import LaraConfig, LaraDiTConfig, LaraLAMConfig, cli
 from lerobot_lara.evaluation.probe.model import open_checkpoints, short_labels
 from lerobot_lara.evaluation.probe.report import GENERATOR
 from lerobot_lara.evaluation.probe.run import output_folder, probe
+from lerobot_lara.evaluation.probe.verdicts import TRANSFER
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
 
@@ -105,7 +106,7 @@ def test_before_and_after(root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     )
 
     page = (out / "report.html").read_text()
-    for text in ("before", "after", "Side by side", "They transfer to other scenes", "data:image/png;base64"):
+    for text in ("before", "after", "Side by side", TRANSFER, "data:image/png;base64"):
         assert text in page
     drawn = {path.stem for path in (out / "figures").iterdir()}
     each = {
@@ -115,7 +116,7 @@ def test_before_and_after(root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert page.count("<img") == len(drawn)
 
 
-def test_action_free_video_and_a_second_report_in_the_place_of_the_first(video: Path, tmp_path: Path) -> None:
+def test_action_free_video_and_a_second_report_replaces_the_first(video: Path, tmp_path: Path) -> None:
     lam, out = save_lam(tmp_path / "lam"), tmp_path / "report"
     page = probe([str(lam)], dataset=str(video), out=out, max_pairs=16, device="cpu")
     (out / "figures" / "transfer_2.png").write_bytes(b"of an earlier comparison")
@@ -137,7 +138,7 @@ def test_model_that_predicts_features_only(
     page = probe(
         [str(lam)], dataset=str(video), out=tmp_path / "report", max_pairs=16, device="cpu"
     ).read_text()
-    assert "this model predicts features, no frames" in page
+    assert "this model predicts features, not frames" in page
 
 
 def test_checkpoint_encodes_as_its_latent_action_model(tmp_path: Path) -> None:
@@ -178,17 +179,17 @@ def test_checkpoints_that_cannot_be_probed(root: Path, tmp_path: Path) -> None:
                 **({"dataset": str(root), "out": tmp_path / "out"} | options),
             )
 
-    refuse("'lara_dit', which holds no latent action model", lam, dit)
-    refuse("No checkpoint at .*nowhere", tmp_path / "nowhere")
-    refuse("given twice", lam, lam)
-    refuse("different frame gaps", lam, save_lam(tmp_path / "far", frame_gap=4))
+    refuse("'lara_dit': such checkpoints hold no latent action model", lam, dit)
+    refuse("nowhere cannot be opened: .*Pass the folder or Hub id", tmp_path / "nowhere")
+    refuse("the same checkpoint twice", lam, lam)
+    refuse("`frame_gap` differs between the checkpoints", lam, save_lam(tmp_path / "far", frame_gap=4))
     refuse("different cameras", lam, save_lam(tmp_path / "wrist", **_camera("observation.images.wrist")))
     refuse("observation.images.wrist", tmp_path / "wrist")
-    refuse("no CUDA", lam, device="cuda") if not torch.cuda.is_available() else None
-    refuse("--device 'abacus'", lam, device="abacus")
+    refuse("`device` is 'cuda'; .*no CUDA", lam, device="cuda") if not torch.cuda.is_available() else None
+    refuse("`device` is 'abacus'", lam, device="abacus")
     run = tmp_path / "run"
     save_lam(run / "checkpoints" / "last" / "pretrained_model")
-    refuse("Did you mean .*pretrained_model", run)
+    refuse("Pass .*/checkpoints/last/pretrained_model", run)
     assert not (tmp_path / "out").exists()
 
 
@@ -201,7 +202,7 @@ def test_nothing_of_others_is_replaced(root: Path, tmp_path: Path) -> None:
     file.write_text("mine")
     for out in (used, file, lam):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        with pytest.raises(ValueError, match="--out"):
+        with pytest.raises(ValueError, match=r"`out` is .*--out"):
             probe([str(lam)], dataset=str(root), out=out)
         assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     (used / "report.html").write_text(f"<!doctype html>{GENERATOR}")

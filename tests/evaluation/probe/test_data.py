@@ -93,10 +93,10 @@ def test_partners_are_of_other_episodes_and_varied() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frame_gap": 8}, "1 of 5 episodes are longer than the frame gap of 8 frames"),
+        ({"frame_gap": 8}, "`frame_gap` is 8, and 1 of 5 episodes are longer than that"),
         ({"frame_gap": 20}, "0 of 5 episodes"),
         ({"camera": "observation.images.top"}, "observation.images.top"),
-        ({"max_pairs": 3}, "--max-pairs is 3"),
+        ({"max_pairs": 3}, "`max_pairs` is 3; it must be at least 4. Pass --max-pairs=4"),
     ],
 )
 def test_bad_requests_are_explained(options: dict[str, Any], message: str, root: Path) -> None:
@@ -105,7 +105,7 @@ def test_bad_requests_are_explained(options: dict[str, Any], message: str, root:
 
 
 def test_folder_that_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no LeRobotDataset"):
+    with pytest.raises(ValueError, match="is not a LeRobotDataset"):
         read(tmp_path)
     with pytest.raises(ValueError, match="mixture file"):
         read(tmp_path / "mixture.yaml")

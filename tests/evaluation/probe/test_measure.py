@@ -41,6 +41,17 @@ def test_copy_is_that_of_the_frames(measured: Measured, pairs: Pairs) -> None:
     assert found.ssim[OWN].value > 0.99 > found.ssim[COPY].value > found.ssim[SHUFFLED].value
 
 
+def test_ignored_latents_gain_nothing_over_shuffled_ones(pairs: Pairs, models: dict[str, type]) -> None:
+    class Ignoring(models["Oracle"]):  # type: ignore[misc]
+        def decode(self, images: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+            return images
+
+    found = measure(Ignoring(), Pairs(**{**vars(pairs), "actions": None})).prediction
+    assert found is not None
+    assert found.psnr[OWN].value == found.psnr[SHUFFLED].value
+    assert found.psnr[OWN].value == pytest.approx(found.psnr[COPY].value, abs=1e-3)
+
+
 def test_mean_latent_is_the_one_of_a_constant_model(measured: Measured) -> None:
     found = measured("Constant").prediction
     assert found is not None
@@ -122,6 +133,13 @@ def test_codes_are_counted_and_shown() -> None:
     assert [group.title.split("\n")[0] for group in groups] == ["code 1", "code 0", "code 3"]
     assert groups[0].members.tolist()[0] == 1  # both of its tokens
     assert sorted(groups[1].members) == [0, 3]
+
+
+def test_perplexity_counts_the_codes_in_use() -> None:
+    for codes, expected in (([0, 1, 2, 3] * 7, 4), ([2] * 28, 1)):
+        values = torch.randn(28, 2)
+        latents = Latents(values, values, torch.tensor(codes)[:, None])
+        assert measure_latents(latents, codebook_size=4).codebook_perplexity == pytest.approx(expected)
 
 
 def test_galleries_of_continuous_latents_are_ends_and_middle() -> None:

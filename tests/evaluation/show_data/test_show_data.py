@@ -189,7 +189,7 @@ def test_numbers_of_a_mixture(write, tmp_path, capsys):
     text = text_of(page)
     assert "A mixture of 3 datasets, as lara would train on it" in text
     assert "units of robot" in text
-    assert "Left out, with weight 0: still" in text
+    assert "Left out because of weight 0: still" in text
     robot, arm, video = (text_of(section(page, name)) for name in ("robot", "arm", "video"))
     assert "4 episodes 48 frames, 4.8 s 32 usable pairs 10 fps frame rate 4 frames frame gap, 0.4 s" in robot
     assert "2 episodes 16 frames, 3.2 s 12 usable pairs 5 fps frame rate 2 frames frame gap, 0.4 s" in arm
@@ -198,9 +198,9 @@ def test_numbers_of_a_mixture(write, tmp_path, capsys):
     assert "25.0 % of samples, 48 draws robot embodiment, row 0, synthetic" in robot
     assert "25.0 % of samples, 48 draws arm embodiment, row 1" in arm
     assert "50.0 % of samples, 96 draws robot embodiment, row 0" in video
-    assert "16 of 48 samples lie less than the frame gap before" in robot
+    assert "16 of 48 samples lie less than a frame gap before" in robot
     assert "The last frames of each episode, 22 in all" in video
-    assert "observation.image observation.image 32×32 image as it is" in robot
+    assert "observation.image observation.image 32×32 image unchanged" in robot
     assert (
         "observation.image observation.images.top 32×48 image 33% cut off at the sides, then resized" in arm
     )
@@ -297,7 +297,7 @@ def test_image_transforms_are_shown_beside_the_original(write, tmp_path):
     assert torch.rand(1) == expected, "the caller's random numbers must not change"
     first, again, other = (page.read_text() for page in pages)
     assert first == again != other
-    # Both frames get the same augmentation: what was still stays still.
+    # Both frames get the same augmentation: where there was no motion, there is none.
     changed = []
     for _, episode, *_, images in shown_pairs(first, "still"):
         np.testing.assert_array_equal(images[0][0], images[0][1])
@@ -329,11 +329,14 @@ def test_without_augmentation_only_the_pair_is_shown(write, tmp_path):
     assert all(len(camera) == 3 for *_, cameras in shown_pairs(page, "robot") for camera in cameras)
 
 
-def test_problems_of_a_still_dataset(datasets, tmp_path):
+def test_problems_of_a_dataset_without_motion(datasets, tmp_path):
     page = show_data(str(datasets / "still"), out=tmp_path / "p.html", frame_gap=5, pairs=50).read_text()
     assert len(list(shown_pairs(page, "still"))) == 50
     text = text_of(page)
-    assert "Pairs hardly move: 50 of 50 from observation.image change visibly in less than 0.5%" in text
+    assert (
+        "Many pairs show no motion: in 50 of 50 from observation.image, less than 0.5% of the pixels change visibly"
+        in text
+    )
     assert re.search(r"look still: \d+ of 100 frames of observation.image are black", text)
     assert "1 of 2 episodes have no instruction" in text
     assert "Action dimensions that never change: stuck." in text
@@ -453,14 +456,14 @@ def test_flags_of_the_command(monkeypatch):
     [
         (
             ["--policy=lara_dit"],
-            r"--policy is 'lara_dit'; the types that learn from frame pairs are \['lara', ",
+            r"`policy` is 'lara_dit'; it must be a type that learns from frame pairs. Pass one of \['lara', ",
         ),
-        (["--pairs=0"], "--pairs is 0"),
+        (["--pairs=0"], "`pairs` is 0; it must be at least 1"),
         (["--random-shift=-1"], "`random_shift`"),
         (["--frame-gap=0"], "`frame_gap` is 0"),
         (["--frame-gap-s=0"], "`frame_gap_s` is 0.0"),
         (["--frame-gap=12"], "leaves no pair of frames: the longest of 4"),
-        (["--out=."], "is a folder"),
+        (["--out=."], "`out` is the folder"),
     ],
 )
 def test_bad_flags(datasets, flags, message, tmp_path, capsys, monkeypatch):
@@ -476,9 +479,9 @@ def test_bad_data(write, datasets, tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     wrong = str(write(ROBOT | {"cameras": {"observation.images.tip": "observation.image"}}))
     for data, message in (
-        ("empty", "empty is no LeRobotDataset: it has no meta/info.json"),
-        ("./absent", "absent is no folder; give one"),
-        ("data/of/absent", "absent is no folder; give one"),
+        ("empty", "empty is not a LeRobotDataset: it has no meta/info.json"),
+        ("./absent", "absent does not exist: it should be a folder"),
+        ("data/of/absent", "absent does not exist: it should be a folder"),
         ("nobody/nothing", "the dataset nobody/nothing is not on this machine"),
         ("missing.yaml", "Mixture file missing.yaml does not exist"),
         (wrong, "maps 'observation.images.tip'; it must map cameras of the dataset"),
@@ -488,7 +491,7 @@ def test_bad_data(write, datasets, tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "empty").iterdir())
     with pytest.raises(SystemExit):
         main(["show-data", str(datasets / "robot"), "--frame-gap=2", "--frame-gap-s=1"])
-    with pytest.raises(ValueError, match="both given"):
+    with pytest.raises(ValueError, match="only one of them may be given"):
         show_data(str(datasets / "robot"), frame_gap=2, frame_gap_s=1.0)
 
 
@@ -501,7 +504,7 @@ def test_only_pages_of_ours_are_replaced(datasets, tmp_path, monkeypatch):
     assert "frame gap, 0.3 s" in text_of(page.read_text())
     page.write_text("<html>notes</html>")
     monkeypatch.setattr(module, "build_mixture", lambda *_: pytest.fail("must refuse before any work"))
-    with pytest.raises(ValueError, match="exists and is no page of `lara show-data`"):
+    with pytest.raises(ValueError, match="which is not a page of `lara show-data`"):
         show_data(data, frame_gap=2)
     assert page.read_text() == "<html>notes</html>"
 

@@ -10,7 +10,7 @@ from lerobot.configs.default import EvalConfig
 from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.envs.configs import EnvConfig
 
-from lerobot_lara.evaluation.demo import read_successes
+from lerobot_lara.evaluation.demo_results import read_successes
 from lerobot_lara.evaluation.study.zero_policy import ZeroPolicy, ZeroPolicyConfig, evaluate_zero_policy
 
 
