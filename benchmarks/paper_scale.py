@@ -194,7 +194,8 @@ def table(parts: list[Part]) -> tuple[list[str], dict[str, float]]:
     return rows, sums
 
 
-INTRODUCTION = f"""# Size and cost of the paper's configurations
+TITLE = "## Size and cost"
+INTRODUCTION = f"""{TITLE}
 
 Written by `python benchmarks/paper_scale.py` from the configurations in this folder; computed, not measured. FLOPs and
 activations are per sample. FLOPs are those of matrix products, a backward pass counting twice its forward pass; the
@@ -210,7 +211,7 @@ HEAD = [
 
 
 def describe() -> str:
-    """The text of configs/paper/README.md."""
+    """The text of configs/paper/README.md: what stands above the title, and the computed section."""
     stage1, stage2 = (
         yaml.safe_load((PAPER / f"{name}.yaml").read_text()) for name in ("stage1_lam", "stage2_lara")
     )
@@ -224,10 +225,11 @@ def describe() -> str:
                 "Stage 1: latent action model": (table(lam), stage1["batch_size"]),
                 "Stages 2 and 3: LARA": (table([*policy, *lam]), stage2["batch_size"]),
             }
-    lines = INTRODUCTION.splitlines()
+    by_hand = (PAPER / "README.md").read_text().split(f"\n{TITLE}\n")[0].splitlines()
+    lines = [*by_hand, "", *INTRODUCTION.splitlines()]
     for title, ((rows, sums), batch) in stages.items():
         memory = (sums["states"] + batch * sums["activations"]) / GIGA
-        lines += ["", f"## {title}", "", *HEAD, *rows, ""]
+        lines += ["", f"### {title}", "", *HEAD, *rows, ""]
         lines.append(
             f"Per GPU at its batch of {batch}: {sums['states'] / GIGA:.1f} GB of states and "
             f"{batch * sums['activations'] / GIGA:.1f} GB of activations, {memory:.0f} GB together; "
