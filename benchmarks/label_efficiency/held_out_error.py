@@ -18,7 +18,6 @@ from lerobot.policies.factory import make_pre_post_processors
 
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.modeling_lara import LaraPolicy
-from lerobot_lara.policy.checkpoint_files import read_config
 
 POLICIES = {"lara_dit": LaraDiTPolicy, "lara": LaraPolicy}
 EVERY = 3
@@ -40,7 +39,8 @@ def errors_by_episode(checkpoint: Path, root: Path, first_episode: int) -> dict[
     Returns:
         Error by episode.
     """
-    policy = POLICIES[read_config(checkpoint)["type"]].from_pretrained(checkpoint).eval()
+    policy_type = json.loads((checkpoint / "config.json").read_text())["type"]
+    policy = POLICIES[policy_type].from_pretrained(checkpoint).eval()
     config = policy.config
     preprocessor, _ = make_pre_post_processors(config, pretrained_path=str(checkpoint))
     meta = LeRobotDatasetMetadata(root.name, root=root)
