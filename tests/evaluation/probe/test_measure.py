@@ -136,9 +136,10 @@ def test_codes_are_counted_and_shown() -> None:
 
 
 def test_perplexity_counts_the_codes_in_use() -> None:
-    for codes, expected in (([0, 1, 2, 3] * 7, 4), ([2] * 28, 1)):
-        values = torch.randn(28, 2)
-        latents = Latents(values, values, torch.tensor(codes)[:, None])
+    one_each, one, by_token = [[0], [1], [2], [3]], [[2]] * 4, [[0, 1]] * 4
+    for codes, expected in ((one_each, 4), (one, 1), (by_token, 2)):
+        values = torch.randn(4, 2)
+        latents = Latents(values, values, torch.tensor(codes))
         assert measure_latents(latents, codebook_size=4).codebook_perplexity == pytest.approx(expected)
 
 
