@@ -34,7 +34,7 @@ types: setup  ## check types
 
 lock:  ## resolve pyproject.toml into requirements.lock, with the newest versions (needs uv)
 	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.12 \
-	  --extra offline --extra timm --extra vlm --extra metaworld --extra eval --extra dev \
+	  --all-extras \
 	  --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
 clean:  ## remove .venv and caches (outputs/ stays)

@@ -74,7 +74,7 @@ class GrootHead(nn.Module):
 
 
 def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor], Velocity]]:
-    """Build every head as a function of the context that returns the velocity of a chunk."""
+    """Builds every head as a function of the context that returns the velocity of a chunk."""
     arguments: dict[str, Any] = {
         "action_dim": ACTION_DIM,
         "state_dim": STATE_DIM,
@@ -117,7 +117,7 @@ def build(size: Geometry, device: str) -> dict[str, Callable[[Tensor], Velocity]
 
 
 def velocity_of(head: ActionHead, context: Tensor, *, project_once: bool) -> Velocity:
-    """Return the velocity that a head of this package predicts with a context, as a function of actions and time."""
+    """Returns the velocity that a head of this package predicts with a context, as a function of actions and time."""
     size = len(context)
     given = {
         "state": context.new_zeros(size, STATE_DIM),
@@ -131,7 +131,7 @@ def velocity_of(head: ActionHead, context: Tensor, *, project_once: bool) -> Vel
 
 @torch.no_grad()
 def sample(head: Callable[[Tensor], Velocity], actions: Tensor, context: Tensor) -> Tensor:
-    """Predict a chunk, as `LaraDiTPolicy.predict_action_chunk` integrates it."""
+    """Predicts a chunk, as `LaraDiTPolicy.predict_action_chunk` integrates it."""
     velocity = head(context)
     for step in range(EULER_STEPS):
         time = torch.full((len(actions),), step / EULER_STEPS, device=actions.device)

@@ -112,7 +112,7 @@ def lam_parts(policy: dict[str, Any], encoder: str) -> list[Part]:
         ),
         # The features of the true frame are computed without a gradient, those of the prediction with one.
         Part("perceptual loss (VGG16), prediction", [vgg], lambda: vgg(images), True),
-        Part("perceptual loss (VGG16), target", [], lambda: vgg(images), False),
+        Part("perceptual loss (VGG16), true frame", [], lambda: vgg(images), False),
     ]
 
 

@@ -42,7 +42,7 @@ ENDINGS = {"W": "weight", "b": "bias"}
 
 
 def convert(state_dict: dict[str, Tensor], *, chunk_size: int, prefix: str = "") -> dict[str, Tensor]:
-    """Rename the reference's weights, cut its positions to the chunk and put its scales and shifts in our order.
+    """Renames the reference's weights, cuts its positions to the chunk and puts its scales and shifts in our order.
 
     Args:
         state_dict: The reference's.
@@ -76,7 +76,7 @@ def convert(state_dict: dict[str, Tensor], *, chunk_size: int, prefix: str = "")
 def build(
     weights: dict[str, Tensor], *, num_heads: int, context_num_heads: int, ignore_context_mask: bool
 ) -> tuple[AlternatingActionHead, ContextAdapter]:
-    """Load converted weights strictly into modules whose sizes are read off them.
+    """Loads converted weights strictly into modules whose sizes are read off them.
 
     The reference has no null state: ours keeps its random initialization.
 

@@ -53,7 +53,7 @@ BLOCK_NAMES = {
 
 
 def convert(state_dict: dict[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """Rename the reference's weights into those of `LatentActionModel` and join its keys and values.
+    """Renames the reference's weights into those of `LatentActionModel` and joins its keys and values.
 
     Args:
         state_dict: The reference's.
@@ -77,7 +77,7 @@ def convert(state_dict: dict[str, Tensor], *, prefix: str = "") -> dict[str, Ten
 
 
 def infer_settings(weights: dict[str, Tensor], *, image_size: int, **settings: Any) -> LatentActionSettings:
-    """Read the sizes off converted weights.
+    """Reads the sizes off converted weights.
 
     Args:
         weights: As `convert` returns them.
@@ -126,7 +126,7 @@ def infer_settings(weights: dict[str, Tensor], *, image_size: int, **settings: A
 
 
 def build(weights: dict[str, Tensor], settings: LatentActionSettings) -> LatentActionModel:
-    """Load converted weights strictly into a model whose frame encoder is left out.
+    """Loads converted weights strictly into a model whose frame encoder is left out.
 
     Args:
         weights: As `convert` returns them.
@@ -189,7 +189,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see the module's docstring."""
+    """Runs the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     flag = argparse.BooleanOptionalAction
     parser.add_argument("checkpoint", type=Path, help="the reference's .bin, .pt or .safetensors")

@@ -71,15 +71,15 @@ install_system_packages() {
       DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >/dev/null &&
       renders && decodes; then return; fi
   fi
-  renders || say 'Meta-World cannot render here (all else works).'
-  decodes || say 'video is decoded slowly here (all else works).'
+  renders || say 'Meta-World cannot render here (everything else works).'
+  decodes || say 'video is decoded slowly here (everything else works).'
   say "As root: apt-get update && apt-get install ${packages[*]}"
 }
 
 # A virtual environment that was moved or copied still points to where it was made.
 if [ -d .venv ] && { ! runs .venv/bin/python ||
   { [ -f .venv/bin/lara ] && ! grep -qF "$PWD/.venv/bin/python" .venv/bin/lara; }; }; then
-  say 'the virtual environment in .venv is broken, was moved or has another Python: making it anew'
+  say 'the virtual environment in .venv is broken, was moved or has another Python: creating it again'
   rm -rf .venv
 fi
 stamp=.venv/.lara-setup
@@ -88,7 +88,7 @@ if [ ! -x .venv/bin/lara ] || [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; the
   install_packages
   install_system_packages
   echo "$state" >"$stamp"
-  say 'ready; .venv/bin/lara doctor tells more'
+  say 'ready; .venv/bin/lara doctor reports what works'
 elif [ "$(uname)" = Linux ] && ! { has_library libEGL && has_library libavutil; }; then
   install_system_packages # this .venv was kept, but the system under it is a new one
 fi

@@ -28,7 +28,7 @@ os.environ.update(
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
 
-# A test that may call one of these is marked so, whether it says it or not; see the markers in pyproject.toml.
+# A test that may call one of these functions gets the marker, even without declaring it (markers: pyproject.toml).
 MARKED_BY = {"run_train": "e2e", "run_eval": "e2e", "skip_without_rendering": "rendering"}
 LONG = ("e2e", "rendering", "slow")
 # Marked slow: they take most of the other tests' time, with datasets written and read, videos, plots and training.
@@ -60,7 +60,7 @@ def pytest_configure() -> None:
         path = Path(__file__).parent / file
         if not path.is_file() or f"def {name}" not in path.read_text():
             raise pytest.UsageError(
-                f"SLOW in {__file__} has {entry!r}, which is no test. Update or remove it."
+                f"SLOW in {__file__} has {entry!r}, which names no test. Update or remove it."
             )
 
 

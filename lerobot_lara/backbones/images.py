@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize images, anti-aliased bilinear; at that size they are returned as they are.
+    """Resizes images, anti-aliased bilinear; at that size they are returned as they are.
 
     Args:
         images: (..., 3, H, W), floating point.

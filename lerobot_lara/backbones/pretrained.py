@@ -43,7 +43,7 @@ class UnavailableError(Exception):
 
 
 def load_image_backbone(name: str, *, image_size: int, layer: int | None) -> Backbone:
-    """Load a pretrained image backbone.
+    """Loads a pretrained image backbone.
 
     Args:
         name: As for `lerobot_lara.backbones.encoders.build_image_encoder`.
@@ -79,7 +79,7 @@ def load_image_backbone(name: str, *, image_size: int, layer: int | None) -> Bac
 
 
 def load_text_model(name: str) -> tuple[nn.Module, int]:
-    """Load a text model.
+    """Loads a text model.
 
     Args:
         name: As for `lerobot_lara.backbones.encoders.build_text_encoder`.
@@ -107,7 +107,7 @@ def load_text_model(name: str) -> tuple[nn.Module, int]:
 
 
 def text_model_path(name: str) -> str:
-    """Return the Hub id or directory by which transformers knows a text model."""
+    """Returns the Hub id or directory by which transformers knows a text model."""
     source = name.removeprefix("random:")
     if source != "minilm":
         return source
@@ -118,7 +118,7 @@ def text_model_path(name: str) -> str:
 
 
 def to_tokens(features: Tensor) -> Tensor:
-    """Turn a feature map (N, D, h, w) into raster-ordered tokens (N, h*w, D); tokens are returned as they are."""
+    """Turns a feature map (N, D, h, w) into raster-ordered tokens (N, h*w, D); tokens are returned as they are."""
     return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
 
@@ -261,14 +261,14 @@ def load_transformers(model_class: Any, path: str, config: Any, *, random: bool)
 
 
 def _without_pooler(model: Any) -> Any:
-    """Remove ViT's and BERT's pooling head: only token states are used, and it would never get a gradient."""
+    """Removes ViT's and BERT's pooling head: only token states are used, and it would never get a gradient."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model
 
 
 def _image_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Read mean and standard deviation from a model's preprocessor_config.json."""
+    """Reads mean and standard deviation from a model's preprocessor_config.json."""
     from transformers.utils import cached_file
 
     file = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
@@ -289,6 +289,6 @@ def _package_dir(module: str) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, with a full stop at its end."""
+    """Returns the first line of an error's message, with a full stop at its end."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".") + "."

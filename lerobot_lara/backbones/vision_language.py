@@ -46,19 +46,19 @@ DEFAULT_IMAGE_SIZE = 224
 
 
 def preset_of(name: str) -> Preset | None:
-    """Return the preset of a short name or of a Hub id; None if there is none."""
+    """Returns the preset of a short name or of a Hub id; None if there is none."""
     source = name.removeprefix(RANDOM)
     return PRESETS.get(source) or next((one for one in PRESETS.values() if one.repo_id == source), None)
 
 
 def repo_id_of(name: str) -> str:
-    """Return the Hub id or folder by which transformers knows a model."""
+    """Returns the Hub id or folder by which transformers knows a model."""
     source = name.removeprefix(RANDOM)
     return PRESETS[source].repo_id if source in PRESETS else source
 
 
 def image_size_of(name: str, *, chosen: int | None = None) -> int:
-    """Return the side in pixels of the square to which a model's images are resized.
+    """Returns the side in pixels of the square to which a model's images are resized.
 
     Args:
         name: As for `load_vision_language_model`.
@@ -78,7 +78,7 @@ def image_size_of(name: str, *, chosen: int | None = None) -> int:
 
 
 def load_vision_language_model(name: str, *, layer: int | None) -> tuple[nn.Module, int]:
-    """Load a VLM up to one hidden state of its language model, in float32, without its output head.
+    """Loads a VLM up to one hidden state of its language model, in float32, without its output head.
 
     Args:
         name: A name of `PRESETS`, a Hub id or a folder. The prefix `random:` builds the same architecture with seeded
@@ -141,7 +141,7 @@ def load_vision_language_model(name: str, *, layer: int | None) -> tuple[nn.Modu
 
 
 def check_instructions(instructions: Sequence[str]) -> None:
-    """Refuse empty instructions.
+    """Refuses empty instructions.
 
     Args:
         instructions: Any number of them.
@@ -157,7 +157,7 @@ def check_instructions(instructions: Sequence[str]) -> None:
 
 
 def load_processor(name: str) -> Any:
-    """Load the model's own processor (tokenizer, chat template and image processor).
+    """Loads the model's own processor (tokenizer, chat template and image processor).
 
     Args:
         name: As for `load_vision_language_model`.
@@ -203,7 +203,7 @@ class InstructionPrompt:
         self._remembered: dict[str, dict[str, Tensor]] = {}
 
     def __call__(self, instructions: Sequence[str]) -> dict[str, Tensor]:
-        """Prepare a batch.
+        """Prepares a batch.
 
         Args:
             instructions: One per sample.
@@ -257,7 +257,7 @@ class InstructionPrompt:
 
 
 def image_options(image_processor: Any, image_size: int) -> dict[str, Any]:
-    """Return arguments with which an image processor takes images as they are, each as one.
+    """Returns arguments with which an image processor takes images as they are, each as one.
 
     Args:
         image_processor: Of transformers.

@@ -14,7 +14,7 @@ SUBCOMMANDS = {
     "show-data": "write a page that shows a dataset or mixture as a policy sees it",
     "probe": "measure whether the latent actions of checkpoints are meaningful, and write a report",
     "export-lam": "write the latent action model of a `lara` checkpoint as a `lara_lam` checkpoint",
-    "export-base": "write the policy of a `lara` checkpoint as one of its plain base, `lara_dit`",
+    "export-base": "write the policy of a `lara` checkpoint without its latent action model, as `lara_dit`",
     "demo": "run a small Meta-World study: collect, train, evaluate and report",
 }
 EXTRA_OF_MODULE = {

@@ -1,4 +1,4 @@
-"""`lara export-base`: writes an aligned checkpoint as one of its plain base policy."""
+"""`lara export-base`: writes the policy of an aligned checkpoint without its latent action model."""
 
 import argparse
 import logging

@@ -118,7 +118,7 @@ def make_oxe_mixture(
     unknown = [dataset for dataset in names if dataset not in mixture.weights]
     if unknown or not names:
         raise ValueError(
-            f"`only` is {', '.join(names) or 'empty'}; it must name datasets of {name}, which are "
+            f"`only` has {', '.join(unknown) or 'no dataset'}; it must name datasets of {name}, which are "
             f"{', '.join(mixture.weights)}."
         )
     ordered = [dataset for dataset in mixture.weights if dataset in names]

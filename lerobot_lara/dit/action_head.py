@@ -58,13 +58,13 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def to_thousandths(self, timestep: Tensor) -> Tensor:
-        """Scale the flow time (B,) from [0, 1] to [0, 1000]."""
+        """Scales the flow time (B,) from [0, 1] to [0, 1000]."""
 
     @abstractmethod
     def embed(
         self, state_token: Tensor, actions: Tensor, thousandths: Tensor, embodiment_id: Tensor
     ) -> Tensor:
-        """Encode the actions and build the sequence with its positions.
+        """Encodes the actions and builds the sequence with its positions.
 
         Args:
             state_token: (B, 1, D).
@@ -78,7 +78,7 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def finish(self, hidden_states: Tensor, time: Tensor) -> Tensor:
-        """Turn the last block's action tokens (B, N, D), with the time (B, D), into the decoder's input (B, N, P)."""
+        """Turns the last block's action tokens (B, N, D), with the time (B, D), into the decoder's input (B, N, P)."""
 
     def forward(
         self,
@@ -92,7 +92,7 @@ class ActionHead(nn.Module, ABC):
         state_valid: Tensor | None = None,
         context_keys_values: Sequence[KeyValue | None] | None = None,
     ) -> Tensor:
-        """Predict the velocity once.
+        """Predicts the velocity once.
 
         Args:
             noisy_actions: (B, T, A), normalized.
@@ -134,7 +134,7 @@ class ActionHead(nn.Module, ABC):
         return velocity.unflatten(2, (self.action_patch_size, -1)).flatten(1, 2)  # (B, T, A)
 
     def project_context(self, context: Tensor) -> list[KeyValue | None]:
-        """Compute the keys and values of the observation, which are the same in all steps of a flow.
+        """Computes the keys and values of the observation, which are the same in all steps of a flow.
 
         Args:
             context: (B, M, context_width) observation tokens.

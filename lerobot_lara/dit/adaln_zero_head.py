@@ -74,17 +74,17 @@ class AdaLNZeroActionHead(ActionHead):
         nn.init.zeros_(self.action_decoder.output.weight)
 
     def to_thousandths(self, timestep: Tensor) -> Tensor:
-        """Scale the flow time (B,) from [0, 1] to [0, 1000]."""
+        """Scales the flow time (B,) from [0, 1] to [0, 1000]."""
         return 1000 * timestep.float()
 
     def embed(
         self, state_token: Tensor, actions: Tensor, thousandths: Tensor, embodiment_id: Tensor
     ) -> Tensor:
-        """Build the sequence (B, 1 + N, D); the flow time enters in the blocks only."""
+        """Builds the sequence (B, 1 + N, D); the flow time enters in the blocks only."""
         return torch.cat([state_token, self.action_encoder(actions, embodiment_id)], dim=1) + self.positions
 
     def finish(self, hidden_states: Tensor, time: Tensor) -> Tensor:
-        """Normalize the last block's action tokens (B, N, D)."""
+        """Normalizes the last block's action tokens (B, N, D)."""
         return self.output_norm(hidden_states)
 
 
@@ -131,7 +131,7 @@ class DiTBlock(nn.Module):
         *,
         key_value: KeyValue | None = None,
     ) -> Tensor:
-        """Apply the block.
+        """Applies the block.
 
         Args:
             x: (B, N, D) hidden states.
@@ -155,5 +155,5 @@ class DiTBlock(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Shift and scale x (B, N, D) by (B, 1, D) each; a scale of 0 leaves it unchanged."""
+    """Shifts and scales x (B, N, D) by (B, 1, D) each; a scale of 0 leaves it unchanged."""
     return x * (1 + scale) + shift

@@ -92,19 +92,19 @@ class AlternatingActionHead(ActionHead):
         nn.init.zeros_(self.action_decoder.output.weight)
 
     def to_thousandths(self, timestep: Tensor) -> Tensor:
-        """Scale the flow time (B,) from [0, 1] to whole thousandths."""
+        """Scales the flow time (B,) from [0, 1] to whole thousandths."""
         return discretize(timestep)
 
     def embed(
         self, state_token: Tensor, actions: Tensor, thousandths: Tensor, embodiment_id: Tensor
     ) -> Tensor:
-        """Build the sequence (B, 1 + T, D); the flow time is in the action tokens too."""
+        """Builds the sequence (B, 1 + T, D); the flow time is in the action tokens too."""
         # Only actions have positions: the state is told apart by its encoder.
         action_tokens = self.action_encoder(actions, thousandths, embodiment_id) + self.positions
         return torch.cat([state_token, action_tokens], dim=1)
 
     def finish(self, hidden_states: Tensor, time: Tensor) -> Tensor:
-        """Normalize, modulate and project the last block's action tokens: (B, T, D) -> (B, T, P)."""
+        """Normalizes, modulates and projects the last block's action tokens: (B, T, D) -> (B, T, P)."""
         return self.output_projection(self.output_norm(hidden_states, temb=time))
 
 
@@ -151,7 +151,7 @@ class AlternatingBlock(nn.Module):
         *,
         key_value: KeyValue | None = None,
     ) -> Tensor:
-        """Apply the block.
+        """Applies the block.
 
         Args:
             x: (B, N, D) hidden states.
@@ -188,7 +188,7 @@ class TimedActionEncoder(nn.Module):
         self.mlp = EmbodimentMLP(num_embodiments, 2 * width, width, width, activation=F.silu)
 
     def forward(self, actions: Tensor, thousandths: Tensor, embodiment_id: Tensor) -> Tensor:
-        """Encode the actions of every step.
+        """Encodes the actions of every step.
 
         Args:
             actions: (B, T, A).
@@ -204,6 +204,6 @@ class TimedActionEncoder(nn.Module):
 
 
 def discretize(timestep: Tensor) -> Tensor:
-    """Cut the flow time, (B,) in [0, 1], down to whole thousandths: (B,) float, a whole number in [0, 1000]."""
+    """Cuts the flow time, (B,) in [0, 1], down to whole thousandths: (B,) float, a whole number in [0, 1000]."""
     # A float32 time may be a rounding error below the thousandth that it stands for: 1 - 0.6 < 0.4.
     return (1000 * timestep.float() + 1e-3).trunc()

@@ -31,7 +31,7 @@ class FlowTimeEmbedding(nn.Module):
         self.mlp = TimestepEmbedding(2 * NUM_FREQUENCIES, width)
 
     def forward(self, thousandths: Tensor) -> Tensor:
-        """Embed the flow time: (B,) in [0, 1000] -> (B, D)."""
+        """Embeds the flow time: (B,) in [0, 1000] -> (B, D)."""
         features = self.frequencies(thousandths)  # (B, 2 * NUM_FREQUENCIES)
         return self.mlp(features.to(self.mlp.linear_1.weight.dtype))  # (B, D)
 
@@ -55,7 +55,7 @@ class ContextAttentionProcessor:
         attention_mask: Tensor | None,
         key_value: KeyValue | None = None,
     ) -> Tensor:
-        """Attend to the observation.
+        """Attends to the observation.
 
         Args:
             attention: Holds the weights.
@@ -76,7 +76,7 @@ class ContextAttentionProcessor:
 
 
 def cross_attention(*, width: int, num_heads: int, context_width: int, dropout: float) -> Attention:
-    """Build an attention to the observation.
+    """Builds an attention to the observation.
 
     Args:
         width: D.
@@ -100,7 +100,7 @@ def cross_attention(*, width: int, num_heads: int, context_width: int, dropout: 
 
 
 def project_context(attention: Attention, context: Tensor) -> KeyValue:
-    """Compute the keys and values of observation tokens (B, M, context_width): (B, H, M, D / H) each."""
+    """Computes the keys and values of observation tokens (B, M, context_width): (B, H, M, D / H) each."""
     key, value = attention.to_k(context), attention.to_v(context)  # (B, M, D) each
     return _split_heads(key, attention.heads), _split_heads(value, attention.heads)
 
@@ -126,7 +126,7 @@ class EmbodimentLinear(nn.Module):
         nn.init.normal_(self.weight, std=in_features**-0.5)
 
     def forward(self, x: Tensor, embodiment_id: Tensor) -> Tensor:
-        """Apply each sample's layer.
+        """Applies each sample's layer.
 
         Args:
             x: (B, N, in_features).
@@ -164,7 +164,7 @@ class EmbodimentMLP(nn.Module):
         self.output = EmbodimentLinear(num_embodiments, hidden, out_features)
 
     def forward(self, x: Tensor, embodiment_id: Tensor) -> Tensor:
-        """Apply each sample's MLP: (B, N, in_features), (B,) int64 in [0, E) -> (B, N, out_features)."""
+        """Applies each sample's MLP: (B, N, in_features), (B,) int64 in [0, E) -> (B, N, out_features)."""
         return self.output(self.activation(self.input(x, embodiment_id)), embodiment_id)
 
 
@@ -177,7 +177,7 @@ def encode_state(
     valid: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """Compute the state token; where the state is missing or hidden, it is the learned null state.
+    """Computes the state token; where the state is missing or hidden, it is the learned null state.
 
     Args:
         state: (B, S), normalized, or None.

@@ -32,7 +32,7 @@ class InstructionEncoder(nn.Module):
         self._remembered: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Encode instructions: (B, S) int64 token ids and (B, S) bool mask -> (B, 1, D)."""
+        """Encodes instructions: (B, S) int64 token ids and (B, S) bool mask -> (B, 1, D)."""
         # One read from the device for the words of all samples.
         words = torch.where(attention_mask.bool(), input_ids, -1).tolist()
         keys = [tuple(token for token in row if token >= 0) for row in words]
@@ -100,7 +100,7 @@ class ObservationEncoder(nn.Module):
         image_valid: Tensor | None = None,
         image_tokens: list[Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Encode the observation.
+        """Encodes the observation.
 
         Args:
             images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.

@@ -11,7 +11,7 @@ from lerobot_lara.dit.blocks import EmbodimentLinear
 
 @contextmanager
 def rows_by_name(module: nn.Module, saved: Sequence[str], wanted: Sequence[str]) -> Iterator[None]:
-    """Let `module.load_state_dict` take a state whose `EmbodimentLinear` layers have other rows.
+    """Lets `module.load_state_dict` take a state whose `EmbodimentLinear` layers have other rows.
 
     Inside this context each row is copied, bit for bit, to the position of its name in `wanted`. Rows whose names are
     not in `saved` keep the values that they have in `module`. Everything else loads as usual.

@@ -15,7 +15,7 @@ from lerobot_lara.dit.vlm_conditioning import VLMObservationEncoder
 
 
 def build_observation_encoder(config: LaraDiTConfig) -> ObservationEncoder | VLMObservationEncoder:
-    """Build what the action head attends to: two small encoders, or a vision-language model.
+    """Builds what the action head attends to: two small encoders, or a vision-language model.
 
     Args:
         config: Its `conditioning` decides.
@@ -59,7 +59,7 @@ def build_observation_encoder(config: LaraDiTConfig) -> ObservationEncoder | VLM
 
 
 def build_action_head(config: LaraDiTConfig, *, context_width: int) -> ActionHead:
-    """Build the action head that `config.action_head` names.
+    """Builds the action head that `config.action_head` names.
 
     Args:
         config: The policy's configuration, with its features.

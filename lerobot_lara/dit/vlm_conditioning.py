@@ -108,7 +108,7 @@ class VLMObservationEncoder(nn.Module):
         image_valid: Tensor | None = None,
         **prompt: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Encode the observation.
+        """Encodes the observation.
 
         Args:
             images: V tensors (B, 3, H, W), RGB in [0, 1]; sizes may differ between cameras.
@@ -191,7 +191,7 @@ class VLMObservationEncoder(nn.Module):
 
 
 def _add_lora(language_model: nn.Module, rank: int) -> dict[str, nn.Module]:
-    """Add low-rank adapters in place and return them by the name of their layer."""
+    """Adds low-rank adapters in place and returns them by the name of their layer."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer

@@ -213,7 +213,7 @@ def _prepare(output_dir: Path, *, resume: bool, overwrite: bool) -> None:
         marker.touch()
     elif not marker.is_file():
         raise ValueError(
-            f"`output_dir` is {output_dir}, which holds something else than a demo run; it must be new, empty or a "
+            f"`output_dir` is {output_dir}, which holds something other than a demo run; it must be new, empty or a "
             "demo run. Pass another --output-dir."
         )
     elif overwrite:

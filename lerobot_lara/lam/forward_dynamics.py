@@ -89,7 +89,7 @@ class ForwardDynamicsModel(nn.Module):
     def forward(
         self, frame: Tensor, latent: Tensor, features: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Predict the future.
+        """Predicts the future.
 
         Args:
             frame: (B, 3, H, W) current frame in [0, 1].

@@ -71,7 +71,7 @@ class InverseDynamicsModel(nn.Module):
         self.apply(init_linear)
 
     def forward(self, current: Tensor, future: Tensor) -> Tensor:
-        """Infer the latent action.
+        """Infers the latent action.
 
         Args:
             current: (B, P, feature_width) tokens of o_t.

@@ -34,7 +34,7 @@ class PerceptualLoss(nn.Module):
         )
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Compute the distance between images.
+        """Computes the distance between images.
 
         Args:
             first: (B, 3, h, w) in [0, 1], h and w at least 32.
@@ -127,7 +127,7 @@ def _load_torchvision() -> nn.Module:
 
 
 def _load(model: nn.Module, weights: dict[str, Tensor], *, shared_prefix: str) -> nn.Module:
-    """Load strictly, except for the second name under which lpips lists its heads."""
+    """Loads strictly, except for the second name under which lpips lists its heads."""
     missing, unexpected = model.load_state_dict(weights, strict=False)
     wrong = [key for key in missing if not key.startswith(shared_prefix)] + unexpected
     if wrong:

@@ -26,7 +26,7 @@ class Quantizer(nn.Module):
         self.noise = noise
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
-        """Quantize a latent action.
+        """Quantizes a latent action.
 
         Args:
             latent: (B, L, C) float32.
@@ -42,7 +42,7 @@ class Quantizer(nn.Module):
         return latent, None, None
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
-        """Look up codes.
+        """Looks up codes.
 
         Args:
             code_indices: (B, L) int64.
@@ -79,7 +79,7 @@ class GradientVQ(Quantizer):
         nn.init.uniform_(self.codebook.weight, -1 / codebook_size, 1 / codebook_size)
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
-        """Quantize a latent action; see `Quantizer.forward`."""
+        """Quantizes a latent action; see `Quantizer.forward`."""
         with torch.autocast(latent.device.type, enabled=False):
             latent = latent.float()
             codes = self.codebook.weight.float()
@@ -94,7 +94,7 @@ class GradientVQ(Quantizer):
             return latent + (quantized - latent).detach(), indices, loss
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
-        """Look up codes (B, L) as latents (B, L, C)."""
+        """Looks up codes (B, L) as latents (B, L, C)."""
         return self.codebook(code_indices)
 
 
@@ -136,7 +136,7 @@ class EMAVectorQuantizer(Quantizer):
         )
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
-        """Quantize a latent action; see `Quantizer.forward`."""
+        """Quantizes a latent action; see `Quantizer.forward`."""
         if not update and not self.vq._codebook.initted:
             raise ValueError(
                 "`codebook_kmeans_init` is on and the codebook is still empty. Run a training step first."
@@ -150,7 +150,7 @@ class EMAVectorQuantizer(Quantizer):
             return quantized, indices, loss
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
-        """Look up codes (B, L) as latents (B, L, C)."""
+        """Looks up codes (B, L) as latents (B, L, C)."""
         # A copy: the codebook is updated in place.
         return self.vq.get_output_from_indices(code_indices)
 
@@ -180,13 +180,13 @@ class FSQuantizer(Quantizer):
         self.codebook_size = self.fsq.codebook_size
 
     def forward(self, latent: Tensor, valid: Tensor | None = None, *, update: bool = False) -> Quantized:
-        """Quantize a latent action; see `Quantizer.forward`."""
+        """Quantizes a latent action; see `Quantizer.forward`."""
         with torch.autocast(latent.device.type, enabled=False):
             quantized, indices = self.fsq(latent.float())
         return quantized, indices.long(), None
 
     def indices_to_latent(self, code_indices: Tensor) -> Tensor:
-        """Look up codes (B, L) as latents (B, L, C)."""
+        """Looks up codes (B, L) as latents (B, L, C)."""
         return self.fsq.indices_to_codes(code_indices)
 
 
@@ -204,7 +204,7 @@ def build_quantizer(
     codebook_weight: float,
     fsq_levels: tuple[int, ...],
 ) -> Quantizer:
-    """Build a quantizer.
+    """Builds a quantizer.
 
     Args:
         kind: "none", "vq" or "fsq".

@@ -24,7 +24,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Attend from tokens to a context; for self-attention both are the same.
+        """Attends from tokens to a context; for self-attention both are the same.
 
         Args:
             x: (B, N, D).
@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Apply the block: (B, N, D) [, context (B, M, D)] -> (B, N, D)."""
+        """Applies the block: (B, N, D) [, context (B, M, D)] -> (B, N, D)."""
         normed = self.norm(x)
         x = x + self.attention(normed, normed)
         if self.cross_attention is not None and self.cross_norm is not None:
@@ -110,33 +110,33 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Apply all blocks: (B, N, D) [, context (B, M, D)] -> (B, N, D)."""
+        """Applies all blocks: (B, N, D) [, context (B, M, D)] -> (B, N, D)."""
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)
 
 
 def embedding(*shape: int) -> nn.Parameter:
-    """Return a learned embedding, initialized as in ViT (truncated normal, standard deviation 0.02)."""
+    """Returns a learned embedding, initialized as in ViT (truncated normal, standard deviation 0.02)."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))
 
 
 def init_linear(module: nn.Module) -> None:
-    """Initialize a Linear layer as in MAE (Xavier uniform weight, zero bias); use with `Module.apply`."""
+    """Initializes a Linear layer as in MAE (Xavier uniform weight, zero bias); use with `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 def zero_init(module: nn.Module) -> None:
-    """Set a Linear or Conv2d layer to zero; use with `Module.apply`."""
+    """Sets a Linear or Conv2d layer to zero; use with `Module.apply`."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         for parameter in module.parameters():
             nn.init.zeros_(parameter)
 
 
 def latent_projection(kind: str, width_in: int, width_hidden: int, width_out: int) -> nn.Module:
-    """Build a map between transformer width and latent width.
+    """Builds a map between transformer width and latent width.
 
     Args:
         kind: "linear", or "tanh_mlp" (Linear-Tanh-Linear).

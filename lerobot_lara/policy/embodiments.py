@@ -29,26 +29,28 @@ def adapt_embodiments(config: Any, checkpoint: Checkpoint, dataset_meta: Any = N
             actions do not fit the checkpoint's width.
     """
     may_grow = config.grow_embodiments and dataset_meta is not None
-    config = config if may_grow else replace(config, grow_embodiments=False)
-    names, name = embodiments_to_train(config, checkpoint.config)
+    names, name = embodiments_to_train(config, checkpoint.config, grow=may_grow)
     # An adapter brings the weights of its new embodiments along.
     _check_names(checkpoint, names, may_be_new=dataset_meta is not None or config.use_peft)
     if dataset_meta is None:
         _warn_of_other_robot(checkpoint, acts_for=name or names[0])
     _check_widths(checkpoint, config, dataset_meta)
     _log_new_rows(checkpoint, names)
-    return replace(config, embodiments=names, embodiment=name, grow_embodiments=False)
+    changes = {"embodiments": names, "embodiment": name, "grow_embodiments": False}
+    unchanged = all(getattr(config, field) == value for field, value in changes.items())
+    return config if unchanged else replace(config, **changes)
 
 
-def embodiments_to_train(config: Any, saved: dict[str, Any]) -> tuple[list[str], str | None]:
-    """The `embodiments` and the `embodiment` that training on from a checkpoint has.
+def embodiments_to_train(config: Any, saved: dict[str, Any], *, grow: bool) -> tuple[list[str], str | None]:
+    """Returns the `embodiments` and the `embodiment` that a policy has after a checkpoint is loaded.
 
     Args:
         config: A `LaraDiTConfig`.
         saved: The checkpoint's config.json.
+        grow: Let a new `embodiment` join the others.
     """
     names, name = config.embodiments, config.embodiment
-    if config.grow_embodiments:
+    if grow:
         return (names if name in (None, *names) else [*names, name]), name
     if name is None and names == [DEFAULT_EMBODIMENT]:
         # A configuration that names none, as that of a new alignment, takes over the checkpoint's.

@@ -95,7 +95,7 @@ def test_interrupted_run_resumes_unasked(tmp_path, stubbed, undrawn):
 def test_directory_of_something_else_is_left_alone(tmp_path, stubbed, overwrite):
     (tmp_path / "thesis.tex").touch()
     (tmp_path / "jobs").mkdir()
-    with pytest.raises(ValueError, match="something else than a demo run"):
+    with pytest.raises(ValueError, match="something other than a demo run"):
         run_demo(tmp_path, overwrite=overwrite)
     assert (tmp_path / "thesis.tex").exists()
 

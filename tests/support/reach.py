@@ -1,4 +1,4 @@
-"""Which of some functions a test may call: itself, through its fixtures or through helpers of its module."""
+"""Finds which of some functions a test may call: directly, through its fixtures or through helpers of its module."""
 
 import inspect
 from collections.abc import Iterable, Iterator

@@ -135,7 +135,7 @@ def prepare_policy(cfg: TrainPipelineConfig) -> None:
     if cfg.resume and hasattr(policy, "lam_path") and checkpoint.file("lam/config.json") is not None:
         cfg.policy = _with(policy, lam_path=checkpoint.config["lam_path"])
     if not cfg.resume and getattr(policy, "grow_embodiments", False) and not is_mixture(cfg.dataset.repo_id):
-        names, name = embodiments_to_train(policy, checkpoint.config)
+        names, name = embodiments_to_train(policy, checkpoint.config, grow=True)
         cfg.policy = _with(policy, embodiments=names, embodiment=name, grow_embodiments=False)
 
 

@@ -50,7 +50,7 @@ def probe_clip(path: Path) -> VideoClip:
     """Opens a video file and decodes its first frame.
 
     Raises:
-        UnreadableClipError: The file is empty, is not a video or has no picture.
+        UnreadableClipError: The file is empty, is not a video or has no video stream.
     """
     with open_video(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate

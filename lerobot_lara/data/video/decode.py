@@ -38,7 +38,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a video file and finds its video stream, which the cover picture of an audio file is not.
 
     Raises:
-        UnreadableClipError: The file cannot be opened or has no picture.
+        UnreadableClipError: The file cannot be opened or has no video stream.
     """
     try:
         if path.stat().st_size == 0:

@@ -98,8 +98,8 @@ def import_video(
     Every clip, in the order of the paths, becomes one episode with the feature `camera_key` and a task; with
     `segments` or `window_s`, every segment or window does. Without `fps`, every frame is kept, and none is dropped or
     repeated. Frames are rotated upright where the file says so, and resized with their aspect ratio kept. The
-    statistics of the images are computed by LeRobot. A clip that is broken, cut off, without picture, shorter than two
-    frames or, without `fps`, of variable frame rate is left out entirely, and reported in the log, in the result and
+    statistics of the images are computed by LeRobot. A clip that is damaged, truncated, without a video stream, shorter
+    than two frames or, without `fps`, of variable frame rate is left out entirely, and reported in the log, in the result and
     in the dataset's `meta/import_errors.json`.
 
     Args:

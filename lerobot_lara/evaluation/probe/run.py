@@ -77,7 +77,7 @@ def output_folder(out: str | Path | None, dataset: str) -> Path:
         page = folder / PAGE
         if not page.is_file() or GENERATOR.encode() not in page.read_bytes()[:2000]:
             raise ValueError(
-                f"`out` is {folder}, which holds something else than a report of `lara probe`; it must be new, empty "
+                f"`out` is {folder}, which holds something other than a report of `lara probe`; it must be new, empty "
                 "or an earlier report. Pass another folder as --out."
             )
     return folder

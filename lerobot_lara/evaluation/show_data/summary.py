@@ -233,11 +233,11 @@ def _dimension_names(entry: EntrySamples, column: VectorMap) -> list[str]:
     return [str(names[dim]) for dim in (range(width) if column.dims is None else column.dims)]
 
 
-def _describe_fit(size: tuple[int, int], target: tuple[int, int]) -> str:
+def _describe_fit(size: tuple[int, int], wanted: tuple[int, int]) -> str:
     """How `fit_image` converts images from one size to another."""
-    if size == target:
+    if size == wanted:
         return "unchanged"
-    excess = (size[1] * target[0]) / (size[0] * target[1])
+    excess = (size[1] * wanted[0]) / (size[0] * wanted[1])
     if abs(excess - 1) < 0.01:
         return "resized"
     lost = 1 - min(excess, 1 / excess)
