@@ -1,6 +1,4 @@
-"""Pre- and post-processing of `lara`: that of `lara_dit`. The LAM takes its frames as they come, in [0,
-1].
-"""
+"""Pre- and post-processing of `lara`: that of `lara_dit`. The LAM takes its frames as they come, in [0, 1]."""
 
 from torch import Tensor
 

@@ -76,9 +76,12 @@ def test_a_step_of_lara_reads_once(lam_path, options, mixture):
     assert reads == {"tolist": 1} | ({"__bool__": 2} if policy.slow_lam is not None else {})
 
 
-@pytest.mark.parametrize("quantizer", ["none", "fsq"])
+@pytest.mark.parametrize("quantizer", ["none", "fsq", "gradient"])
 def test_a_step_of_the_lam_reads_once(quantizer):
-    fields = TINY_LAM | {"quantizer": quantizer, "fsq_levels": (4, 4, 4), "random_shift": 1}
+    """Not so with a codebook of moving averages (`ema`): vector-quantize-pytorch reads several times."""
+    codes = {"none": {}, "fsq": {"fsq_levels": (4, 4, 4)}, "gradient": {"codebook_update": "gradient"}}
+    kind = {"gradient": "vq"}.get(quantizer, quantizer)
+    fields = TINY_LAM | {"quantizer": kind, "random_shift": 1} | codes[quantizer]
     config = LaraLAMConfig(**fields, device="cpu", **features(action=0))
     assert reads_of_a_step(LaraLAMPolicy(config), pair_batch()) == {"tolist": 1}
 

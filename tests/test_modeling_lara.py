@@ -342,6 +342,21 @@ def test_saving_a_policy_that_was_loaded_to_act_reads_nothing_again(lam_path, tm
         LaraPolicy.from_pretrained(tmp_path / "b", dataset_meta=Meta())
 
 
+def test_a_policy_without_its_lam_does_not_stand_beside_another(lam_path, tmp_path):
+    """New weights and an old LAM would be taken for one checkpoint."""
+    make_lara(lam_path).save_pretrained(tmp_path / "a")
+    policy = LaraPolicy.from_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"has a latent action model, but this policy was loaded to act"):
+        policy.save_pretrained(tmp_path / "a")
+
+
+def test_the_count_of_updates_follows_a_loaded_state(lam_path):
+    policy, other = make_lara(lam_path), make_lara(lam_path)
+    policy.update()
+    other.load_state_dict(policy.state_dict())
+    assert other._num_updates == 1
+
+
 def test_a_policy_that_was_loaded_to_act_is_saved_whole_with_its_lam_attached(lam_path, tmp_path):
     make_lara(lam_path).save_pretrained(tmp_path / "a")
     policy = LaraPolicy.from_pretrained(tmp_path / "a")

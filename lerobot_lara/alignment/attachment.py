@@ -6,11 +6,12 @@ read) and `alignment.safetensors`; inference opens neither.
 
 import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-from lerobot.configs import PreTrainedConfig
-from lerobot.policies.pretrained import PreTrainedPolicy
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +23,7 @@ from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.policy.alignment_contract import AlignmentBase
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.loading import current_loading, loading
+from lerobot_lara.policy.publishing import PublishingPolicy, published_name
 from lerobot_lara.training.memory import configure_networks
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ ALIGNMENT_STATE = ("alignment.", "slow_lam.")
 ORIGIN = "lam_origin"
 
 
-class AttachedLAM(PreTrainedPolicy):
+class AttachedLAM(PublishingPolicy):
     """The part of `LatentAlignmentMixin` that loads and saves.
 
     Args:
@@ -48,10 +50,6 @@ class AttachedLAM(PreTrainedPolicy):
         alignment: Alignment head and loss.
     """
 
-    # LeRobot asks every policy class for these; the policy that the mixin stands in sets its own.
-    config_class: Any = PreTrainedConfig
-    name: Any = "latent_alignment"
-
     def __init__(self, config: Any, *, dataset_meta: Any = None, **kwargs: Any) -> None:
         super().__init__(config, dataset_meta=dataset_meta, **kwargs)
         loaded = current_loading()
@@ -61,9 +59,8 @@ class AttachedLAM(PreTrainedPolicy):
         self.alignment: LatentAlignment | None = None
         self._shares_encoder = False
         self._origin = ""
-        self._num_updates = (
-            0  # that of `alignment`, where the host can read it without waiting for the device
-        )
+        # That of `alignment`, where the host can read it without waiting for the device.
+        self._num_updates = 0
 
     @classmethod
     def from_pretrained(
@@ -76,7 +73,7 @@ class AttachedLAM(PreTrainedPolicy):
             dataset_meta: Metadata of the data to train on; None loads the policy to act.
             **kwargs: The base's, such as `config` and `revision`.
         """
-        checkpoint = Checkpoint(str(pretrained_name_or_path), kwargs.get("revision"))
+        checkpoint = Checkpoint.of(pretrained_name_or_path, kwargs)
         with loading(checkpoint, to_train=dataset_meta is not None):
             policy = super().from_pretrained(pretrained_name_or_path, dataset_meta=dataset_meta, **kwargs)
         if dataset_meta is not None:
@@ -106,7 +103,7 @@ class AttachedLAM(PreTrainedPolicy):
         keeps_own = own and self._means_own_lam(config.lam_path)
         lam = self._own_lam() if keeps_own else self._given_lam(replaces_own=own)
         latent_width = lam.num_latent_tokens * lam.latent_dim
-        self._check_frame_gap(lam.frame_gap)
+        self._check_frame_gap(lam.frame_gap, keeps_own=keeps_own)
         if own and not keeps_own:
             self._check_latent_width(latent_width)
         alignment = LatentAlignment(
@@ -126,6 +123,7 @@ class AttachedLAM(PreTrainedPolicy):
         device = next(self.parameters()).device
         self.lam = lam.to(device).requires_grad_(not config.freeze_lam)
         self.alignment = alignment.to(device)
+        self.alignment.register_load_state_dict_post_hook(self._read_num_updates)
         if config.alignment_target == "ema" and not config.freeze_lam:
             self.slow_lam = _slow_copy(self.lam, config.lam_ema_decay)
         configure_networks(
@@ -153,6 +151,11 @@ class AttachedLAM(PreTrainedPolicy):
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
+        if self.lam is None and (save_directory / LAM_FOLDER).exists():
+            raise ValueError(
+                f"{save_directory} has a latent action model, but this policy was loaded to act, without one: the "
+                "two would not belong together. Save to another folder, or call `attach_lam()` first."
+            )
         state = self.state_dict() if state_dict is None else state_dict
         of_base = {
             key: value for key, value in state.items() if not key.startswith((LAM_STATE, *ALIGNMENT_STATE))
@@ -168,7 +171,10 @@ class AttachedLAM(PreTrainedPolicy):
         of_lam = {
             key.removeprefix(LAM_STATE): value for key, value in state.items() if key.startswith(LAM_STATE)
         }
-        self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=of_lam)
+        settings = self.lam.settings
+        if self.is_published:
+            settings = replace(settings, frame_encoder=published_name(settings.frame_encoder))
+        self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=of_lam, settings=settings)
         rest = {key: value.contiguous() for key, value in state.items() if key.startswith(ALIGNMENT_STATE)}
         save_file(rest, save_directory / ALIGNMENT_FILE, metadata={ORIGIN: self._origin})
 
@@ -184,13 +190,16 @@ class AttachedLAM(PreTrainedPolicy):
         assert self._checkpoint is not None
         if lam_path in (None, self._checkpoint.config.get("lam_path")):
             return True
-        return artifact.digest(lam_path) == self._alignment_file()[1].get(ORIGIN)
+        return artifact.digest(lam_path) == self._recorded_origin()
 
     def _own_lam(self) -> LatentActionModel:
         assert self._checkpoint is not None
-        self._origin = self._alignment_file()[1].get(ORIGIN, "")
+        self._origin = self._recorded_origin()
         return LatentActionModel.from_pretrained(
-            self._checkpoint.path, revision=self._checkpoint.revision, subfolder=LAM_FOLDER
+            self._checkpoint.path,
+            revision=self._checkpoint.revision,
+            subfolder=LAM_FOLDER,
+            **self._checkpoint.download,
         )
 
     def _given_lam(self, *, replaces_own: bool) -> LatentActionModel:
@@ -211,18 +220,19 @@ class AttachedLAM(PreTrainedPolicy):
         self._origin = artifact.digest(lam_path)
         return lam
 
-    def _check_frame_gap(self, frame_gap: int) -> None:
+    def _check_frame_gap(self, frame_gap: int, *, keeps_own: bool) -> None:
         config = self.config
+        of = self._checkpoint.path if keeps_own and self._checkpoint is not None else config.lam_path
         if frame_gap != config.frame_gap:
             raise ValueError(
-                f"`lam_path` {config.lam_path} was trained with a frame gap of {frame_gap} control steps, but "
+                f"The latent action model of {of} was trained with a frame gap of {frame_gap} control steps, but "
                 f"`frame_gap` is {config.frame_gap}. Pass --policy.frame_gap={frame_gap}, or train a LAM for "
                 f"{config.frame_gap}."
             )
 
     def _check_latent_width(self, latent_width: int) -> None:
         assert self._checkpoint is not None
-        expected = int(self._alignment_file()[0]["alignment.latent_width"])
+        expected = int(self._alignment_state()["alignment.latent_width"])
         if latent_width != expected:
             raise ValueError(
                 f"`lam_path` {self.config.lam_path} has latent actions of width {latent_width}, but "
@@ -233,7 +243,7 @@ class AttachedLAM(PreTrainedPolicy):
 
     def _load_alignment_state(self) -> None:
         assert self.alignment is not None and self._checkpoint is not None
-        state, _ = self._alignment_file()
+        state = self._alignment_state()
         own = {key: value for key, value in self.state_dict().items() if key.startswith(ALIGNMENT_STATE)}
         wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
         if wrong:
@@ -243,10 +253,22 @@ class AttachedLAM(PreTrainedPolicy):
                 "name another --policy.lam_path to start a new alignment."
             )
         self.load_state_dict({key: state[key] for key in own}, strict=False)
-        self._num_updates = int(self.alignment.num_updates)
 
-    def _alignment_file(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors and metadata of the checkpoint's alignment file."""
+    def _read_num_updates(self, alignment: LatentAlignment, incompatible_keys: Any) -> None:
+        self._num_updates = int(alignment.num_updates)
+
+    def _recorded_origin(self) -> str:
+        """Fingerprint of the LAM that the checkpoint's alignment started with."""
+        with self._opened_alignment_file() as opened:
+            return (opened.metadata() or {}).get(ORIGIN, "")
+
+    def _alignment_state(self) -> dict[str, Tensor]:
+        """Tensors of the checkpoint's alignment file."""
+        with self._opened_alignment_file() as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  is no dict
+
+    @contextmanager
+    def _opened_alignment_file(self) -> Iterator[Any]:
         assert self._checkpoint is not None
         file = self._checkpoint.file(ALIGNMENT_FILE)
         if file is None:
@@ -256,7 +278,7 @@ class AttachedLAM(PreTrainedPolicy):
             )
         try:
             with safe_open(file, "pt") as opened:
-                return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+                yield opened
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"Corrupted checkpoint: {file} cannot be read ({error}). Copy or download it again."

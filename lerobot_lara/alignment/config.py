@@ -117,8 +117,9 @@ class LatentAlignmentConfig(BaseConfig):
 
     def portable(self) -> Self:
         """A copy for checkpoints, without paths of this machine: a checkpoint brings the LAM along."""
+        local = [name for name in ("lam_path", "pretrained_path") if is_local(getattr(self, name))]
         portable = super().portable() if hasattr(super(), "portable") else self
-        return replace(portable, lam_path=None) if is_local(self.lam_path) else portable
+        return replace(portable, **dict.fromkeys(local)) if local else portable
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super(LatentAlignmentConfig, self.portable())._save_pretrained(save_directory)

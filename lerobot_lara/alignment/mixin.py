@@ -179,12 +179,10 @@ class LatentAlignmentMixin(AttachedLAM):
         base = getattr(super(), "_no_split_modules", None) or []
         return [*base, *(class_names(self.lam.blocks) if self.lam is not None else [])]
 
-    def _get_default_peft_targets(self) -> dict[str, Any] | None:
+    def _get_default_peft_targets(self) -> dict[str, Any]:
         """The base's; the alignment head is trained in full, the LAM stays as it is."""
-        targets = super()._get_default_peft_targets()
-        if targets is None:
-            return None
-        return targets | {"modules_to_save": [*targets.get("modules_to_save", []), "alignment_head"]}
+        targets = super()._get_default_peft_targets() or {}
+        return targets | {"modules_to_save": [*(targets.get("modules_to_save") or []), "alignment_head"]}
 
     def _is_warming_up(self) -> bool:
         """Whether the policy's gradient may not reach the LAM yet."""

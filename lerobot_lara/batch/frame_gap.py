@@ -24,11 +24,11 @@ def check_frame_gap(episode_lengths: Sequence[int], frame_gap: int) -> int:
     """
     if frame_gap < 1:
         raise ValueError(
-            f"frame_gap is {frame_gap}: give the number of frames between two frames, at least 1."
+            f"`frame_gap` is {frame_gap}; it must be at least 1. Give the number of frames between the two of a pair."
         )
     if len(episode_lengths) == 0:
         raise ValueError(
-            f"frame_gap={frame_gap} finds no episode: choose a dataset or `episodes` that hold some."
+            f"`frame_gap` is {frame_gap}, but there is no episode. Choose a dataset or `episodes` that hold some."
         )
     num_without_pair = sum(length <= frame_gap for length in episode_lengths)
     num_episodes = len(episode_lengths)
@@ -36,12 +36,12 @@ def check_frame_gap(episode_lengths: Sequence[int], frame_gap: int) -> int:
         longest = max(episode_lengths)
         advice = f"Set it to {longest - 1} or less" if longest > 1 else "Use longer episodes"
         raise ValueError(
-            f"frame_gap={frame_gap} leaves no pair of frames: the longest of {num_episodes} episode(s) has "
+            f"`frame_gap` is {frame_gap}, which leaves no pair of frames: the longest of {num_episodes} episode(s) has "
             f"{longest} frame(s). {advice}; a gap in seconds is frame_gap / fps of the dataset."
         )
     if num_without_pair:
         logger.warning(
-            "frame_gap=%d: %d of %d episodes yield no pair of frames (shortest: %d frames) and do not train "
+            "`frame_gap` is %d: %d of %d episodes yield no pair of frames (shortest: %d frames) and do not train "
             "the latent action model. Lower frame_gap to use them.",
             frame_gap,
             num_without_pair,

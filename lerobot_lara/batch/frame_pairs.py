@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lerobot_lara.batch.observation import dataset_index
+from lerobot_lara.batch.observation import dataset_index, require_cameras
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,7 @@ class FramePairs:
         Raises:
             ValueError: The camera is missing, or its images have no time axis of two frames.
         """
-        if camera not in batch:
-            cameras = sorted(
-                key for key in batch if key.startswith("observation.image") and "is_pad" not in key
-            )
-            raise ValueError(
-                f"The batch lacks camera {camera!r}; it has {cameras}. Choose one of them, or rename the dataset's "
-                "cameras with --rename_map."
-            )
+        require_cameras(batch, [camera])
         frames = batch[camera]
         if frames.ndim != 5 or frames.shape[1] != 2:
             raise ValueError(

@@ -4,7 +4,7 @@ Legend: B batch, V cameras, T action chunk, A and S padded action and state dime
 P image tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,15 +80,7 @@ class Observation:
             ValueError: A camera or the state is missing, images are not RGB in [0, 1], there are more dimensions than
                 the policy has room for, or an embodiment has no row.
         """
-        missing = [camera for camera in layout.cameras if camera not in batch]
-        if missing:
-            cameras = sorted(
-                key for key in batch if key.startswith("observation.image") and "_is_pad" not in key
-            )
-            raise ValueError(
-                f"The batch lacks camera {missing} of `input_features`; it has {cameras}. Rename the "
-                "dataset's cameras with --rename_map, or train on its own."
-            )
+        require_cameras(batch, layout.cameras)
         images = [batch[camera] for camera in layout.cameras]
         for camera, image in zip(layout.cameras, images, strict=True):
             check_images(image, camera, values=check_values)
@@ -152,6 +144,21 @@ class ActionChunk:
     def valid(self) -> Tensor:
         """(B, T, A) bool, or with one dimension for all samples alike: the real elements."""
         return self.step_valid[..., None] & self.dim_valid
+
+
+def require_cameras(batch: Mapping[str, Any], cameras: Iterable[str]) -> None:
+    """Makes sure that a batch has the images of some cameras.
+
+    Raises:
+        ValueError: Names those that are missing, and those that are there.
+    """
+    missing = [camera for camera in cameras if camera not in batch]
+    if missing:
+        found = sorted(key for key in batch if key.startswith("observation.image") and "_is_pad" not in key)
+        raise ValueError(
+            f"The batch lacks camera {missing} of `input_features`; it has {found}. Rename the dataset's cameras with "
+            "--rename_map, or train on its own."
+        )
 
 
 def step_valid(batch: Mapping[str, Any]) -> Tensor:

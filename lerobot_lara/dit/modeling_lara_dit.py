@@ -18,7 +18,7 @@ from lerobot_lara.batch.checks import Periodic
 from lerobot_lara.batch.observation import ActionChunk, Observation, step_valid
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
-from lerobot_lara.dit.embodiments import rows_by_name
+from lerobot_lara.dit.embodiment_loading import rows_by_name
 from lerobot_lara.dit.flow_matching import (
     flow_matching_loss,
     interpolate,
@@ -287,7 +287,6 @@ class LaraDiTPolicy(LaraPolicyBase):
             device=actions.device,
         )
 
-    @torch.no_grad()
     def _log_by_dataset(
         self, predicted: Tensor, velocity: Tensor, chunk: ActionChunk, dataset_index: Tensor
     ) -> dict[str, Tensor]:

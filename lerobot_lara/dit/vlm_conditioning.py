@@ -18,6 +18,7 @@ from lerobot_lara.backbones.vision_language import (
     load_processor,
     load_vision_language_model,
 )
+from lerobot_lara.batch.checks import Periodic
 from lerobot_lara.dit.context_adapter import ContextAdapter
 
 # Linear layers of a language model's attention, in all supported families.
@@ -73,6 +74,7 @@ class VLMObservationEncoder(nn.Module):
             )
         model.eval().requires_grad_(False)
         self.image_size, self.num_cameras = image_size, num_cameras
+        self._prompt_check = Periodic()
         language_model = model.get_decoder()
         self.trained = nn.ModuleDict()
         if num_trained_layers:
@@ -123,13 +125,8 @@ class VLMObservationEncoder(nn.Module):
         Raises:
             ValueError: If the prompt was made for other images.
         """
-        found = (input_ids == self.model.config.image_token_id).sum(1)  # (B,)
-        if len(images) != self.num_cameras or (found != self.num_cameras * self.num_image_tokens).any():
-            raise ValueError(
-                f"The batch has {len(images)} cameras and prompts with {sorted(set(found.tolist()))} image tokens, but "
-                f"the policy expects {self.num_cameras} cameras of {self.num_image_tokens} tokens. Keep the "
-                "checkpoint's `vlm`, `vlm_image_size` and cameras: its preprocessor was made for them."
-            )
+        if not self.training or self._prompt_check.due():
+            self._check_prompt(len(images), input_ids)
         attention_mask = attention_mask.bool()
         if image_valid is not None:
             attention_mask = attention_mask & self._token_valid(input_ids, image_valid)
@@ -140,6 +137,15 @@ class VLMObservationEncoder(nn.Module):
             # Nothing is generated; and a cache would be filled twice by gradient checkpointing.
             output = self.model(**known, use_cache=False)
         return self.adapter(output.last_hidden_state.float(), attention_mask), attention_mask
+
+    def _check_prompt(self, num_images: int, input_ids: Tensor) -> None:
+        found = (input_ids == self.model.config.image_token_id).sum(1)  # (B,)
+        if num_images != self.num_cameras or (found != self.num_cameras * self.num_image_tokens).any():
+            raise ValueError(
+                f"The batch has {num_images} cameras and prompts with {sorted(set(found.tolist()))} image tokens, but "
+                f"the policy expects {self.num_cameras} cameras of {self.num_image_tokens} tokens. Keep the "
+                "checkpoint's `vlm`, `vlm_image_size` and cameras: its preprocessor was made for them."
+            )
 
     @torch.no_grad()
     def _count_image_tokens(self, name: str) -> int:

@@ -25,7 +25,7 @@ policy_fields: set[str] = {"type"}
 
 
 def read(
-    path_or_repo_id: str | Path, *, revision: str | None = None, subfolder: str | None = None
+    path_or_repo_id: str | Path, *, revision: str | None = None, subfolder: str | None = None, **download: Any
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Reads settings and weights.
 
@@ -33,6 +33,7 @@ def read(
         path_or_repo_id: Local directory or Hub id.
         revision: Branch, tag or commit on the Hub.
         subfolder: Folder within.
+        **download: Further arguments of `hf_hub_download`.
 
     Returns:
         The model's settings, its state dict, and the weight file's name for messages.
@@ -40,7 +41,7 @@ def read(
     Raises:
         ValueError: If there is nothing to read, it is not a latent action model, or it is damaged.
     """
-    config_file = _locate(path_or_repo_id, CONFIG_FILE, revision, subfolder)
+    config_file = _locate(path_or_repo_id, CONFIG_FILE, revision, subfolder, **download)
     try:
         config = json.loads(config_file.read_text())
     except ValueError as error:
@@ -53,7 +54,7 @@ def read(
             f"{config_file.parent} is of type {config.get('type')!r}, but a latent action model (type "
             f"{TYPE!r}) is needed.{hint} Train one with `lerobot-train --policy.type={TYPE}`."
         )
-    weights_file = _locate(path_or_repo_id, WEIGHTS_FILE, revision, subfolder)
+    weights_file = _locate(path_or_repo_id, WEIGHTS_FILE, revision, subfolder, **download)
     try:
         weights = load_file(weights_file)
     except (SafetensorError, OSError) as error:
@@ -90,7 +91,9 @@ def write(directory: str | Path, settings: dict[str, Any], state_dict: dict[str,
     save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def _locate(path_or_repo_id: str | Path, file: str, revision: str | None, subfolder: str | None) -> Path:
+def _locate(
+    path_or_repo_id: str | Path, file: str, revision: str | None, subfolder: str | None, **download: Any
+) -> Path:
     directory = Path(path_or_repo_id) / (subfolder or "")
     if directory.is_dir():
         if (directory / file).is_file():
@@ -102,7 +105,9 @@ def _locate(path_or_repo_id: str | Path, file: str, revision: str | None, subfol
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(hf_hub_download(str(path_or_repo_id), file, revision=revision, subfolder=subfolder))
+        return Path(
+            hf_hub_download(str(path_or_repo_id), file, revision=revision, subfolder=subfolder, **download)
+        )
     except (OSError, HFValidationError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(

@@ -159,7 +159,12 @@ class LatentActionModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path_or_repo_id: str | Path, *, revision: str | None = None, subfolder: str | None = None
+        cls,
+        path_or_repo_id: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        **download: Any,
     ) -> "LatentActionModel":
         """Loads a `lara_lam` policy directory, local or from the Hub, in eval mode on the CPU.
 
@@ -167,11 +172,14 @@ class LatentActionModel(nn.Module):
             path_or_repo_id: Local directory or Hub id.
             revision: Branch, tag or commit on the Hub.
             subfolder: Folder within.
+            **download: Further arguments of `hf_hub_download`, such as `token` and `cache_dir`.
 
         Raises:
             ValueError: If it is missing, not a latent action model, damaged, or has unknown fields.
         """
-        settings, weights, file = artifact.read(path_or_repo_id, revision=revision, subfolder=subfolder)
+        settings, weights, file = artifact.read(
+            path_or_repo_id, revision=revision, subfolder=subfolder, **download
+        )
         try:
             model = cls.from_config(**settings)
         except ValueError as error:
@@ -185,15 +193,24 @@ class LatentActionModel(nn.Module):
             ) from error
         return model.eval()
 
-    def save_pretrained(self, directory: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        state_dict: dict[str, Tensor] | None = None,
+        settings: LatentActionSettings | None = None,
+    ) -> None:
         """Writes a `lara_lam` policy directory (config.json, model.safetensors).
 
         Args:
             directory: Created if needed; files of these names are replaced.
             state_dict: To write instead of this model's own, for example one gathered from several processes.
+            settings: To write instead of this model's own.
         """
         artifact.write(
-            directory, asdict(self.settings), self.state_dict() if state_dict is None else state_dict
+            directory,
+            asdict(settings or self.settings),
+            self.state_dict() if state_dict is None else state_dict,
         )
 
     @property

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from lerobot_lara.training.validation import require_field
+
 CHOICES = {
     "quantizer": ("none", "vq", "fsq"),
     "codebook_update": ("ema", "gradient"),
@@ -139,49 +141,34 @@ class LatentActionSettings:
     def validate_settings(self) -> None:
         """Raises a ValueError that names the first field with an impossible value."""
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+            require_field(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         for name in AT_LEAST_ONE.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+            require_field(self, name, getattr(self, name) >= 1, "at least 1")
         for name in NOT_NEGATIVE.split():
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must not be negative.")
+            require_field(self, name, getattr(self, name) >= 0, "0 or more")
         for part in ("idm", "fdm"):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_num_heads")
-            if width % heads:
-                raise ValueError(
-                    f"`{part}_num_heads` is {heads}, which does not divide `{part}_width` {width}."
-                )
-        if not 0 <= self.codebook_decay < 1:
-            raise ValueError(f"`codebook_decay` is {self.codebook_decay}; it must be in [0, 1).")
-        if not self.fsq_levels or min(self.fsq_levels) < 3:
-            raise ValueError(
-                f"`fsq_levels` is {self.fsq_levels}; give at least one level count, each 3 or more."
-            )
-        if self.normalize_latent and self.latent_dim < 2:
-            raise ValueError("`latent_dim` is 1, which `normalize_latent` would reduce to a constant.")
+            divisor = f"a divisor of `{part}_width`, {width}"
+            require_field(self, f"{part}_num_heads", width % heads == 0, divisor)
+        require_field(self, "codebook_decay", 0 <= self.codebook_decay < 1, "in [0, 1)")
+        enough = bool(self.fsq_levels) and min(self.fsq_levels) >= 3
+        require_field(self, "fsq_levels", enough, "at least one level count, each 3 or more")
+        # A single number, normalized, would be a constant.
+        wide = self.latent_dim >= 2 or not self.normalize_latent
+        require_field(self, "latent_dim", wide, "at least 2 with `normalize_latent`")
         self._validate_prediction()
 
     def _validate_prediction(self) -> None:
-        if self.image_size % self.fdm_patch_size:
-            raise ValueError(
-                f"`fdm_patch_size` is {self.fdm_patch_size}, which does not divide `image_size` {self.image_size}."
-            )
-        if self.prediction_size % (self.image_size // self.fdm_patch_size):
-            raise ValueError(
-                f"`prediction_size` is {self.prediction_size}; it must be a multiple of `image_size` / "
-                f"`fdm_patch_size` = {self.image_size // self.fdm_patch_size}."
-            )
-        if self.reconstruction_loss_weight == 0 and self.feature_loss_weight == 0:
-            raise ValueError(
-                "`reconstruction_loss_weight` and `feature_loss_weight` are both 0: there is nothing to predict."
-            )
-        if self.perceptual_loss_weight > 0 and self.reconstruction_loss_weight == 0:
-            raise ValueError(
-                "`perceptual_loss_weight` needs predicted pixels: set `reconstruction_loss_weight` above 0."
-            )
-        if self.perceptual_loss_weight > 0 and self.prediction_size < 32:
-            raise ValueError(
-                f"`prediction_size` is {self.prediction_size}; `perceptual_loss_weight` needs at least 32 pixels."
-            )
+        divisor = f"a divisor of `image_size`, {self.image_size}"
+        require_field(self, "fdm_patch_size", self.image_size % self.fdm_patch_size == 0, divisor)
+        grid = self.image_size // self.fdm_patch_size
+        multiple = f"a multiple of `image_size` / `fdm_patch_size`, {grid}"
+        require_field(self, "prediction_size", self.prediction_size % grid == 0, multiple)
+        predicts = self.reconstruction_loss_weight > 0 or self.feature_loss_weight > 0
+        above = "above 0 if `feature_loss_weight` is 0: else there is nothing to predict"
+        require_field(self, "reconstruction_loss_weight", predicts, above)
+        if self.perceptual_loss_weight > 0:
+            above = "above 0 for `perceptual_loss_weight`, which looks at predicted pixels"
+            require_field(self, "reconstruction_loss_weight", self.reconstruction_loss_weight > 0, above)
+            size = "at least 32 for `perceptual_loss_weight`"
+            require_field(self, "prediction_size", self.prediction_size >= 32, size)

@@ -1,24 +1,21 @@
 """The policy base of this package: LeRobot's, with checkpoints that are read strictly and a record of the data."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
 from draccus.utils import DecodingError
 from lerobot.configs import PreTrainedConfig
-from lerobot.configs.train import TrainPipelineConfig
-from lerobot.policies.pretrained import PreTrainedPolicy
 from safetensors import SafetensorError
 from torch import Tensor
 
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.loading import current_loading, loading
 from lerobot_lara.policy.mixture_record import MixtureRecord
-from lerobot_lara.training.config import published_run
+from lerobot_lara.policy.publishing import PublishingPolicy
 
 
-class LaraPolicyBase(PreTrainedPolicy):
+class LaraPolicyBase(PublishingPolicy):
     """What the policy types of this package share.
 
     Args:
@@ -27,24 +24,19 @@ class LaraPolicyBase(PreTrainedPolicy):
         **kwargs: Further arguments of LeRobot's training, which are not used.
 
     Attributes:
-        loading: What the policy was loaded from; None if it is new.
+        loaded_from: What the policy was loaded from, and for what; None if it is new.
         mixture: The mixture that it is trained on, if any.
     """
 
-    # LeRobot asks every policy class for these; the types of the package set their own.
-    config_class: Any = PreTrainedConfig
-    name: Any = "lara_policy_base"
-    config: Any
-
     def __init__(self, config: PreTrainedConfig, *, dataset_meta: Any = None, **kwargs: Any) -> None:
         super().__init__(config)
-        self.loading = current_loading()
+        self.loaded_from = current_loading()
         self.mixture = MixtureRecord(dataset_meta)
 
     @property
     def only_acts(self) -> bool:
         """Whether the policy was loaded to act, without what serves training."""
-        return self.loading is not None and not self.loading.to_train
+        return self.loaded_from is not None and not self.loaded_from.to_train
 
     @classmethod
     def from_pretrained(
@@ -67,7 +59,7 @@ class LaraPolicyBase(PreTrainedPolicy):
             ValueError: A file is missing, damaged or does not fit, or config.json has a field that this version does
                 not know.
         """
-        checkpoint = Checkpoint(str(pretrained_name_or_path), kwargs.get("revision"))
+        checkpoint = Checkpoint.of(pretrained_name_or_path, kwargs)
         config = cls.adapt_config(config or cls._read_config(checkpoint, **kwargs), checkpoint, dataset_meta)
         with loading(checkpoint, to_train=dataset_meta is not None):
             return super().from_pretrained(
@@ -93,25 +85,6 @@ class LaraPolicyBase(PreTrainedPolicy):
         """LeRobot's model card, with the datasets of a mixture instead of its file."""
         return super().generate_model_card(self.mixture.repo_ids or dataset_repo_id, *args, **kwargs)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """LeRobot's `push_to_hub`, without paths of this machine."""
-        with self._published_config():
-            return super().push_to_hub(*args, **kwargs)
-
-    def push_model_to_hub(self, cfg: TrainPipelineConfig, *args: Any, **kwargs: Any) -> Any:
-        """LeRobot's push after training, without paths of this machine, also in the run's own record."""
-        with self._published_config():
-            return super().push_model_to_hub(published_run(cfg), *args, **kwargs)
-
-    @contextmanager
-    def _published_config(self) -> Iterator[None]:
-        own = self.config
-        self.config = own.published()
-        try:
-            yield
-        finally:
-            self.config = own
-
     @classmethod
     def _read_config(cls, checkpoint: Checkpoint, **kwargs: Any) -> PreTrainedConfig:
         try:
@@ -126,8 +99,8 @@ class LaraPolicyBase(PreTrainedPolicy):
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         # Always strict: LeRobot's default would leave a missing weight at its random start.
         try:
-            assert model.loading is not None
-            with model.arrange_weights(model.loading.checkpoint):
+            assert model.loaded_from is not None
+            with model.arrange_weights(model.loaded_from.checkpoint):
                 return super()._load_as_safetensor(model, model_file, map_location, strict=True)
         except (SafetensorError, OSError) as error:
             raise ValueError(

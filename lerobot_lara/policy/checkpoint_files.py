@@ -1,13 +1,17 @@
 """Files of a policy checkpoint, in a folder or on the Hub."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+# Arguments of LeRobot's `from_pretrained` that say how to download.
+DOWNLOAD = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 @dataclass(frozen=True)
@@ -17,18 +21,40 @@ class Checkpoint:
     Args:
         path: Folder or Hub id.
         revision: Branch, tag or commit on the Hub.
+        download: Further arguments of `hf_hub_download`, those that `DOWNLOAD` names.
     """
 
     path: str
     revision: str | None = None
+    download: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+
+    @classmethod
+    def of(cls, path: str | Path, arguments: Mapping[str, Any]) -> "Checkpoint":
+        """Returns the checkpoint that `from_pretrained(path, **arguments)` loads."""
+        download = {name: arguments[name] for name in DOWNLOAD if arguments.get(name) is not None}
+        return cls(str(path), arguments.get("revision"), download)
 
     def file(self, name: str) -> Path | None:
-        """Returns the local path of one file, downloaded if need be; None if the checkpoint lacks it."""
+        """Returns the local path of one file, downloaded if need be; None if the checkpoint lacks it.
+
+        Raises:
+            ValueError: Offline, a file of a Hub checkpoint has never been downloaded, so that nobody knows.
+        """
         if Path(self.path).is_dir():
             file = Path(self.path) / name
             return file if file.is_file() else None
         try:
-            return Path(hf_hub_download(self.path, name, revision=self.revision))
+            return Path(hf_hub_download(self.path, name, revision=self.revision, **self.download))
+        except LocalEntryNotFoundError as error:
+            cached = try_to_load_from_cache(
+                self.path, name, cache_dir=self.download.get("cache_dir"), revision=self.revision
+            )
+            if cached is _CACHED_NO_EXIST:
+                return None
+            raise ValueError(
+                f"{self.path} is not a folder, and {name} of that Hub id is not in the cache. Go online once to "
+                "download it, or give a folder."
+            ) from error
         except EntryNotFoundError:
             return None
 

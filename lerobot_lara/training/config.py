@@ -1,7 +1,5 @@
 """How the policies of this package are optimized: fields shared by their configurations."""
 
-import copy
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,11 +9,6 @@ from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig, OptimizerConfig
 
 from lerobot_lara.training.portable import is_local
 from lerobot_lara.training.validation import require_field
-
-logger = logging.getLogger(__name__)
-
-# Fields that name a pretrained model by preset, Hub id or folder.
-ENCODERS = ("vision_encoder", "text_encoder", "vlm", "frame_encoder")
 
 
 @OptimizerConfig.register_subclass("lara_adamw")
@@ -62,31 +55,9 @@ class TrainingConfig(PreTrainedConfig):
         require_field(self, "optimizer_lr", self.optimizer_lr > 0, "positive")
 
     def portable(self) -> Self:
-        """A copy for checkpoints, without paths of this machine and what holds for one run only."""
-        if not is_local(self.pretrained_path):
-            return self
-        portable = replace(self)
-        portable.pretrained_path = None
-        return portable
-
-    def published(self) -> Self:
-        """A copy for the Hub: `portable`, and with encoders from a folder by the folder's name alone.
-
-        Whoever loads such a policy has to name the encoder's folder, which is said here.
-        """
-        published = copy.copy(self.portable())
-        for name in ENCODERS:
-            value = getattr(self, name, None)
-            if value is not None and is_local(value):
-                logger.warning(
-                    "`%s` is the local folder %s, which is not published: who loads the policy needs it too, and "
-                    "passes --policy.%s=<folder>. Prefer a Hub id.",
-                    name,
-                    value,
-                    name,
-                )
-                setattr(published, name, Path(value).name)
-        return published
+        """A copy for checkpoints, without the path of the checkpoint that training started from."""
+        no_path: dict[str, Any] = {"pretrained_path": None}
+        return replace(self, **no_path) if is_local(self.pretrained_path) else self
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super(TrainingConfig, self.portable())._save_pretrained(save_directory)
@@ -104,19 +75,3 @@ class TrainingConfig(PreTrainedConfig):
     def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
         """The learning rate's schedule, as LeRobot builds it."""
         return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)
-
-
-def published_run(cfg: Any) -> Any:
-    """A copy of LeRobot's record of a run (`TrainPipelineConfig`) without paths of this machine.
-
-    The policy's part is its `published` configuration; local datasets and the output folder keep their last name.
-    """
-    published = copy.copy(cfg)
-    published.policy = cfg.policy.published()
-    published.dataset = copy.copy(cfg.dataset)
-    published.dataset.root = None
-    if is_local(cfg.dataset.repo_id):
-        published.dataset.repo_id = Path(cfg.dataset.repo_id).name
-    if cfg.output_dir is not None:
-        published.output_dir = Path(Path(cfg.output_dir).name)
-    return published

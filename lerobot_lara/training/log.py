@@ -13,7 +13,7 @@ def read_numbers(log: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Turns scalars on a device into plain numbers, as LeRobot's log takes them, in one transfer.
 
     Args:
-        log: Scalars by name; tensors have one element and are on one device.
+        log: Scalars by name; tensors have one element.
 
     Returns:
         The same names in the same order, as floats. NaN stays NaN.
@@ -21,6 +21,7 @@ def read_numbers(log: Mapping[str, Tensor | float]) -> dict[str, float]:
     tensors = {name: value for name, value in log.items() if isinstance(value, Tensor)}
     if not tensors:
         return {name: float(value) for name, value in log.items()}
-    stacked = torch.stack([value.detach().float().reshape(()) for value in tensors.values()])
+    device = next(iter(tensors.values())).device
+    stacked = torch.stack([value.detach().float().reshape(()).to(device) for value in tensors.values()])
     numbers = dict(zip(tensors, stacked.tolist(), strict=True))
     return {name: numbers[name] if name in numbers else float(value) for name, value in log.items()}

@@ -16,6 +16,7 @@ from support.policies import CAMERA, TINY_LAM, features
 
 from lerobot_lara.alignment.mixin import LatentAlignmentMixin
 from lerobot_lara.lam.latent_action_model import LatentActionModel
+from lerobot_lara.policy.alignment_contract import TapPoint
 from lerobot_lara.publish.export import export_base, export_lam
 
 COMMON = {"device": "cpu", "push_to_hub": False}
@@ -203,9 +204,60 @@ def test_a_policy_that_lacks_a_member_is_refused_by_name(lam_path):
 
 def test_settings_of_memory_and_peft_are_not_asked_of_the_base(lam_path):
     policy = make(lam_path)
-    assert policy._get_default_peft_targets() is None
+    assert policy._get_default_peft_targets() == {"modules_to_save": ["alignment_head"]}
     assert policy._no_split_modules == ["Block"]  # the LAM's
     assert not hasattr(policy.config, "compile_model")
+
+
+def test_an_adapter_trains_the_alignment_head_and_no_lam(lam_path):
+    pytest.importorskip("peft")
+    policy = make(lam_path)
+    policy.config.pretrained_path = lam_path
+    wrapped = policy.wrap_with_peft(peft_cli_overrides={"target_modules": r"blocks\.\d\.0", "r": 2})
+    trained = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    assert any("alignment_head" in name for name in trained) and any("lora_A" in name for name in trained)
+    assert not any(".lam." in name for name in trained)
+
+
+class PartsBase(FakeBasePolicy):
+    """Calls what is in its blocks, not the blocks, as SmolVLA and pi0 do; norms come after them."""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(config)
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(8) for _ in self.blocks)
+
+    def _denoise(self, noisy, batch):
+        seen = torch.cat([batch[self.camera].mean((2, 3)), batch["observation.state"]], dim=-1)
+        hidden_states = self.embed(noisy) + self.observe(seen)[:, None]
+        for block, norm in zip(self.blocks, self.norms, strict=True):
+            hidden_states = norm(hidden_states + block[1](block[0](hidden_states)))
+        return self.decode(hidden_states)
+
+
+class LaraParts(LatentAlignmentMixin, PartsBase):
+    config_class = LaraFakeBaseConfig
+    name = "lara_parts"
+    alignment_width = 8
+    tapped = "norms"
+
+    @property
+    def alignment_taps(self):
+        side = "input" if self.tapped == "norms" else "output"
+        return [TapPoint(module, side) for module in getattr(self, self.tapped)]
+
+    def action_tokens(self, hidden_states, batch):
+        return hidden_states, None
+
+    def flow_loss(self, batch):
+        return PartsBase.forward(self, batch)
+
+
+def test_blocks_that_are_never_called_are_tapped_on_what_comes_next(lam_path, monkeypatch):
+    config = LaraFakeBaseConfig(**COMMON | features(), lam_path=lam_path, frame_gap=4)
+    assert train(LaraParts(config))[0][1]["alignment_loss"] > 0
+    monkeypatch.setattr(LaraParts, "tapped", "blocks")
+    with pytest.raises(RuntimeError, match="tapped Sequential did not run"):
+        train(LaraParts(config))
 
 
 def test_lerobots_factory_finds_it():

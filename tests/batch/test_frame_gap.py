@@ -25,7 +25,7 @@ def test_warns_with_the_number_of_episodes_that_yield_no_pair(caplog):
 
 def test_raises_when_no_episode_yields_a_pair():
     with pytest.raises(
-        ValueError, match=r"frame_gap=8 .* longest of 2 episode\(s\) has 8 frame.* Set it to 7 or less"
+        ValueError, match=r"`frame_gap` is 8, .* longest of 2 episode\(s\) has 8 frame.* Set it to 7 or less"
     ):
         check_frame_gap([8, 3], frame_gap=8)
 
@@ -42,5 +42,5 @@ def test_rejects_a_gap_below_one(frame_gap):
 
 
 def test_rejects_an_empty_selection():
-    with pytest.raises(ValueError, match="frame_gap=1 finds no episode"):
+    with pytest.raises(ValueError, match="`frame_gap` is 1, but there is no episode"):
         check_frame_gap([], frame_gap=1)

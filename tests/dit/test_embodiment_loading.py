@@ -11,7 +11,7 @@ from support.policies import TINY, TINY_LAM, fake_batch, features, make_policy, 
 
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.dit.blocks import EmbodimentLinear, EmbodimentMLP
-from lerobot_lara.dit.embodiments import rows_by_name
+from lerobot_lara.dit.embodiment_loading import rows_by_name
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.modeling_lara import LaraPolicy

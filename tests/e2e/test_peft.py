@@ -1,5 +1,7 @@
 """Low-rank adaptation through LeRobot's own flags, from a checkpoint to an adapter that acts."""
 
+import json
+
 import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
@@ -42,6 +44,8 @@ def test_adapters_and_projections_learn_the_rest_stays(tmp_path, options):
     second = run_train(
         policy__path=first.checkpoint, peft__r=2, dataset__root=root, output_dir=tmp_path / "second", steps=3
     )
+    record = json.loads((second.checkpoint / "train_config.json").read_text())
+    assert record["policy"]["use_peft"] is True, "else LeRobot resumes, and pushes, without the adapter"
     adapter = load_file(second.checkpoint / "adapter_model.safetensors")
     assert not (second.checkpoint / "model.safetensors").exists()
     trained = {"lora_A", "lora_B", "state_encoder", "action_encoder", "action_decoder", "alignment_head"}
@@ -78,6 +82,8 @@ def test_an_adapter_for_a_new_robot_acts(tmp_path):
     )
     config = PreTrainedConfig.from_pretrained(second.checkpoint)
     assert config.embodiments == ["arm", "hand"] and config.embodiment == "hand" and config.use_peft
+    record = json.loads((second.checkpoint / "train_config.json").read_text())
+    assert record["policy"]["use_peft"] is True, "else LeRobot resumes, and pushes, without the adapter"
     adapter = load_file(second.checkpoint / "adapter_model.safetensors")
     [key] = [key for key in adapter if key.endswith("action_decoder.output.weight")]
     base = LaraDiTPolicy.from_pretrained(first.checkpoint, config=config)

@@ -12,8 +12,7 @@ from support.policies import TINY_LAM, make_lara
 
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
-from lerobot_lara.training.config import published_run
-from lerobot_lara.training.portable import is_local
+from lerobot_lara.training.portable import is_local, published_run
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def test_a_pushed_policy_and_the_record_of_its_run_hold_no_path(lam_path, tmp_pa
     for file in (tmp_path / "pushed").rglob("*.json"):
         assert str(tmp_path) not in file.read_text(), file
     assert LaraConfig.from_pretrained(tmp_path / "pushed").vision_encoder == "dinov2"
-    assert "`vision_encoder` is the local folder" in caplog.text
+    assert "`vision_encoder` is the local path" in caplog.text
     assert policy.config.vision_encoder == str(tmp_path / "dinov2")
     record = published_run(cfg)
     assert record.output_dir == Path("run_1") and record.dataset.repo_id == "mixture.yaml"

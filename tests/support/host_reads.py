@@ -24,7 +24,9 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
-        if name in READS:
+        if name in READS or (
+            name == "to" and "cpu" in [argument for argument in args[1:] if isinstance(argument, str)]
+        ):
             self.counts[name] += 1
         return function(*args, **kwargs or {})
 

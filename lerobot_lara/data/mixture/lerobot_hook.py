@@ -129,14 +129,15 @@ def prepare_policy(cfg: TrainPipelineConfig) -> None:
     policy: Any = cfg.policy
     if getattr(policy, "pretrained_path", None) is None:
         return
-    checkpoint = Checkpoint(str(policy.pretrained_path), policy.pretrained_revision)
+    checkpoint = Checkpoint(str(policy.pretrained_path), getattr(policy, "pretrained_revision", None))
     if cfg.resume and hasattr(policy, "embodiments"):
         _check_embodiments(policy)
     if cfg.resume and hasattr(policy, "lam_path") and checkpoint.file("lam/config.json") is not None:
         cfg.policy = _with(policy, lam_path=checkpoint.config["lam_path"])
-    if not cfg.resume and getattr(policy, "grow_embodiments", False) and not is_mixture(cfg.dataset.repo_id):
-        names, name = embodiments_to_train(policy, checkpoint.config, grow=True)
-        cfg.policy = _with(policy, embodiments=names, embodiment=name, grow_embodiments=False)
+    if not cfg.resume and hasattr(policy, "grow_embodiments") and not is_mixture(cfg.dataset.repo_id):
+        names, name = embodiments_to_train(policy, checkpoint.config, grow=policy.grow_embodiments)
+        if policy.grow_embodiments or (names, name) != (policy.embodiments, policy.embodiment):
+            cfg.policy = _with(policy, embodiments=names, embodiment=name, grow_embodiments=False)
 
 
 def _with(policy: Any, **changes: Any) -> Any:

@@ -388,6 +388,17 @@ def test_a_resumed_run_keeps_the_lam_of_its_checkpoint(tmp_path):
     assert cfg.policy is policy, "a new run may start a new alignment"
 
 
+def test_a_new_alignment_records_the_embodiments_of_the_policy_that_it_starts_from(tmp_path):
+    """Else the run could not be resumed: its record would name others than its checkpoint."""
+    policies.make_policy(embodiments=["arm"], embodiment="arm").save_pretrained(tmp_path / "dit")
+    policy = LaraConfig(
+        **policies.TINY | policies.features(), lam_path="you/lam", pretrained_path=tmp_path / "dit"
+    )
+    cfg = SimpleNamespace(policy=policy, resume=False, dataset=SimpleNamespace(repo_id="you/demos"))
+    lerobot_hook.prepare_policy(cfg)
+    assert (cfg.policy.embodiments, cfg.policy.embodiment) == (["arm"], "arm")
+
+
 def test_a_run_that_grows_records_the_embodiment_that_it_adds(tmp_path):
     """LeRobot writes what it resumes from before the policy is built."""
     policies.make_policy(embodiments=["robot", "arm"]).save_pretrained(tmp_path / "out")
