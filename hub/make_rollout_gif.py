@@ -11,14 +11,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from lerobot_lara.evaluation.figures import arm_label
 from lerobot_lara.evaluation.report import read_frames
 
 ARMS = ("lara_dit", "lara")
-NUM_FRAMES, MILLISECONDS, HOLD_MILLISECONDS = 30, 120, 1500
-TILE, MARGIN, LINE = 192, 8, 14  # pixels
+NUM_FRAMES, MILLISECONDS, HOLD_MILLISECONDS = 24, 150, 1500
+TILE, MARGIN, LINE = 192, 8, 20  # pixels
+COLORS = 48
 
 
 def first_episode(demo: Path, arm: str, entry: dict) -> tuple[np.ndarray, bool]:
@@ -37,6 +38,7 @@ def draw(demo: Path) -> list[Image.Image]:
     columns = len(tasks[ARMS[0]])
     size = (columns * (TILE + MARGIN) + MARGIN, len(ARMS) * (TILE + LINE + MARGIN) + LINE + MARGIN)
     pictures = [Image.new("RGB", size, "white") for _ in range(NUM_FRAMES)]
+    font = ImageFont.load_default(size=14)
     for row, arm in enumerate(ARMS):
         for column, entry in enumerate(tasks[arm]):
             frames, solved = first_episode(demo, arm, entry)
@@ -44,10 +46,10 @@ def draw(demo: Path) -> list[Image.Image]:
             for picture, frame in zip(pictures, frames, strict=True):
                 pen = ImageDraw.Draw(picture)
                 if row == 0:
-                    pen.text((x, 1), entry["task_group"], "black")
+                    pen.text((x, 1), entry["task_group"], "black", font=font)
                 label = f"{arm_label(arm)}: {'solved' if solved else 'not solved'}"
-                pen.text((x, y + TILE + 2), label, "black")
-                picture.paste(Image.fromarray(frame).resize((TILE, TILE)), (x, y))
+                pen.text((x, y + TILE + 2), label, "black", font=font)
+                picture.paste(Image.fromarray(frame).resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
     return pictures
 
 
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("gif", type=Path, help="file to write")
     arguments = parser.parse_args()
     pictures = [
-        picture.quantize(colors=96, method=Image.Quantize.MEDIANCUT) for picture in draw(arguments.demo)
+        picture.quantize(colors=COLORS, method=Image.Quantize.MEDIANCUT) for picture in draw(arguments.demo)
     ]
     durations = [MILLISECONDS] * (NUM_FRAMES - 1) + [HOLD_MILLISECONDS]
     pictures[0].save(

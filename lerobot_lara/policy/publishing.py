@@ -10,7 +10,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 
-from lerobot_lara.training.portable import published, published_run
+from lerobot_lara.training.portable import is_path, published, published_run
 
 
 class PublishingPolicy(PreTrainedPolicy):
@@ -50,5 +50,5 @@ class PublishingPolicy(PreTrainedPolicy):
 
 
 def published_name(name: str) -> str:
-    """The last part of a local path; other names stay."""
-    return Path(name).name if Path(name).is_absolute() else name
+    """The last part of a path; Hub ids and presets stay."""
+    return Path(name).name if is_path(name) else name

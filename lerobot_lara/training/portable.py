@@ -11,10 +11,12 @@ logger = logging.getLogger(__name__)
 
 def is_local(name: str | Path | None) -> bool:
     """Whether a name is that of a file or folder on this machine, not a Hub id or preset."""
-    if name is None:
-        return False
-    path = Path(name).expanduser()
-    return path.is_absolute() or str(name).startswith((".", "~")) or path.exists()
+    return name is not None and (is_path(name) or Path(name).exists())
+
+
+def is_path(name: str | Path) -> bool:
+    """Whether a name can only be a path: a Hub id neither begins with a slash nor with a dot or tilde."""
+    return Path(name).is_absolute() or str(name).startswith((".", "~"))
 
 
 def published(config: Any) -> Any:
@@ -28,7 +30,7 @@ def published(config: Any) -> Any:
     copied = copy.copy(config.portable() if hasattr(config, "portable") else config)
     for field in fields(copied):
         value = getattr(copied, field.name)
-        if isinstance(value, str | Path) and is_local(value) and Path(value).name != str(value):
+        if isinstance(value, str | Path) and is_path(value):
             logger.warning(
                 "`%s` is the local path %s, which is not published: who loads the policy needs it too, and passes "
                 "--policy.%s=<path>. Prefer a Hub id.",
@@ -53,7 +55,7 @@ def published_run(cfg: Any) -> Any:
     copied.checkpoint_path = None
     copied.dataset = copy.copy(cfg.dataset)
     copied.dataset.root = None
-    if is_local(cfg.dataset.repo_id):
+    if is_path(cfg.dataset.repo_id):
         copied.dataset.repo_id = Path(cfg.dataset.repo_id).name
     if cfg.output_dir is not None:
         copied.output_dir = Path(Path(cfg.output_dir).name)

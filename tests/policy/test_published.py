@@ -1,18 +1,22 @@
 """What is pushed or saved holds no path of the machine that trained it."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import RepoCard
 from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
-from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies import pretrained
 from support.policies import TINY_LAM, make_lara
 
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
-from lerobot_lara.training.portable import is_local, published_run
+from lerobot_lara.policy.mixture_record import MixtureRecord
+from lerobot_lara.training.portable import is_local, published, published_run
 
 
 @pytest.fixture
@@ -46,6 +50,15 @@ def test_a_hub_id_is_kept(lam_path, tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["lam_path"] == "you/lam"
 
 
+def test_a_hub_id_stays_where_a_folder_of_that_name_exists(lam_path, tmp_path, monkeypatch):
+    """Else a policy would be pushed to another repository than asked for."""
+    policy = make_lara(lam_path)
+    (tmp_path / "you" / "lara").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    policy.config.repo_id = "you/lara"
+    assert published(policy.config).repo_id == "you/lara"
+
+
 def test_a_pushed_policy_and_the_record_of_its_run_hold_no_path(lam_path, tmp_path, monkeypatch, caplog):
     policy = make_lara(lam_path)
     policy.config.vision_encoder = str(tmp_path / "dinov2")
@@ -55,14 +68,37 @@ def test_a_pushed_policy_and_the_record_of_its_run_hold_no_path(lam_path, tmp_pa
         output_dir=tmp_path / "outputs" / "run_1",
     )
 
-    def push(self, cfg, *args, **kwargs):
-        self.save_pretrained(tmp_path / "pushed")
-        cfg.save_pretrained(tmp_path / "pushed")
+    policy.lam.settings.frame_encoder = str(tmp_path / "dinov2")
+    meta = SimpleNamespace(
+        repo_id=str(tmp_path / "mixture.yaml"),
+        mixture={"entries": [{"name": "a", "repo_id": "you/a", "labeled": True}]},
+        total_episodes=1,
+        total_frames=2,
+        fps=3,
+        tasks=SimpleNamespace(index=["push"]),
+        robot_type="arm",
+        camera_keys=[],
+    )
+    policy.mixture = MixtureRecord(meta)
 
-    monkeypatch.setattr(PreTrainedPolicy, "push_model_to_hub", push)
-    policy.push_model_to_hub(cfg)
-    for file in (tmp_path / "pushed").rglob("*.json"):
-        assert str(tmp_path) not in file.read_text(), file
+    class Hub:
+        """Keeps what is uploaded."""
+
+        def create_repo(self, repo_id, **kwargs):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, folder_path, **kwargs):
+            shutil.copytree(folder_path, tmp_path / "pushed")
+            return SimpleNamespace(repo_url=SimpleNamespace(url="hub"))
+
+    monkeypatch.setattr(pretrained, "HfApi", Hub)
+    monkeypatch.setattr(RepoCard, "validate", lambda *args, **kwargs: None)  # asks the Hub
+    policy.config.repo_id = "you/lara"
+    policy.push_model_to_hub(cfg, dataset_meta=meta)
+    assert "you/a" in (tmp_path / "pushed" / "README.md").read_text()
+    assert policy.lam.settings.frame_encoder == str(tmp_path / "dinov2")
+    for file in (tmp_path / "pushed").rglob("*"):
+        assert not file.is_file() or str(tmp_path).encode() not in file.read_bytes(), file
     assert LaraConfig.from_pretrained(tmp_path / "pushed").vision_encoder == "dinov2"
     assert "`vision_encoder` is the local path" in caplog.text
     assert policy.config.vision_encoder == str(tmp_path / "dinov2")
