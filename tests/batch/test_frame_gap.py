@@ -18,7 +18,7 @@ def test_warns_with_the_number_of_episodes_that_yield_no_pair(caplog):
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     message = record.getMessage()
-    assert "frame_gap=3: 2 of 4 episodes yield no pair" in message
+    assert "`frame_gap` is 3: 2 of 4 episodes yield no pair" in message
     assert "shortest: 2 frames" in message
     assert "Lower frame_gap" in message
 
@@ -37,7 +37,7 @@ def test_asks_for_longer_episodes_when_no_gap_would_do():
 
 @pytest.mark.parametrize("frame_gap", [0, -2])
 def test_rejects_a_gap_below_one(frame_gap):
-    with pytest.raises(ValueError, match=f"frame_gap is {frame_gap}.*at least 1"):
+    with pytest.raises(ValueError, match=f"`frame_gap` is {frame_gap}.*at least 1"):
         check_frame_gap([8], frame_gap=frame_gap)
 
 

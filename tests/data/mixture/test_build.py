@@ -156,7 +156,7 @@ def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
             [ROBOT],
             {"frame_gap_s": 1.2},
             {"frame_gap": 12},
-            r"Entry 'robot' at 10 fps: frame_gap=12 leaves no pair",
+            r"Entry 'robot' at 10 fps: `frame_gap` is 12, which leaves no pair",
         ),
         (
             [ROBOT],
@@ -168,7 +168,7 @@ def test_the_held_out_set_may_take_no_whole_entry(write_mixture):
             [ROBOT, VIDEO | {"frame_gap_s": 2.0}],
             {},
             {},
-            r"Entry 'video' at 20 fps: frame_gap=40 leaves no pair",
+            r"Entry 'video' at 20 fps: `frame_gap` is 40, which leaves no pair",
         ),
         (
             [ROBOT | {"language_key": "caption"}],
