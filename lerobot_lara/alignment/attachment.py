@@ -24,6 +24,7 @@ from lerobot_lara.policy.alignment_contract import AlignmentBase
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.loading import current_loading, loading
 from lerobot_lara.policy.publishing import PublishingPolicy, published_name
+from lerobot_lara.training.finite import require_finite
 from lerobot_lara.training.memory import configure_networks
 
 logger = logging.getLogger(__name__)
@@ -176,6 +177,8 @@ class AttachedLAM(PublishingPolicy):
             settings = replace(settings, frame_encoder=published_name(settings.frame_encoder))
         self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=of_lam, settings=settings)
         rest = {key: value.contiguous() for key, value in state.items() if key.startswith(ALIGNMENT_STATE)}
+        remedy = "Continue from an earlier checkpoint, with a lower --policy.optimizer_lr."
+        require_finite(rest, "Weights of the alignment to be saved", remedy)
         save_file(rest, save_directory / ALIGNMENT_FILE, metadata={ORIGIN: self._origin})
 
     def _has_own_lam(self) -> bool:

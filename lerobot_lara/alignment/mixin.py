@@ -25,6 +25,7 @@ from lerobot_lara.batch.keys import IMAGE_TOKENS
 from lerobot_lara.lam.frame_encoder import check_frames, encode_frames
 from lerobot_lara.lam.latent_action_model import FrameTokens, LatentActionModel
 from lerobot_lara.policy.alignment_contract import require_alignment_base
+from lerobot_lara.training.finite import require_finite_losses
 from lerobot_lara.training.log import read_numbers
 from lerobot_lara.training.memory import class_names
 from lerobot_lara.training.randomness import own_randomness
@@ -83,9 +84,11 @@ class LatentAlignmentMixin(AttachedLAM):
             dataset_index=pairs.dataset_index,
         )
         loss = flow_loss + config.alignment_loss_weight * alignment_loss + config.lam_loss_weight * lam_loss
-        log = loggable(flow_log) | {"alignment_loss": alignment_loss} | lam_log
+        log = {"flow_loss": flow_loss} | loggable(flow_log) | {"alignment_loss": alignment_loss} | lam_log
         log |= alignment_diagnostics(predicted, latent_action, pairs.valid, pairs.dataset_index)
-        return loss, read_numbers(log)
+        numbers = read_numbers(log)
+        require_finite_losses(numbers, batch)
+        return loss, numbers
 
     def _present(
         self, batch: dict[str, Tensor], lam: LatentActionModel, pairs: FramePairs

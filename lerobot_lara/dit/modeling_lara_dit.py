@@ -32,6 +32,7 @@ from lerobot_lara.policy.base import LaraPolicyBase
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.embodiments import adapt_embodiments
 from lerobot_lara.training.augmentation import random_shift, sample_shifts
+from lerobot_lara.training.finite import require_finite, require_finite_losses
 from lerobot_lara.training.log import read_numbers
 from lerobot_lara.training.memory import class_names, configure_networks
 
@@ -86,7 +87,9 @@ class LaraDiTPolicy(LaraPolicyBase):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The training objective on one batch (keys in the class docstring), with its terms for the log."""
         loss, log = self.flow_loss(self.augment(batch))
-        return loss, read_numbers(log)
+        numbers = read_numbers(log)
+        require_finite_losses(numbers, batch)
+        return loss, numbers
 
     def augment(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """In training, shifts images at random, all frames and cameras of a sample alike; a new dict."""
@@ -147,6 +150,9 @@ class LaraDiTPolicy(LaraPolicyBase):
 
         Returns:
             (B, T, robot action dim).
+
+        Raises:
+            ValueError: An action is not finite: no robot should get it.
         """
         self.eval()
         condition = self._condition(self._observation(batch))
@@ -177,6 +183,7 @@ class LaraDiTPolicy(LaraPolicyBase):
             prev_chunk_left_over=prev_chunk_left_over,
             execution_horizon=kwargs.get("execution_horizon"),
         )
+        require_finite({"action": actions}, "Predicted actions", "Check the observation and the checkpoint.")
         return actions[..., :robot_dim]
 
     @torch.no_grad()

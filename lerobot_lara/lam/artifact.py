@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lerobot_lara.lam.settings import LatentActionSettings
+from lerobot_lara.training.finite import require_finite
 
 TYPE = "lara_lam"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -48,6 +49,11 @@ def read(
         raise ValueError(
             f"Corrupted checkpoint: {config_file} is not valid JSON ({error}). Copy or download it again."
         ) from error
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"Corrupted checkpoint: {config_file} holds {type(config).__name__}, not the fields of a configuration. "
+            "Copy or download it again."
+        )
     if config.get("type") != TYPE:
         hint = " Its latent action model is in the folder `lam`." if config.get("type") == "lara" else ""
         raise ValueError(
@@ -67,6 +73,7 @@ def read(
             f"{config_file}: Unknown field(s) {unknown}. It was edited, or written by another version of "
             "lerobot_lara or LeRobot. Load it with that version, or remove them."
         )
+    require_finite(weights, f"Weights in {weights_file}", "Use an earlier checkpoint.")
     settings = {key: value for key, value in config.items() if key in SETTINGS}
     return settings, {key.removeprefix(PREFIX): value for key, value in weights.items()}, str(weights_file)
 
@@ -85,6 +92,8 @@ def digest(path_or_repo_id: str | Path, *, revision: str | None = None, subfolde
 def write(directory: str | Path, settings: dict[str, Any], state_dict: dict[str, Tensor]) -> None:
     """Writes settings and weights as LeRobot's `PreTrainedConfig.from_pretrained` reads them."""
     directory = Path(directory)
+    remedy = "Continue from an earlier checkpoint, with a lower --policy.optimizer_lr."
+    require_finite(state_dict, "Weights of the latent action model to be saved", remedy)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_FILE).write_text(json.dumps({"type": TYPE, **settings}, indent=4))
     tensors = {PREFIX + key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
@@ -98,8 +107,9 @@ def _locate(
     if directory.is_dir():
         if (directory / file).is_file():
             return directory / file
-        nested = directory / "pretrained_model"
-        hint = f" Did you mean {nested}?" if (nested / file).is_file() else ""
+        nested = (directory / name for name in ("pretrained_model", "checkpoints/last/pretrained_model"))
+        found = next((folder for folder in nested if (folder / file).is_file()), None)
+        hint = "" if found is None else f" Did you mean {found}?"
         raise ValueError(f"There is no {file} in {directory}, so it holds no latent action model.{hint}")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError

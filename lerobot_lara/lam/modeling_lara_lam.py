@@ -14,6 +14,7 @@ from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.policy.base import LaraPolicyBase
 from lerobot_lara.training.augmentation import random_shift
+from lerobot_lara.training.finite import require_finite_losses
 from lerobot_lara.training.log import read_numbers
 from lerobot_lara.training.memory import class_names, configure_networks
 
@@ -72,7 +73,9 @@ class LaraLAMPolicy(LaraPolicyBase):
             pairs.dataset_index,
             remember=self.training,
         )
-        return output.loss, read_numbers(log)
+        numbers = read_numbers(log)
+        require_finite_losses(numbers, batch)
+        return output.loss, numbers
 
     @property
     def _no_split_modules(self) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from draccus.utils import DecodingError
 from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.loading import current_loading, loading
 from lerobot_lara.policy.mixture_record import MixtureRecord
 from lerobot_lara.policy.publishing import PublishingPolicy
+from lerobot_lara.training.finite import require_finite
 
 
 class LaraPolicyBase(PublishingPolicy):
@@ -78,6 +80,11 @@ class LaraPolicyBase(PublishingPolicy):
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
+        require_finite(
+            self.state_dict() if state_dict is None else state_dict,
+            "Weights to be saved",
+            "Continue from an earlier checkpoint, with a lower --policy.optimizer_lr.",
+        )
         super()._save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         self.mixture.save(save_directory)
 
@@ -87,13 +94,21 @@ class LaraPolicyBase(PublishingPolicy):
 
     @classmethod
     def _read_config(cls, checkpoint: Checkpoint, **kwargs: Any) -> PreTrainedConfig:
+        saved_type = checkpoint.config.get("type")
         try:
-            return PreTrainedConfig.from_pretrained(checkpoint.path, **kwargs)
+            config = PreTrainedConfig.from_pretrained(checkpoint.path, **kwargs)
         except DecodingError as error:
             raise ValueError(
                 f"config.json of {checkpoint.path} does not fit {cls.__name__}: {error}. It was written by another "
                 "version of lerobot_lara, or edited. Load it with that version, or restore the file."
             ) from error
+        if not isinstance(config, cls.config_class):
+            right = get_policy_class(str(saved_type)).__name__
+            raise ValueError(
+                f"{checkpoint.path} is a checkpoint of type {saved_type!r}, which {cls.__name__} does not load. Use "
+                f"{right}, or pass a `config` of type {cls.name!r} to start from its weights."
+            )
+        return config
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
@@ -101,7 +116,7 @@ class LaraPolicyBase(PublishingPolicy):
         try:
             assert model.loaded_from is not None
             with model.arrange_weights(model.loaded_from.checkpoint):
-                return super()._load_as_safetensor(model, model_file, map_location, strict=True)
+                model = super()._load_as_safetensor(model, model_file, map_location, strict=True)
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"Corrupted checkpoint: {model_file} cannot be read ({error}). Copy or download it again."
@@ -112,3 +127,5 @@ class LaraPolicyBase(PublishingPolicy):
                 f"The weights in {model_file} do not fit the configuration: {reason} Keep the checkpoint's own sizes, "
                 "cameras and `freeze_vision_encoder`; if they are unchanged, the file is damaged."
             ) from error
+        require_finite(model.state_dict(), f"Weights in {model_file}", "Use an earlier checkpoint.")
+        return model

@@ -63,7 +63,7 @@ class Checkpoint:
         """`config.json` as it was saved, whatever the flags of this run say.
 
         Raises:
-            ValueError: The checkpoint has none, or it is no JSON.
+            ValueError: The checkpoint has none, or it is no JSON object.
         """
         file = self.file("config.json")
         if file is None:
@@ -71,6 +71,12 @@ class Checkpoint:
                 f"{self.path} has no config.json. Name the folder `pretrained_model` of a checkpoint."
             )
         try:
-            return json.loads(file.read_text())
+            content = json.loads(file.read_text())
         except ValueError as error:
             raise ValueError(f"{file} is not valid JSON ({error}). Copy or download it again.") from error
+        if not isinstance(content, dict):
+            raise ValueError(
+                f"{file} holds {type(content).__name__}; it must be an object with the fields of a configuration. "
+                "Copy or download it again."
+            )
+        return content

@@ -32,6 +32,16 @@ from lerobot_lara.policy.mixture_record import MIXTURE_FILE
 
 logger = logging.getLogger(__name__)
 
+# Fields of a policy that decide which parameters are trained.
+FIXED_ON_RESUME = (
+    "freeze_lam",
+    "freeze_vision_encoder",
+    "freeze_frame_encoder",
+    "alignment_head",
+    "vlm_trained_layers",
+    "vlm_lora_rank",
+)
+
 # Makes a single dataset. Where a LeRobot without `FUNCTION` calls this one, a mixture is refused with a clear error.
 SINGLE_FUNCTION = "make_dataset"
 
@@ -132,6 +142,8 @@ def prepare_policy(cfg: TrainPipelineConfig) -> None:
     checkpoint = Checkpoint(str(policy.pretrained_path), getattr(policy, "pretrained_revision", None))
     if cfg.resume and hasattr(policy, "embodiments"):
         _check_embodiments(policy)
+    if cfg.resume:
+        _check_trained_parts(policy, checkpoint)
     if cfg.resume and hasattr(policy, "lam_path") and checkpoint.file("lam/config.json") is not None:
         cfg.policy = _with(policy, lam_path=checkpoint.config["lam_path"])
     if not cfg.resume and hasattr(policy, "grow_embodiments") and not is_mixture(cfg.dataset.repo_id):
@@ -239,6 +251,18 @@ def _check_embodiments(policy: Any) -> None:
             f"`embodiments` is {policy.embodiments} and `embodiment` {policy.embodiment!r}, but the run to resume has "
             f"{saved}. Leave the flags out, or start a new run from the checkpoint with --policy.path."
         )
+
+
+def _check_trained_parts(policy: Any, checkpoint: Checkpoint) -> None:
+    """Refuses what would change which parameters a resumed optimizer has."""
+    for name in FIXED_ON_RESUME:
+        if hasattr(policy, name) and name in checkpoint.config:
+            saved, given = checkpoint.config[name], getattr(policy, name)
+            if given != saved:
+                raise ValueError(
+                    f"`{name}` is {given!r}; it must be {saved!r}, as in the run to resume, whose optimizer has other "
+                    "parameters. Leave the flag out, or start a new run from the checkpoint with --policy.path."
+                )
 
 
 def _check_resumed(cfg: TrainPipelineConfig, mixture: dict[str, Any]) -> None:

@@ -410,3 +410,14 @@ def test_a_run_that_grows_records_the_embodiment_that_it_adds(tmp_path):
     lerobot_hook.prepare_policy(cfg)
     assert (cfg.policy.embodiments, cfg.policy.embodiment) == (["robot", "arm", "hand"], "hand")
     assert not cfg.policy.grow_embodiments and policy.embodiments == ["robot", "arm"]
+
+
+def test_a_resumed_run_does_not_change_what_is_trained(tmp_path):
+    torch.manual_seed(0)
+    LatentActionModel.from_config(**policies.TINY_LAM).save_pretrained(tmp_path / "lam")
+    policies.make_lara(str(tmp_path / "lam")).save_pretrained(tmp_path / "out")
+    policy = PreTrainedConfig.from_pretrained(tmp_path / "out", cli_overrides=["--freeze_lam=true"])
+    policy.pretrained_path = tmp_path / "out"
+    cfg = SimpleNamespace(policy=policy, resume=True, dataset=SimpleNamespace(repo_id="you/demos"))
+    with pytest.raises(ValueError, match=r"`freeze_lam` is True; it must be False.*--policy\.path"):
+        lerobot_hook.prepare_policy(cfg)
