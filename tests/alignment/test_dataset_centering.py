@@ -77,3 +77,17 @@ def test_the_plain_cosine_knows_no_datasets():
     hidden, target = torch.randn(5, 1, 4), torch.randn(5, 4)
     by_dataset, *_ = alignment(hidden, target, dataset_index=torch.tensor([0, 0, 1, 0, 2]))
     torch.testing.assert_close(by_dataset, alignment(hidden, target)[0])
+
+
+def test_rows_that_do_not_count_are_no_candidates_of_the_retrieval():
+    torch.manual_seed(0)
+    target = torch.randn(8, 4)
+    predicted = target.clone()
+    target[7] = target[:7].mean(0) + 3 * (target[0] - target[:7].mean(0))
+    predicted[0] = target[:7].mean(0) + 2 * (target[7] - target[:7].mean(0)) + 0.1 * torch.randn(4)
+    valid = torch.arange(8) < 7
+    found = alignment_diagnostics(predicted, target, valid)
+    kept = alignment_diagnostics(predicted[:7], target[:7])
+    for name, value in kept.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    assert alignment_diagnostics(predicted, target)["alignment_retrieval"] < found["alignment_retrieval"]

@@ -102,6 +102,8 @@ def test_a_pushed_policy_and_the_record_of_its_run_hold_no_path(lam_path, tmp_pa
     assert LaraConfig.from_pretrained(tmp_path / "pushed").vision_encoder == "dinov2"
     assert "`vision_encoder` is the local path" in caplog.text
     assert policy.config.vision_encoder == str(tmp_path / "dinov2")
+    cfg.checkpoint_path = tmp_path / "checkpoints" / "last"  # as of a resumed run
     record = published_run(cfg)
+    assert record.checkpoint_path is None
     assert record.output_dir == Path("run_1") and record.dataset.repo_id == "mixture.yaml"
     assert cfg.dataset.root == str(tmp_path / "data") and cfg.output_dir == tmp_path / "outputs" / "run_1"
