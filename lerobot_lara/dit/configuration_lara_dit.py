@@ -165,8 +165,8 @@ class LaraDiTConfig(VLMSettings, TrainingConfig):
         """Raises ValueError when the dataset or environment lacks what the policy needs."""
         if not self.image_features:
             raise ValueError(
-                f"`input_features` has no camera (found {sorted(self.input_features or {})}); {self.type} "
-                "needs at least one image feature (observation.image or observation.images.<name>)."
+                f"`input_features` has no color camera (found {sorted(self.input_features or {})}); {self.type} "
+                "needs at least one of 3 channels (observation.image or observation.images.<name>)."
             )
         if (
             self.normalization_mapping.get("VISUAL", NormalizationMode.IDENTITY)

@@ -1,5 +1,6 @@
 """The policy base of this package: LeRobot's, with checkpoints that are read strictly and a record of the data."""
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,8 @@ from lerobot_lara.policy.loading import current_loading, loading
 from lerobot_lara.policy.mixture_record import MixtureRecord
 from lerobot_lara.policy.publishing import PublishingPolicy
 from lerobot_lara.training.finite import require_finite
+
+logger = logging.getLogger(__name__)
 
 
 class LaraPolicyBase(PublishingPolicy):
@@ -34,6 +37,8 @@ class LaraPolicyBase(PublishingPolicy):
         super().__init__(config)
         self.loaded_from = current_loading()
         self.mixture = MixtureRecord(dataset_meta)
+        if unused := getattr(config, "unused_cameras", []):
+            logger.info("Left out, as they have no color: %s.", unused)
 
     @property
     def only_acts(self) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig, OptimizerConfig
 
 from lerobot_lara.training.portable import is_local
@@ -53,6 +53,16 @@ class TrainingConfig(PreTrainedConfig):
         known = self.dtype in ("float32", "bfloat16")
         require_field(self, "dtype", known, "'float32' or 'bfloat16'")
         require_field(self, "optimizer_lr", self.optimizer_lr > 0, "positive")
+
+    @property
+    def image_features(self) -> dict[str, PolicyFeature]:
+        """The color cameras; what records depth is no image to a policy of this package."""
+        return {key: feature for key, feature in super().image_features.items() if feature.shape[0] == 3}
+
+    @property
+    def unused_cameras(self) -> list[str]:
+        """Keys of the cameras that are left out, such as depth cameras."""
+        return [key for key in super().image_features if key not in self.image_features]
 
     def portable(self) -> Self:
         """A copy for checkpoints, without the path of the checkpoint that training started from."""

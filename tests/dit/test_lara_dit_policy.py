@@ -186,7 +186,7 @@ def test_random_shift_acts_in_training_only():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cameras": ()}, "no camera"),
+        ({"cameras": ()}, "no color camera"),
         ({"action": 0}, "action-free.*lara_lam"),
         ({"chunk_size": 4, "n_action_steps": 8}, "`n_action_steps` is 8.*chunk_size=4"),
         ({"num_heads": 3}, "`num_heads` is 3.*width=16"),

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from lerobot.policies.factory import make_pre_post_processors
-from support.commands import run_eval, run_train
+from support.helpers import run_eval, run_train
 from support.policies import TINY, fake_batch, features, wake
 from support.tiny_datasets import make_tiny_dataset
 from support.tiny_vlms import FAMILIES, IMAGE_SIZE, IMAGE_TOKENS, NUM_LAYERS, save_tiny_vlm

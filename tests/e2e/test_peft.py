@@ -7,7 +7,7 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_policy
 from safetensors.torch import load_file
-from support.commands import run_train
+from support.helpers import run_train
 from support.policies import TINY, TINY_LAM
 from support.tiny_datasets import make_tiny_dataset
 

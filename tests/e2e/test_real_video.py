@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.commands import run_train
+from support.helpers import run_train
 
 from lerobot_lara.cli import main
 from lerobot_lara.data.video.clip import read_frames

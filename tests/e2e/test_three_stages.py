@@ -8,7 +8,7 @@ import pytest
 import torch
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
-from support.commands import run_eval, run_train
+from support.helpers import run_eval, run_train
 from support.tiny_datasets import make_tiny_dataset
 
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy

@@ -10,7 +10,7 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.factory import make_policy, make_policy_config, make_pre_post_processors
 from safetensors.torch import load_file, save_file
-from support.commands import run_train
+from support.helpers import run_train
 
 import lerobot_lara  # noqa: F401  registers the types
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig

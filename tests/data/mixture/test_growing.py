@@ -7,7 +7,7 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
-from support.commands import run_train
+from support.helpers import run_train
 
 from lerobot_lara.data.mixture.samples import EntrySamples
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy

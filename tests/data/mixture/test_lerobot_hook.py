@@ -18,7 +18,7 @@ from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.scripts import lerobot_train
 from support import policies
-from support.commands import run_train
+from support.helpers import run_train
 from support.tiny_datasets import REPO_ID
 
 from lerobot_lara.configuration_lara import LaraConfig
