@@ -109,9 +109,11 @@ class LaraPolicyBase(PublishingPolicy):
             ) from error
         if not isinstance(config, cls.config_class):
             right = get_policy_class(str(saved_type)).__name__
+            is_base = issubclass(cls.config_class, type(config))
+            start = f", or pass a `config` of type {cls.name!r} to start from its weights" if is_base else ""
             raise ValueError(
                 f"{checkpoint.path} is a checkpoint of type {saved_type!r}, which {cls.__name__} does not load. Use "
-                f"{right}, or pass a `config` of type {cls.name!r} to start from its weights."
+                f"{right}{start}."
             )
         return config
 

@@ -34,7 +34,7 @@ def saved(tmp_path):
 )
 def test_a_checkpoint_of_another_type_names_its_class(saved, policy_class, type_name, right):
     with pytest.raises(
-        ValueError, match=rf"of type '{type_name}', which {policy_class.__name__}.*Use {right},"
+        ValueError, match=rf"of type '{type_name}', which {policy_class.__name__}.*Use {right}"
     ):
         policy_class.from_pretrained(saved / type_name)
 
