@@ -47,6 +47,7 @@ from tqdm import tqdm
 
 from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset
 from lerobot_lara.data.upgrade.legacy_statistics import episode_statistics
+from lerobot_lara.data.upgrade.validation import check_source_file, inside
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +66,10 @@ def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_siz
     Raises:
         ValueError: The episodes contradict each other or the metadata.
     """
-    links, root = staging / "links", staging / "dataset"
+    links, root = inside(staging / "links", staging), inside(staging / "dataset", staging)
 
     def run_stage(name: str, function: Callable[[], Any]) -> Any:
-        result = staging / f"{name}.done.json"
+        result = inside(staging / f"{name}.done.json", staging)
         if not result.exists():
             write_json(result, function())
         return json.loads(result.read_text())
@@ -78,6 +79,7 @@ def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_siz
     data = run_stage("data", lambda: _join_data(dataset, root))
     videos: list[dict[str, Any]] = [{"episode_index": entry["episode_index"]} for entry in data]
     for key in dataset.video_keys:
+        inside(root / "videos" / key, root)
         camera = run_stage(
             f"videos_{key}",
             partial(convert_videos_of_camera, links, root, key, video_file_size_in_mb),
@@ -102,8 +104,16 @@ def _link(dataset: LegacyDataset, links: Path) -> None:
         chunk, name = f"chunk-{episode // DEFAULT_CHUNK_SIZE:06d}", f"episode_{episode:09d}"
         for key in dataset.video_keys:
             link = links / "videos" / chunk / key / f"{name}.mp4"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(dataset.video_path(episode, key).resolve())
+            inside(link, links).parent.mkdir(parents=True, exist_ok=True)
+            target = dataset.video_path(episode, key).resolve()
+            if "'" in str(target) or "\n" in str(
+                target
+            ):  # ends a path in the list that LeRobot gives to ffmpeg
+                raise ValueError(
+                    f"{target} has an apostrophe or a line break in its path; videos cannot be joined from there. "
+                    "Move the dataset to another folder."
+                )
+            link.symlink_to(target)
 
 
 def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +183,7 @@ def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
                 writer, size = None, 0.0
                 chunk, file = update_chunk_file_indices(chunk, file, DEFAULT_CHUNK_SIZE)
             if writer is None:
-                path = root / DEFAULT_DATA_PATH.format(chunk_index=chunk, file_index=file)
+                path = inside(root / DEFAULT_DATA_PATH.format(chunk_index=chunk, file_index=file), root)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 writer = pq.ParquetWriter(path, schema)
             writer.write_table(table)
@@ -220,6 +230,7 @@ def _write_metadata(
     video_file_size_in_mb: int,
 ) -> None:
     """Writes everything under `meta`."""
+    shutil.rmtree(inside(root / "meta", root), ignore_errors=True)  # of a call that was interrupted here
     convert_info(links, root, DEFAULT_DATA_FILE_SIZE_IN_MB, video_file_size_in_mb)
     info = load_info(root)
     if info.fps != dataset.info["fps"]:  # the converter drops the decimals
@@ -230,11 +241,25 @@ def _write_metadata(
         write_info(info, root)
     convert_tasks(links, root)
     _write_episodes(dataset, links, root, data, videos)
-    written = {Path(path).name for path in (INFO_PATH, LEGACY_TASKS_PATH, LEGACY_EPISODES_PATH)}
-    written |= {Path(LEGACY_EPISODES_STATS_PATH).name, "stats.json"}
-    for path in (dataset.root / "meta").iterdir():  # e.g. GR00T's modality.json
-        if path.is_file() and path.name not in written:
-            shutil.copyfile(path, root / "meta" / path.name)
+    _copy_other_metadata(dataset, root)
+
+
+def _copy_other_metadata(dataset: LegacyDataset, root: Path) -> None:
+    """Copies what else is in `meta`, e.g. GR00T's modality.json, except what leads out of the dataset."""
+    legacy = {
+        Path(path).name for path in (LEGACY_TASKS_PATH, LEGACY_EPISODES_PATH, LEGACY_EPISODES_STATS_PATH)
+    }
+    legacy |= {"upgrade.json", "upgrade.tmp"}  # written when the upgrade is complete
+    for path in sorted((dataset.root / "meta").iterdir()):
+        target = root / "meta" / path.name
+        if not path.is_file() or path.name in legacy or target.exists():
+            continue
+        try:
+            check_source_file(path, dataset.root)
+        except ValueError as error:
+            logger.warning("%s It was left out.", error)
+            continue
+        shutil.copyfile(path, inside(target, root))
 
 
 def _write_episodes(
@@ -263,7 +288,7 @@ def _write_episodes(
                 row["meta/episodes/chunk_index"], row["meta/episodes/file_index"] = chunk, file
             table = datasets.Dataset.from_list(rows, features=features)
             features = table.features
-            path = root / DEFAULT_EPISODES_PATH.format(chunk_index=chunk, file_index=file)
+            path = inside(root / DEFAULT_EPISODES_PATH.format(chunk_index=chunk, file_index=file), root)
             path.parent.mkdir(parents=True, exist_ok=True)
             table.to_parquet(path)
             aggregated.append(aggregate_stats(list(statistics.values())))

@@ -22,6 +22,8 @@ from lerobot.datasets.utils import (
 from lerobot.datasets.video_utils import decode_video_frames
 from PIL import Image
 
+from lerobot_lara.data.upgrade.validation import check_feature_keys, check_source_file, check_template
+
 UPGRADABLE = ("v2.0", "v2.1")
 # How far a decoded frame may be from the requested time, in seconds; the default of LeRobotDataset.
 TOLERANCE_S = 1e-4
@@ -91,15 +93,9 @@ class LegacyDataset:
         """Fills a template of meta/info.json."""
         chunk = episode // self.info["chunks_size"]
         # Some tools write the newer placeholder `chunk_index` into v2.1 datasets.
-        try:
-            name = self.info[template].format(
-                episode_chunk=chunk, chunk_index=chunk, episode_index=episode, video_key=key
-            )
-        except (KeyError, AttributeError) as error:
-            raise ValueError(
-                f"{self.root / INFO_PATH}: `{template}` is {self.info.get(template)!r}; it must be a template of "
-                "{episode_chunk}, {video_key} and {episode_index}. Correct it."
-            ) from error
+        name = self.info[template].format(
+            episode_chunk=chunk, chunk_index=chunk, episode_index=episode, video_key=key
+        )
         return self.root / name
 
 
@@ -115,6 +111,8 @@ def open_legacy_dataset(source: str | Path, *, revision: str | None = None) -> L
     """
     root = local_directory(source) or _download(str(source), revision)
     info = read_info(root)
+    for name in (LEGACY_EPISODES_PATH, LEGACY_TASKS_PATH, LEGACY_EPISODES_STATS_PATH):
+        check_source_file(root / name, root)
     episodes = _read_numbered(root / LEGACY_EPISODES_PATH, "episode_index")
     tasks = [line["task"] for line in _read_numbered(root / LEGACY_TASKS_PATH, "task_index")]
     dataset = LegacyDataset(root, info, episodes, tasks)
@@ -147,6 +145,7 @@ def read_info(root: Path) -> dict[str, Any]:
         raise ValueError(
             f"{root} is not a LeRobot dataset: it has no {INFO_PATH}. Give the folder that contains meta/."
         )
+    check_source_file(path, root)
     try:
         info = json.loads(path.read_text())
         version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
@@ -164,11 +163,18 @@ def read_info(root: Path) -> dict[str, Any]:
         )
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Download the dataset again.")
+    videos = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
+    check_feature_keys(path, info["features"], videos)
+    check_template(path, "data_path", info.get("data_path"), ("episode_index",))
+    if videos:
+        required = ("episode_index", "video_key") if len(videos) > 1 else ("episode_index",)
+        check_template(path, "video_path", info.get("video_path"), required)
     return info
 
 
 def info_digest(root: Path) -> str:
     """Hashes `meta/info.json`, which reveals that a source has changed."""
+    check_source_file(root / INFO_PATH, root)
     return hashlib.sha256((root / INFO_PATH).read_bytes()).hexdigest()
 
 
@@ -255,14 +261,14 @@ def _check_files(dataset: LegacyDataset) -> None:
             f"{dataset.root / INFO_PATH} counts {info['total_episodes']} episodes, but {LEGACY_EPISODES_PATH} has "
             f"{total}. Download the dataset again."
         )
-    paths = (
+    paths = [
         path
         for episode in range(total)
         for path in (
             dataset.data_path(episode),
             *(dataset.video_path(episode, key) for key in dataset.video_keys),
         )
-    )
+    ]
     missing = [str(path.relative_to(dataset.root)) for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -270,6 +276,8 @@ def _check_files(dataset: LegacyDataset) -> None:
             f"{dataset.root} lacks files of episodes, as after an interrupted download: "
             f"{', '.join(missing[:5])}{more}. Download them."
         )
+    for path in paths:
+        check_source_file(path, dataset.root)
     columns = set(pq.read_schema(dataset.data_path(0)).names)
     expected = set(dataset.features) - set(dataset.video_keys)
     if columns != expected:
