@@ -47,7 +47,7 @@ from tqdm import tqdm
 
 from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset
 from lerobot_lara.data.upgrade.legacy_statistics import episode_statistics
-from lerobot_lara.data.upgrade.validation import check_source_file, inside
+from lerobot_lara.data.upgrade.validation import check_source_file, inside, read_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,6 @@ def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_siz
             partial(convert_videos_of_camera, links, root, key, video_file_size_in_mb),
         )
         videos = [{**others, **entry} for others, entry in zip(videos, camera, strict=True)]
-    _check_lengths(dataset, data)
     run_stage("metadata", lambda: _write_metadata(dataset, links, root, data, videos, video_file_size_in_mb))
 
 
@@ -94,6 +93,9 @@ def _link(dataset: LegacyDataset, links: Path) -> None:
     shutil.rmtree(links, ignore_errors=True)
     (links / "meta").mkdir(parents=True)
     info = {"total_chunks": 0, "total_videos": 0, "video_path": None, **dataset.info}
+    # Readers of v3.0 go by these numbers, which are not always right.
+    info["total_episodes"], info["total_frames"] = len(dataset.episodes), dataset.num_frames
+    info["total_tasks"] = len(dataset.tasks)
     info["features"] = {key: _with_channel_names(key, feature) for key, feature in dataset.features.items()}
     write_json(links / INFO_PATH, info)
     tasks = ({"task_index": index, "task": task} for index, task in enumerate(dataset.tasks))
@@ -121,6 +123,8 @@ def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
     if feature["dtype"] not in ("image", "video") or len(feature["shape"]) != 3:
         return feature
     names, channels_last = feature.get("names"), feature["shape"][2] in (1, 3)
+    if not isinstance(names, list) or len(names) != 3:
+        names = None
     if channels_last and (not names or names[2] not in ("channel", "channels")):
         names = ["height", "width", "channels"]
     elif not names:
@@ -134,11 +138,8 @@ def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
     """Writes the statistics of each episode, which are the original's or computed from it."""
     path, total = links / LEGACY_EPISODES_STATS_PATH, len(dataset.episodes)
     if dataset.has_episode_statistics:
-        lines = [
-            json.loads(line) for line in (dataset.root / LEGACY_EPISODES_STATS_PATH).read_text().splitlines()
-        ]
-        lines.sort(key=lambda line: line["episode_index"])
-        if [line["episode_index"] for line in lines] != list(range(total)):
+        lines = read_json_lines(dataset.root / LEGACY_EPISODES_STATS_PATH, "statistics")
+        if len(lines) != total:
             raise ValueError(
                 f"{dataset.root / LEGACY_EPISODES_STATS_PATH} does not have one line for each of the {total} episodes. "
                 "Download it again, or remove it from a copy of the dataset to have the statistics computed."
@@ -208,17 +209,6 @@ def _image_schema(schema: pa.Schema, image_keys: list[str]) -> pa.Schema:
     """Marks the columns that the library `datasets` decodes as images."""
     features = datasets.Features.from_arrow_schema(schema.remove_metadata())
     return datasets.Features({**features, **{key: datasets.Image() for key in image_keys}}).arrow_schema
-
-
-def _check_lengths(dataset: LegacyDataset, data: list[dict[str, Any]]) -> None:
-    """Compares the lengths of the data files with the metadata."""
-    for episode, entry in zip(dataset.episodes, data, strict=True):
-        rows = entry["dataset_to_index"] - entry["dataset_from_index"]
-        if rows != episode["length"]:
-            raise ValueError(
-                f"{dataset.root}: episode {episode['episode_index']} has {rows} frames in its data file, but "
-                f"{episode['length']} in {LEGACY_EPISODES_PATH}. Download the dataset again."
-            )
 
 
 def _write_metadata(

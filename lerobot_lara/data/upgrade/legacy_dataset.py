@@ -3,7 +3,6 @@
 import hashlib
 import io
 import itertools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from lerobot.datasets.utils import (
     INFO_PATH,
@@ -21,8 +21,15 @@ from lerobot.datasets.utils import (
 )
 from lerobot.datasets.video_utils import decode_video_frames
 from PIL import Image
+from tqdm import tqdm
 
-from lerobot_lara.data.upgrade.validation import check_feature_keys, check_source_file, check_template
+from lerobot_lara.data.upgrade.validation import (
+    check_info,
+    check_source_file,
+    read_json,
+    read_json_lines,
+    shown,
+)
 
 UPGRADABLE = ("v2.0", "v2.1")
 # How far a decoded frame may be from the requested time, in seconds; the default of LeRobotDataset.
@@ -113,8 +120,8 @@ def open_legacy_dataset(source: str | Path, *, revision: str | None = None) -> L
     info = read_info(root)
     for name in (LEGACY_EPISODES_PATH, LEGACY_TASKS_PATH, LEGACY_EPISODES_STATS_PATH):
         check_source_file(root / name, root)
-    episodes = _read_numbered(root / LEGACY_EPISODES_PATH, "episode_index")
-    tasks = [line["task"] for line in _read_numbered(root / LEGACY_TASKS_PATH, "task_index")]
+    episodes = read_json_lines(root / LEGACY_EPISODES_PATH, "episode")
+    tasks = [line["task"] for line in read_json_lines(root / LEGACY_TASKS_PATH, "task")]
     dataset = LegacyDataset(root, info, episodes, tasks)
     _check_files(dataset)
     return dataset
@@ -146,29 +153,23 @@ def read_info(root: Path) -> dict[str, Any]:
             f"{root} is not a LeRobot dataset: it has no {INFO_PATH}. Give the folder that contains meta/."
         )
     check_source_file(path, root)
-    try:
-        info = json.loads(path.read_text())
-        version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}). Download the dataset again.") from error
+    info = read_json(path)
+    if not isinstance(info, dict):
+        raise ValueError(f"{path} is {shown(info)}; it must be a JSON object. Download the dataset again.")
+    version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
     if str(version).startswith("v3."):
         raise ValueError(
-            f"{root} already has format {version}. Use it as it is, or give the revision of an older version of the "
-            "dataset on the Hub."
+            f"{root} already has format {shown(version, str)}. Use it as it is, or give the revision of an older "
+            "version of the dataset on the Hub."
         )
     if version not in UPGRADABLE:
         raise ValueError(
-            f"{root} has format {version}; it must be {' or '.join(UPGRADABLE)} to be upgraded. Older releases of "
-            "LeRobot convert v1 datasets to v2.0 with convert_dataset_v1_to_v2.py; do that first."
+            f"{root} has format {shown(version, str)}; it must be {' or '.join(UPGRADABLE)} to be upgraded. Older "
+            "releases of LeRobot convert v1 datasets to v2.0 with convert_dataset_v1_to_v2.py; do that first."
         )
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Download the dataset again.")
-    videos = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
-    check_feature_keys(path, info["features"], videos)
-    check_template(path, "data_path", info.get("data_path"), ("episode_index",))
-    if videos:
-        required = ("episode_index", "video_key") if len(videos) > 1 else ("episode_index",)
-        check_template(path, "video_path", info.get("video_path"), required)
+    check_info(info, path)
     return info
 
 
@@ -234,23 +235,6 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _read_numbered(path: Path, number: str) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file whose entries are numbered from 0, in any order."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing. Download the dataset again.")
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        lines.sort(key=lambda line: line[number])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}). Download the dataset again.") from error
-    for expected, line in enumerate(lines):
-        if line[number] != expected:
-            raise ValueError(
-                f"{path}: {number} {expected} is missing or occurs twice. Download the dataset again."
-            )
-    return lines
-
-
 def _check_files(dataset: LegacyDataset) -> None:
     """Checks that the files of all episodes exist and hold the columns that the metadata describes."""
     info, total = dataset.info, len(dataset.episodes)
@@ -284,4 +268,34 @@ def _check_files(dataset: LegacyDataset) -> None:
         raise ValueError(
             f"{dataset.data_path(0)} has the columns {sorted(columns)}, but {INFO_PATH} describes {sorted(expected)}. "
             "Correct the `features` there."
+        )
+    for episode in tqdm(range(total), unit="episode", desc="Checking data files"):
+        _check_data_file(dataset, episode)
+
+
+def _check_data_file(dataset: LegacyDataset, episode: int) -> None:
+    """Checks the length and the tasks of an episode's data file, of which it reads one column."""
+    path, length = dataset.data_path(episode), dataset.episodes[episode]["length"]
+    try:
+        table = pq.read_table(path, columns=["task_index"], partitioning=None)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the data file of episode {episode} cannot be read ({error}). Download it again."
+        ) from error
+    if len(table) != length:
+        raise ValueError(
+            f"{dataset.root}: episode {episode} has {len(table)} frames in its data file, but {length} in "
+            f"{LEGACY_EPISODES_PATH}. Download the dataset again."
+        )
+    if table.column_names != ["task_index"] or not pa.types.is_integer(table["task_index"].type):
+        raise ValueError(
+            f"{path}: the data file of episode {episode} has no integer column `task_index`. Download it again."
+        )
+    column = table["task_index"]
+    bounds = pc.min_max(column).as_py()
+    if column.null_count or bounds["min"] < 0 or bounds["max"] >= len(dataset.tasks):
+        found = None if column.null_count else bounds["min"] if bounds["min"] < 0 else bounds["max"]
+        raise ValueError(
+            f"{path}: `task_index` of episode {episode} is {found}; it must be from 0 to {len(dataset.tasks) - 1}, as "
+            f"{LEGACY_TASKS_PATH} has {len(dataset.tasks)} tasks. Download the dataset again."
         )

@@ -1,6 +1,5 @@
 """Converts LeRobot datasets from format v2.0 or v2.1 to v3.0; the original is only read."""
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from lerobot.datasets.utils import DEFAULT_VIDEO_FILE_SIZE_IN_MB
 
 from lerobot_lara.data.upgrade.legacy_conversion import convert_legacy_dataset, write_json
 from lerobot_lara.data.upgrade.legacy_dataset import info_digest, local_directory, open_legacy_dataset
+from lerobot_lara.data.upgrade.validation import read_json
 from lerobot_lara.data.upgrade.verify import MODES, UpgradeMismatchError, resolve_mode, verify_upgrade
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _is_finished(root: Path, request: dict[str, Any]) -> bool:
         return False
     if not (root / RECORD_PATH).is_file():
         raise ValueError(f"{root} exists and was not written by upgrade-dataset. Choose another folder.")
-    record = json.loads((root / RECORD_PATH).read_text())
+    record = _read_record(root / RECORD_PATH)
     _check_same(root, record, {key: request[key] for key in ("source", "revision")})
     original = Path(request["source"])
     if original.is_dir() and info_digest(original) != record["info_sha256"]:
@@ -119,7 +119,15 @@ def _check_staging(staging: Path, record: dict[str, Any]) -> None:
         return
     if not (staging / "upgrade.json").is_file():
         raise ValueError(f"{staging} exists and is not an interrupted upgrade. Move it elsewhere.")
-    _check_same(staging, json.loads((staging / "upgrade.json").read_text()), record)
+    _check_same(staging, _read_record(staging / "upgrade.json"), record)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Reads what an earlier call was asked for."""
+    record = read_json(path)
+    if not isinstance(record, dict) or not isinstance(record.get("info_sha256"), str):
+        raise ValueError(f"{path} was not written by upgrade-dataset. Choose another folder.")
+    return record
 
 
 def _check_same(where: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
