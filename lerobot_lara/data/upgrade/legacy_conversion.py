@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from lerobot.datasets.compute_stats import aggregate_stats
 from lerobot.datasets.io_utils import (
@@ -45,9 +46,9 @@ from lerobot.scripts.convert_dataset_v21_to_v30 import (
 )
 from tqdm import tqdm
 
-from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset
+from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, clip_length
 from lerobot_lara.data.upgrade.legacy_statistics import episode_statistics
-from lerobot_lara.data.upgrade.validation import check_source_file, inside, read_json_lines
+from lerobot_lara.data.upgrade.validation import inside
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_siz
         return json.loads(result.read_text())
 
     run_stage("links", lambda: _link(dataset, links))
+    run_stage("clips", lambda: _check_clips(dataset))
     run_stage("statistics", lambda: _write_statistics(dataset, links))
     data = run_stage("data", lambda: _join_data(dataset, root))
     videos: list[dict[str, Any]] = [{"episode_index": entry["episode_index"]} for entry in data]
@@ -134,17 +136,28 @@ def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
     return {**feature, "names": names}
 
 
+def _check_clips(dataset: LegacyDataset) -> None:
+    """Refuses videos with fewer frames than the data file of their episode has rows."""
+    episodes = dataset.episodes if dataset.video_keys else []
+    for episode in tqdm(episodes, unit="episode", desc="Checking videos", disable=not episodes):
+        for key in dataset.video_keys:
+            index = episode["episode_index"]
+            path = dataset.video_path(index, key)
+            length = clip_length(path, dataset.info["fps"])
+            if length is not None and length < episode["length"]:
+                raise ValueError(
+                    f"{dataset.root}: episode {index}, {key}: its video {path} has {length} frames, but its data file "
+                    f"has {episode['length']}. Download the video again, or remove the episode from a copy of the "
+                    "dataset."
+                )
+
+
 def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
     """Writes the statistics of each episode, which are the original's or computed from it."""
     path, total = links / LEGACY_EPISODES_STATS_PATH, len(dataset.episodes)
     if dataset.has_episode_statistics:
-        lines = read_json_lines(dataset.root / LEGACY_EPISODES_STATS_PATH, "statistics")
-        if len(lines) != total:
-            raise ValueError(
-                f"{dataset.root / LEGACY_EPISODES_STATS_PATH} does not have one line for each of the {total} episodes. "
-                "Download it again, or remove it from a copy of the dataset to have the statistics computed."
-            )
-        _write_lines(path, lines)
+        statistics = enumerate(dataset.read_statistics())
+        _write_lines(path, ({"episode_index": episode, "stats": stats} for episode, stats in statistics))
         return
     text = path.read_text() if path.exists() else ""
     complete = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
@@ -169,6 +182,7 @@ def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
     try:
         for episode in tqdm(range(len(dataset.episodes)), unit="episode", desc="Joining data files"):
             table = dataset.read_table(episode)
+            _check_embedded(dataset, episode, table)
             schema = schema or _image_schema(table.schema, dataset.image_keys)
             try:
                 table = table.select([*schema.names, *(set(table.column_names) - set(schema.names))])
@@ -205,6 +219,22 @@ def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def _check_embedded(dataset: LegacyDataset, episode: int, table: pa.Table) -> None:
+    """Refuses images that are only paths, which readers of the result would look for on their own machine."""
+    for key in dataset.image_keys:
+        kind = table.schema.field(key).type if key in table.column_names else None
+        embedded = kind is None or (
+            pa.types.is_struct(kind)
+            and kind.get_field_index("bytes") >= 0
+            and not pc.struct_field(table[key], "bytes").null_count
+        )
+        if not embedded:
+            raise ValueError(
+                f"{dataset.root}: episode {episode}, {key}: images are not embedded in the data file. Download the "
+                "dataset again."
+            )
+
+
 def _image_schema(schema: pa.Schema, image_keys: list[str]) -> pa.Schema:
     """Marks the columns that the library `datasets` decodes as images."""
     features = datasets.Features.from_arrow_schema(schema.remove_metadata())
@@ -231,25 +261,10 @@ def _write_metadata(
         write_info(info, root)
     convert_tasks(links, root)
     _write_episodes(dataset, links, root, data, videos)
-    _copy_other_metadata(dataset, root)
-
-
-def _copy_other_metadata(dataset: LegacyDataset, root: Path) -> None:
-    """Copies what else is in `meta`, e.g. GR00T's modality.json, except what leads out of the dataset."""
-    legacy = {
-        Path(path).name for path in (LEGACY_TASKS_PATH, LEGACY_EPISODES_PATH, LEGACY_EPISODES_STATS_PATH)
-    }
-    legacy |= {"upgrade.json", "upgrade.tmp"}  # written when the upgrade is complete
-    for path in sorted((dataset.root / "meta").iterdir()):
-        target = root / "meta" / path.name
-        if not path.is_file() or path.name in legacy or target.exists():
-            continue
-        try:
-            check_source_file(path, dataset.root)
-        except ValueError as error:
-            logger.warning("%s It was left out.", error)
-            continue
-        shutil.copyfile(path, inside(target, root))
+    for path in dataset.other_metadata():
+        target = inside(root / "meta" / path.name, root)
+        if not target.exists():
+            shutil.copyfile(path, target)
 
 
 def _write_episodes(

@@ -3,12 +3,14 @@
 import hashlib
 import io
 import itertools
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lerobot_lara.data.upgrade.validation import (
+    check_content,
     check_info,
     check_source_file,
     read_json,
@@ -31,11 +34,15 @@ from lerobot_lara.data.upgrade.validation import (
     shown,
 )
 
+logger = logging.getLogger(__name__)
+
 UPGRADABLE = ("v2.0", "v2.1")
 # How far a decoded frame may be from the requested time, in seconds; the default of LeRobotDataset.
 TOLERANCE_S = 1e-4
 # In frames: PyAV keeps all that it decodes between the first and the last requested frame.
 _MAX_SPAN = 64
+# Pillow would decode others too, some of them with programs that are installed.
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,37 @@ class LegacyDataset:
         """Reads an episode's columns, with one row per frame and without videos."""
         return pq.read_table(self.data_path(episode), partitioning=None)
 
+    def read_statistics(self) -> list[dict[str, Any]]:
+        """Reads the statistics of each episode; see `has_episode_statistics`.
+
+        Raises:
+            ValueError: The file is damaged, or does not have one line for each episode.
+        """
+        path, total = self.root / LEGACY_EPISODES_STATS_PATH, len(self.episodes)
+        lines = read_json_lines(path, "statistics")
+        if len(lines) != total:
+            raise ValueError(
+                f"{path} does not have one line for each of the {total} episodes. Download it again, or remove it from "
+                "a copy of the dataset to have the statistics computed."
+            )
+        return [line["stats"] for line in lines]
+
+    def other_metadata(self) -> list[Path]:
+        """Files in `meta` that an upgrade copies, e.g. GR00T's modality.json, except links that lead elsewhere."""
+        known = {Path(path).name for path in (INFO_PATH, LEGACY_EPISODES_PATH, LEGACY_TASKS_PATH)}
+        known |= {Path(LEGACY_EPISODES_STATS_PATH).name, "stats.json", "tasks.parquet", "upgrade.json"}
+        found = []
+        for path in sorted((self.root / "meta").iterdir()):
+            if path.name in known or not path.is_file():
+                continue
+            try:
+                check_source_file(path, self.root)
+            except ValueError as error:
+                logger.warning("%s It is left out.", error)
+            else:
+                found.append(path)
+        return found
+
     def _path(self, template: str, episode: int, key: str = "") -> Path:
         """Fills a template of meta/info.json."""
         chunk = episode // self.info["chunks_size"]
@@ -123,6 +161,7 @@ def open_legacy_dataset(source: str | Path, *, revision: str | None = None) -> L
     episodes = read_json_lines(root / LEGACY_EPISODES_PATH, "episode")
     tasks = [line["task"] for line in read_json_lines(root / LEGACY_TASKS_PATH, "task")]
     dataset = LegacyDataset(root, info, episodes, tasks)
+    check_content(dataset.other_metadata())
     _check_files(dataset)
     return dataset
 
@@ -209,12 +248,43 @@ def decode_image(cell: dict[str, Any]) -> np.ndarray:
         (3, H, W) uint8 RGB.
 
     Raises:
-        ValueError: The data file does not hold the image itself.
+        ValueError: The data file does not hold the image itself, or it is too large.
     """
     if cell is None or cell.get("bytes") is None:
         raise ValueError(f"the image {(cell or {}).get('path')!r} is not embedded in the data file")
-    image = Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
+    try:
+        image = Image.open(io.BytesIO(cell["bytes"]), formats=_IMAGE_FORMATS).convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the image is too large: {error}") from error
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def clip_length(path: Path, fps: float) -> int | None:
+    """Number of frames of a video, as its header tells it.
+
+    Args:
+        path: The video.
+        fps: Frames per second of the dataset, for headers that tell only the duration.
+
+    Returns:
+        The number, or None if the header tells neither.
+
+    Raises:
+        ValueError: It cannot be opened, or holds no video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream, seconds = container.streams.video[0], None
+            frames = stream.frames
+            if stream.duration and stream.time_base:
+                seconds = float(stream.duration * stream.time_base)
+            elif container.duration:
+                seconds = container.duration / av.time_base
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path} cannot be opened as a video ({error}). Download it again.") from error
+    if frames:
+        return frames
+    return None if seconds is None else round(seconds * fps)
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
@@ -245,14 +315,9 @@ def _check_files(dataset: LegacyDataset) -> None:
             f"{dataset.root / INFO_PATH} counts {info['total_episodes']} episodes, but {LEGACY_EPISODES_PATH} has "
             f"{total}. Download the dataset again."
         )
-    paths = [
-        path
-        for episode in range(total)
-        for path in (
-            dataset.data_path(episode),
-            *(dataset.video_path(episode, key) for key in dataset.video_keys),
-        )
-    ]
+    data = [dataset.data_path(episode) for episode in range(total)]
+    videos = [dataset.video_path(episode, key) for episode in range(total) for key in dataset.video_keys]
+    paths = [*data, *videos]
     missing = [str(path.relative_to(dataset.root)) for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -262,6 +327,7 @@ def _check_files(dataset: LegacyDataset) -> None:
         )
     for path in paths:
         check_source_file(path, dataset.root)
+    check_content(data, videos)
     columns = set(pq.read_schema(dataset.data_path(0)).names)
     expected = set(dataset.features) - set(dataset.video_keys)
     if columns != expected:
@@ -269,6 +335,8 @@ def _check_files(dataset: LegacyDataset) -> None:
             f"{dataset.data_path(0)} has the columns {sorted(columns)}, but {INFO_PATH} describes {sorted(expected)}. "
             "Correct the `features` there."
         )
+    if dataset.has_episode_statistics:
+        dataset.read_statistics()
     for episode in tqdm(range(total), unit="episode", desc="Checking data files"):
         _check_data_file(dataset, episode)
 

@@ -17,6 +17,7 @@ _NUMBER_FORMAT = r"0?\d{0,2}d?"  # at most 99 digits; a width of a billion would
 _MAX_NAME_BYTES = 200  # file systems take 255, and the upgrade adds to names
 _MAX_SHOWN = 120  # characters of a value in a message
 _REMEDY = "Correct it, or download the dataset again."
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_DEPTH = 32  # levels of nested JSON; a few are usual
 _MAX_COUNT = 10**12
 _MAX_FPS = 10_000
@@ -159,6 +160,7 @@ def parse_json(text: str, path: Path, where: str = "") -> Any:
 
 def _read_text(path: Path) -> str:
     """Reads a text file, without the byte order mark that some editors write."""
+    check_content([path])
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -332,6 +334,45 @@ def check_source_file(path: Path, root: Path) -> None:
             f"{path} leads to {target}, which is outside of the dataset {root}; links must stay inside. If you trust "
             "that file, replace the link with a copy of it; otherwise remove the link."
         )
+
+
+def check_content(paths: Iterable[Path], videos: Iterable[Path] = ()) -> None:
+    """Checks by their first bytes that files are what they should be.
+
+    Args:
+        paths: Files of any kind, which must not be Git LFS pointers, as a clone without git-lfs leaves them.
+        videos: Files that must be videos and not, for example, playlists, with which ffmpeg would open other files.
+
+    Raises:
+        ValueError: Some are not; names up to five of them.
+    """
+    videos = list(videos)
+    pointers, others = [], []
+    for path in (*paths, *videos):
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                pointers.append(path)
+    if pointers:
+        raise ValueError(
+            f"{_listed(pointers)}: Git LFS pointers instead of the files themselves. Install git-lfs and run `git lfs "
+            "pull` in the folder of the dataset, or download the dataset again."
+        )
+    for path in videos:
+        with path.open("rb") as file:
+            start = file.read(12)
+        mp4 = start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+        if not mp4 and start[:4] != b"\x1aE\xdf\xa3" and not (start[:4] == b"RIFF" and start[8:] == b"AVI "):
+            others.append(path)
+    if others:
+        raise ValueError(
+            f"{_listed(others)}: no video in MP4, Matroska, WebM or AVI. Download the dataset again."
+        )
+
+
+def _listed(paths: list[Path]) -> str:
+    """Lists the first five paths."""
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return f"{', '.join(map(str, paths[:5]))}{more}"
 
 
 def inside(path: Path, folder: Path) -> Path:
