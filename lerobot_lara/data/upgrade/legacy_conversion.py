@@ -47,7 +47,7 @@ from lerobot.scripts.convert_dataset_v21_to_v30 import (
 from tqdm import tqdm
 
 from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, clip_length
-from lerobot_lara.data.upgrade.legacy_statistics import episode_statistics
+from lerobot_lara.data.upgrade.legacy_statistics import described_keys, episode_statistics, usable_statistics
 from lerobot_lara.data.upgrade.validation import inside
 
 logger = logging.getLogger(__name__)
@@ -153,12 +153,21 @@ def _check_clips(dataset: LegacyDataset) -> None:
 
 
 def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
-    """Writes the statistics of each episode, which are the original's or computed from it."""
+    """Writes the statistics of each episode: the original's, and what it lacks computed from its frames.
+
+    LeRobot needs those of every camera: even where it normalizes with ImageNet's, it enters them there.
+    """
     path, total = links / LEGACY_EPISODES_STATS_PATH, len(dataset.episodes)
+    given: list[dict[str, Any]] = [{}] * total
     if dataset.has_episode_statistics:
-        statistics = enumerate(dataset.read_statistics())
-        _write_lines(path, ({"episode_index": episode, "stats": stats} for episode, stats in statistics))
-        return
+        given = usable_statistics(dataset, dataset.read_statistics())
+    missing = [key for key in described_keys(dataset) if key not in given[0]]
+    if dataset.has_episode_statistics and missing:
+        logger.info(
+            "%s has no complete statistics of %s; they are computed.",
+            LEGACY_EPISODES_STATS_PATH,
+            ", ".join(missing),
+        )
     text = path.read_text() if path.exists() else ""
     complete = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
     path.write_text(complete)
@@ -167,8 +176,10 @@ def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
         for episode in tqdm(
             range(done, total), initial=done, total=total, unit="episode", desc="Computing statistics"
         ):
-            statistics = serialize_dict(episode_statistics(dataset, episode))
-            file.write(json.dumps({"episode_index": episode, "stats": statistics}) + "\n")
+            statistics = given[episode]
+            if missing:
+                statistics = {**statistics, **episode_statistics(dataset, episode, missing)}
+            file.write(json.dumps({"episode_index": episode, "stats": serialize_dict(statistics)}) + "\n")
             file.flush()
 
 

@@ -344,7 +344,7 @@ def check_content(paths: Iterable[Path], videos: Iterable[Path] = ()) -> None:
         videos: Files that must be videos and not, for example, playlists, with which ffmpeg would open other files.
 
     Raises:
-        ValueError: Some are not; names up to five of them.
+        ValueError: Some are not; names the first and counts the others.
     """
     videos = list(videos)
     pointers, others = [], []
@@ -370,9 +370,8 @@ def check_content(paths: Iterable[Path], videos: Iterable[Path] = ()) -> None:
 
 
 def _listed(paths: list[Path]) -> str:
-    """Lists the first five paths."""
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return f"{', '.join(map(str, paths[:5]))}{more}"
+    """Names the first path, and counts the others."""
+    return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
 
 
 def inside(path: Path, folder: Path) -> Path:

@@ -54,7 +54,7 @@ def test_many_pointers_of_git_lfs(legacy, tmp_path):
     source = legacy()
     for path in [*source.rglob("*.parquet"), *source.rglob("*.mp4")]:
         path.write_text(POINTER)
-    with pytest.raises(ValueError, match=r"episode_000000\.parquet.* and 4 more: Git LFS pointers"):
+    with pytest.raises(ValueError, match=r"episode_000000\.parquet.* and 8 more: Git LFS pointers"):
         upgrade_dataset(source, tmp_path / "upgraded")
 
 
