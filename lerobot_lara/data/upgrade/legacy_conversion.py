@@ -7,6 +7,7 @@ with symbolic links to the original's videos and with metadata that includes wha
 import itertools
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -331,5 +332,8 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file in one step, so that a run that is killed cannot leave half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    with unfinished.open("w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # or a crash of the machine may leave the name without the content
     unfinished.replace(path)
