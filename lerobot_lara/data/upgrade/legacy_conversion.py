@@ -303,7 +303,13 @@ def _write_episodes(
             rows = list(generate_episode_metadata_dict(legacy, data[part], statistics, videos[part]))
             for row in rows:
                 row["meta/episodes/chunk_index"], row["meta/episodes/file_index"] = chunk, file
-            table = datasets.Dataset.from_list(rows, features=features)
+            try:
+                table = datasets.Dataset.from_list(rows, features=features)
+            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+                raise ValueError(
+                    f"{dataset.root / LEGACY_EPISODES_PATH}: a field has values of different types, or too large ones "
+                    f"({error}). Correct it, or download the dataset again."
+                ) from error
             features = table.features
             path = inside(root / DEFAULT_EPISODES_PATH.format(chunk_index=chunk, file_index=file), root)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from lerobot_lara.data.upgrade.validation import (
     read_json,
     read_json_lines,
     shown,
+    wrong_field,
 )
 
 logger = logging.getLogger(__name__)
@@ -339,6 +340,29 @@ def _check_files(dataset: LegacyDataset) -> None:
         dataset.read_statistics()
     for episode in tqdm(range(total), unit="episode", desc="Checking data files"):
         _check_data_file(dataset, episode)
+    _check_shapes(dataset)
+
+
+def _check_shapes(dataset: LegacyDataset) -> None:
+    """Compares the shapes of numeric features with the first row of the first data file."""
+    row = dataset.read_table(0).slice(0, 1)
+    for key, feature in dataset.features.items():
+        if feature["dtype"] in ("string", "image", "video"):
+            continue
+        value, shape = row[key][0].as_py(), tuple(feature["shape"])
+        try:
+            found = np.shape(value)
+        except ValueError:  # lists of different lengths
+            raise wrong_field(
+                dataset.root / INFO_PATH, f"features.{key}.shape", feature["shape"], "that of a regular array"
+            ) from None
+        if value is not None and found != shape and not (found == () and shape == (1,)):
+            raise wrong_field(
+                dataset.root / INFO_PATH,
+                f"features.{key}.shape",
+                feature["shape"],
+                f"{list(found) or [1]}, as in {dataset.data_path(0)}",
+            )
 
 
 def _check_data_file(dataset: LegacyDataset, episode: int) -> None:

@@ -75,7 +75,11 @@ _FEATURE = {
     "dtype": _Rule(f"one of {', '.join(_DTYPES)}", lambda value: isinstance(value, str) and value in _DTYPES),
     "shape": _Rule("a list of 1 to 5 whole numbers above 0, with a product of at most 10**9", _is_shape),
 }
-_EPISODE = {"length": _whole_number(1)}
+_TEXTS = _Rule(
+    "a list of texts, if it is there",
+    lambda value: value is None or (isinstance(value, list) and all(isinstance(text, str) for text in value)),
+)
+_EPISODE = {"length": _whole_number(1), "tasks": _TEXTS}
 _TASK = {"task": _Rule("text", lambda value: isinstance(value, str))}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets.exceptions import DatasetsError
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from tqdm import tqdm
@@ -70,7 +71,7 @@ def verify_upgrade(dataset: LegacyDataset, root: Path, *, mode: str) -> None:
         for episode, frame in ((0, 0), (total - 1, len(opened) - 1)):
             where = f"episode {episode}"
             opened[frame]
-    except (ValueError, IndexError, KeyError, OSError, RuntimeError) as error:
+    except (ValueError, IndexError, KeyError, OSError, RuntimeError, DatasetsError) as error:
         raise UpgradeMismatchError(f"LeRobot cannot read {where}: {error}") from error
 
 

@@ -108,6 +108,29 @@ def test_features_that_lerobot_needs(source):
         assert_refused(source, rf"`features\.{key}` is None; it must be a numeric feature")
 
 
+@pytest.mark.parametrize(
+    ("key", "shape", "right"),
+    [("action", [3], r"\[2\]"), ("action", [2, 1], r"\[2\]"), ("frame_index", [1, 2, 3], r"\[1\]")],
+)
+def test_shapes_that_are_not_those_of_the_data(key, shape, right, source):
+    features = json.loads((source / "meta/info.json").read_text())["features"]
+    features[key]["shape"] = shape
+    edit_info(source, features=features)
+    assert_refused(
+        source, rf"`features\.{key}\.shape` is .*; it must be {right}, as in .*episode_000000\.parquet"
+    )
+
+
+def test_extra_fields_of_episodes_with_different_types(source, tmp_path):
+    path = source / "meta/episodes.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for value, line in zip(("text", [1], 10**30), lines, strict=True):
+        line["extra"] = value
+    write_lines(path, lines)
+    with pytest.raises(ValueError, match=r"episodes\.jsonl: a field has values of different types"):
+        upgrade_dataset(source, tmp_path / "upgraded")
+
+
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -146,6 +169,8 @@ LINES = {
         ("episodes.jsonl", {"length": 10**30}, "`length of line 1` is 1000"),
         ("episodes.jsonl", {"data/file_index": 7}, "`line 1` is 'data/file_index'; it must be free of"),
         ("episodes.jsonl", {"dataset_to_index": 7}, "`line 1` is 'dataset_to_index'"),
+        ("episodes.jsonl", {"tasks": "push"}, "`tasks of line 1` is 'push'; it must be a list of texts"),
+        ("episodes.jsonl", {"tasks": [1.5]}, r"`tasks of line 1` is \[1\.5\]; it must be a list of texts"),
         ("tasks.jsonl", {"task": 5}, "`task of line 1` is 5; it must be text"),
         ("tasks.jsonl", {"task": None}, "`task of line 1` is None; it must be text"),
     ],
