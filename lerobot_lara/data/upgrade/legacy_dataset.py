@@ -251,8 +251,9 @@ def decode_image(cell: dict[str, Any]) -> np.ndarray:
     Raises:
         ValueError: The data file does not hold the image itself, or it is too large.
     """
-    if cell is None or cell.get("bytes") is None:
-        raise ValueError(f"the image {(cell or {}).get('path')!r} is not embedded in the data file")
+    if not isinstance(cell, dict) or not isinstance(cell.get("bytes"), bytes):
+        name = cell.get("path") if isinstance(cell, dict) else cell
+        raise ValueError(f"the image {shown(name)} is not embedded in the data file")
     try:
         image = Image.open(io.BytesIO(cell["bytes"]), formats=_IMAGE_FORMATS).convert("RGB")
     except Image.DecompressionBombError as error:

@@ -1,11 +1,12 @@
 """Files that are not what they should be: pointers of Git LFS, clips that are too short, playlists, images by path."""
 
+import json
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.test_upgrade_dataset import CAMERAS, FPS, IMAGE_KEY, draw, make_legacy, write_video
+from data.test_upgrade_dataset import CAMERAS, FPS, IMAGE_KEY, draw, edit_info, make_legacy, write_video
 
 from lerobot_lara.data.upgrade import legacy_conversion, legacy_dataset
 from lerobot_lara.data.upgrade.upgrade_dataset import upgrade_dataset
@@ -123,3 +124,20 @@ def test_formats_of_images():
         legacy_dataset.decode_image(
             {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "path": None}
         )
+
+
+@pytest.mark.parametrize(
+    "cell", [None, [0.1, 0.2], 5, "path", {"path": "a.png"}, {"bytes": "text", "path": None}]
+)
+def test_cells_that_are_no_images(cell):
+    with pytest.raises(ValueError, match="is not embedded in the data file"):
+        legacy_dataset.decode_image(cell)
+
+
+def test_a_column_of_numbers_that_is_described_as_images(legacy, tmp_path):
+    source = legacy("image")
+    features = json.loads((source / "meta/info.json").read_text())["features"]
+    features["action"] |= {"dtype": "image", "shape": [32, 48, 3]}
+    edit_info(source, features=features)
+    with pytest.raises(ValueError, match=r"episode 0, action: .*not embedded"):
+        upgrade_dataset(source, tmp_path / "upgraded")
