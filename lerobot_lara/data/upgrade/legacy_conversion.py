@@ -7,6 +7,7 @@ with symbolic links to the original's videos and with metadata that includes wha
 import itertools
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from lerobot.datasets.compute_stats import aggregate_stats
 from lerobot.datasets.io_utils import (
@@ -45,8 +47,9 @@ from lerobot.scripts.convert_dataset_v21_to_v30 import (
 )
 from tqdm import tqdm
 
-from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset
-from lerobot_lara.data.upgrade.legacy_statistics import episode_statistics
+from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, clip_length
+from lerobot_lara.data.upgrade.legacy_statistics import described_keys, episode_statistics, usable_statistics
+from lerobot_lara.data.upgrade.validation import inside
 
 logger = logging.getLogger(__name__)
 
@@ -65,25 +68,26 @@ def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_siz
     Raises:
         ValueError: The episodes contradict each other or the metadata.
     """
-    links, root = staging / "links", staging / "dataset"
+    links, root = inside(staging / "links", staging), inside(staging / "dataset", staging)
 
     def run_stage(name: str, function: Callable[[], Any]) -> Any:
-        result = staging / f"{name}.done.json"
+        result = inside(staging / f"{name}.done.json", staging)
         if not result.exists():
             write_json(result, function())
         return json.loads(result.read_text())
 
     run_stage("links", lambda: _link(dataset, links))
+    run_stage("clips", lambda: _check_clips(dataset))
     run_stage("statistics", lambda: _write_statistics(dataset, links))
     data = run_stage("data", lambda: _join_data(dataset, root))
     videos: list[dict[str, Any]] = [{"episode_index": entry["episode_index"]} for entry in data]
     for key in dataset.video_keys:
+        inside(root / "videos" / key, root)
         camera = run_stage(
             f"videos_{key}",
             partial(convert_videos_of_camera, links, root, key, video_file_size_in_mb),
         )
         videos = [{**others, **entry} for others, entry in zip(videos, camera, strict=True)]
-    _check_lengths(dataset, data)
     run_stage("metadata", lambda: _write_metadata(dataset, links, root, data, videos, video_file_size_in_mb))
 
 
@@ -92,6 +96,9 @@ def _link(dataset: LegacyDataset, links: Path) -> None:
     shutil.rmtree(links, ignore_errors=True)
     (links / "meta").mkdir(parents=True)
     info = {"total_chunks": 0, "total_videos": 0, "video_path": None, **dataset.info}
+    # Readers of v3.0 go by these numbers, which are not always right.
+    info["total_episodes"], info["total_frames"] = len(dataset.episodes), dataset.num_frames
+    info["total_tasks"] = len(dataset.tasks)
     info["features"] = {key: _with_channel_names(key, feature) for key, feature in dataset.features.items()}
     write_json(links / INFO_PATH, info)
     tasks = ({"task_index": index, "task": task} for index, task in enumerate(dataset.tasks))
@@ -102,8 +109,16 @@ def _link(dataset: LegacyDataset, links: Path) -> None:
         chunk, name = f"chunk-{episode // DEFAULT_CHUNK_SIZE:06d}", f"episode_{episode:09d}"
         for key in dataset.video_keys:
             link = links / "videos" / chunk / key / f"{name}.mp4"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(dataset.video_path(episode, key).resolve())
+            inside(link, links).parent.mkdir(parents=True, exist_ok=True)
+            target = dataset.video_path(episode, key).resolve()
+            if "'" in str(target) or "\n" in str(
+                target
+            ):  # ends a path in the list that LeRobot gives to ffmpeg
+                raise ValueError(
+                    f"{target} has an apostrophe or a line break in its path; videos cannot be joined from there. "
+                    "Move the dataset to another folder."
+                )
+            link.symlink_to(target)
 
 
 def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +126,8 @@ def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
     if feature["dtype"] not in ("image", "video") or len(feature["shape"]) != 3:
         return feature
     names, channels_last = feature.get("names"), feature["shape"][2] in (1, 3)
+    if not isinstance(names, list) or len(names) != 3:
+        names = None
     if channels_last and (not names or names[2] not in ("channel", "channels")):
         names = ["height", "width", "channels"]
     elif not names:
@@ -120,21 +137,38 @@ def _with_channel_names(key: str, feature: dict[str, Any]) -> dict[str, Any]:
     return {**feature, "names": names}
 
 
+def _check_clips(dataset: LegacyDataset) -> None:
+    """Refuses videos with fewer frames than the data file of their episode has rows."""
+    episodes = dataset.episodes if dataset.video_keys else []
+    for episode in tqdm(episodes, unit="episode", desc="Checking videos", disable=not episodes):
+        for key in dataset.video_keys:
+            index = episode["episode_index"]
+            path = dataset.video_path(index, key)
+            length = clip_length(path, dataset.info["fps"])
+            if length is not None and length < episode["length"]:
+                raise ValueError(
+                    f"{dataset.root}: episode {index}, {key}: its video {path} has {length} frames, but its data file "
+                    f"has {episode['length']}. Download the video again, or remove the episode from a copy of the "
+                    "dataset."
+                )
+
+
 def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
-    """Writes the statistics of each episode, which are the original's or computed from it."""
+    """Writes the statistics of each episode: the original's, and what it lacks computed from its frames.
+
+    LeRobot needs those of every camera: even where it normalizes with ImageNet's, it enters them there.
+    """
     path, total = links / LEGACY_EPISODES_STATS_PATH, len(dataset.episodes)
+    given: list[dict[str, Any]] = [{}] * total
     if dataset.has_episode_statistics:
-        lines = [
-            json.loads(line) for line in (dataset.root / LEGACY_EPISODES_STATS_PATH).read_text().splitlines()
-        ]
-        lines.sort(key=lambda line: line["episode_index"])
-        if [line["episode_index"] for line in lines] != list(range(total)):
-            raise ValueError(
-                f"{dataset.root / LEGACY_EPISODES_STATS_PATH} does not have one line for each of the {total} episodes. "
-                "Download it again, or remove it from a copy of the dataset to have the statistics computed."
-            )
-        _write_lines(path, lines)
-        return
+        given = usable_statistics(dataset, dataset.read_statistics())
+    missing = [key for key in described_keys(dataset) if key not in given[0]]
+    if dataset.has_episode_statistics and missing:
+        logger.info(
+            "%s has no complete statistics of %s; they are computed.",
+            LEGACY_EPISODES_STATS_PATH,
+            ", ".join(missing),
+        )
     text = path.read_text() if path.exists() else ""
     complete = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
     path.write_text(complete)
@@ -143,8 +177,10 @@ def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
         for episode in tqdm(
             range(done, total), initial=done, total=total, unit="episode", desc="Computing statistics"
         ):
-            statistics = serialize_dict(episode_statistics(dataset, episode))
-            file.write(json.dumps({"episode_index": episode, "stats": statistics}) + "\n")
+            statistics = given[episode]
+            if missing:
+                statistics = {**statistics, **episode_statistics(dataset, episode, missing)}
+            file.write(json.dumps({"episode_index": episode, "stats": serialize_dict(statistics)}) + "\n")
             file.flush()
 
 
@@ -158,6 +194,7 @@ def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
     try:
         for episode in tqdm(range(len(dataset.episodes)), unit="episode", desc="Joining data files"):
             table = dataset.read_table(episode)
+            _check_embedded(dataset, episode, table)
             schema = schema or _image_schema(table.schema, dataset.image_keys)
             try:
                 table = table.select([*schema.names, *(set(table.column_names) - set(schema.names))])
@@ -173,7 +210,7 @@ def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
                 writer, size = None, 0.0
                 chunk, file = update_chunk_file_indices(chunk, file, DEFAULT_CHUNK_SIZE)
             if writer is None:
-                path = root / DEFAULT_DATA_PATH.format(chunk_index=chunk, file_index=file)
+                path = inside(root / DEFAULT_DATA_PATH.format(chunk_index=chunk, file_index=file), root)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 writer = pq.ParquetWriter(path, schema)
             writer.write_table(table)
@@ -194,21 +231,26 @@ def _join_data(dataset: LegacyDataset, root: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def _check_embedded(dataset: LegacyDataset, episode: int, table: pa.Table) -> None:
+    """Refuses images that are only paths, which readers of the result would look for on their own machine."""
+    for key in dataset.image_keys:
+        kind = table.schema.field(key).type if key in table.column_names else None
+        embedded = kind is None or (
+            pa.types.is_struct(kind)
+            and kind.get_field_index("bytes") >= 0
+            and not pc.struct_field(table[key], "bytes").null_count
+        )
+        if not embedded:
+            raise ValueError(
+                f"{dataset.root}: episode {episode}, {key}: images are not embedded in the data file. Download the "
+                "dataset again."
+            )
+
+
 def _image_schema(schema: pa.Schema, image_keys: list[str]) -> pa.Schema:
     """Marks the columns that the library `datasets` decodes as images."""
     features = datasets.Features.from_arrow_schema(schema.remove_metadata())
     return datasets.Features({**features, **{key: datasets.Image() for key in image_keys}}).arrow_schema
-
-
-def _check_lengths(dataset: LegacyDataset, data: list[dict[str, Any]]) -> None:
-    """Compares the lengths of the data files with the metadata."""
-    for episode, entry in zip(dataset.episodes, data, strict=True):
-        rows = entry["dataset_to_index"] - entry["dataset_from_index"]
-        if rows != episode["length"]:
-            raise ValueError(
-                f"{dataset.root}: episode {episode['episode_index']} has {rows} frames in its data file, but "
-                f"{episode['length']} in {LEGACY_EPISODES_PATH}. Download the dataset again."
-            )
 
 
 def _write_metadata(
@@ -220,6 +262,7 @@ def _write_metadata(
     video_file_size_in_mb: int,
 ) -> None:
     """Writes everything under `meta`."""
+    shutil.rmtree(inside(root / "meta", root), ignore_errors=True)  # of a call that was interrupted here
     convert_info(links, root, DEFAULT_DATA_FILE_SIZE_IN_MB, video_file_size_in_mb)
     info = load_info(root)
     if info.fps != dataset.info["fps"]:  # the converter drops the decimals
@@ -230,11 +273,10 @@ def _write_metadata(
         write_info(info, root)
     convert_tasks(links, root)
     _write_episodes(dataset, links, root, data, videos)
-    written = {Path(path).name for path in (INFO_PATH, LEGACY_TASKS_PATH, LEGACY_EPISODES_PATH)}
-    written |= {Path(LEGACY_EPISODES_STATS_PATH).name, "stats.json"}
-    for path in (dataset.root / "meta").iterdir():  # e.g. GR00T's modality.json
-        if path.is_file() and path.name not in written:
-            shutil.copyfile(path, root / "meta" / path.name)
+    for path in dataset.other_metadata():
+        target = inside(root / "meta" / path.name, root)
+        if not target.exists():
+            shutil.copyfile(path, target)
 
 
 def _write_episodes(
@@ -261,9 +303,15 @@ def _write_episodes(
             rows = list(generate_episode_metadata_dict(legacy, data[part], statistics, videos[part]))
             for row in rows:
                 row["meta/episodes/chunk_index"], row["meta/episodes/file_index"] = chunk, file
-            table = datasets.Dataset.from_list(rows, features=features)
+            try:
+                table = datasets.Dataset.from_list(rows, features=features)
+            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+                raise ValueError(
+                    f"{dataset.root / LEGACY_EPISODES_PATH}: a field has values of different types, or too large ones "
+                    f"({error}). Correct it, or download the dataset again."
+                ) from error
             features = table.features
-            path = root / DEFAULT_EPISODES_PATH.format(chunk_index=chunk, file_index=file)
+            path = inside(root / DEFAULT_EPISODES_PATH.format(chunk_index=chunk, file_index=file), root)
             path.parent.mkdir(parents=True, exist_ok=True)
             table.to_parquet(path)
             aggregated.append(aggregate_stats(list(statistics.values())))
@@ -290,5 +338,8 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file in one step, so that a run that is killed cannot leave half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    with unfinished.open("w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # or a crash of the machine may leave the name without the content
     unfinished.replace(path)

@@ -3,15 +3,17 @@
 import hashlib
 import io
 import itertools
-import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from lerobot.datasets.utils import (
     INFO_PATH,
@@ -21,12 +23,27 @@ from lerobot.datasets.utils import (
 )
 from lerobot.datasets.video_utils import decode_video_frames
 from PIL import Image
+from tqdm import tqdm
+
+from lerobot_lara.data.upgrade.validation import (
+    check_content,
+    check_info,
+    check_source_file,
+    read_json,
+    read_json_lines,
+    shown,
+    wrong_field,
+)
+
+logger = logging.getLogger(__name__)
 
 UPGRADABLE = ("v2.0", "v2.1")
 # How far a decoded frame may be from the requested time, in seconds; the default of LeRobotDataset.
 TOLERANCE_S = 1e-4
 # In frames: PyAV keeps all that it decodes between the first and the last requested frame.
 _MAX_SPAN = 64
+# Pillow would decode others too, some of them with programs that are installed.
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 
 
 @dataclass(frozen=True)
@@ -87,19 +104,44 @@ class LegacyDataset:
         """Reads an episode's columns, with one row per frame and without videos."""
         return pq.read_table(self.data_path(episode), partitioning=None)
 
+    def read_statistics(self) -> list[dict[str, Any]]:
+        """Reads the statistics of each episode; see `has_episode_statistics`.
+
+        Raises:
+            ValueError: The file is damaged, or does not have one line for each episode.
+        """
+        path, total = self.root / LEGACY_EPISODES_STATS_PATH, len(self.episodes)
+        lines = read_json_lines(path, "statistics")
+        if len(lines) != total:
+            raise ValueError(
+                f"{path} does not have one line for each of the {total} episodes. Download it again, or remove it from "
+                "a copy of the dataset to have the statistics computed."
+            )
+        return [line["stats"] for line in lines]
+
+    def other_metadata(self) -> list[Path]:
+        """Files in `meta` that an upgrade copies, e.g. GR00T's modality.json, except links that lead elsewhere."""
+        known = {Path(path).name for path in (INFO_PATH, LEGACY_EPISODES_PATH, LEGACY_TASKS_PATH)}
+        known |= {Path(LEGACY_EPISODES_STATS_PATH).name, "stats.json", "tasks.parquet", "upgrade.json"}
+        found = []
+        for path in sorted((self.root / "meta").iterdir()):
+            if path.name in known or not path.is_file():
+                continue
+            try:
+                check_source_file(path, self.root)
+            except ValueError as error:
+                logger.warning("%s It is left out.", error)
+            else:
+                found.append(path)
+        return found
+
     def _path(self, template: str, episode: int, key: str = "") -> Path:
         """Fills a template of meta/info.json."""
         chunk = episode // self.info["chunks_size"]
         # Some tools write the newer placeholder `chunk_index` into v2.1 datasets.
-        try:
-            name = self.info[template].format(
-                episode_chunk=chunk, chunk_index=chunk, episode_index=episode, video_key=key
-            )
-        except (KeyError, AttributeError) as error:
-            raise ValueError(
-                f"{self.root / INFO_PATH}: `{template}` is {self.info.get(template)!r}; it must be a template of "
-                "{episode_chunk}, {video_key} and {episode_index}. Correct it."
-            ) from error
+        name = self.info[template].format(
+            episode_chunk=chunk, chunk_index=chunk, episode_index=episode, video_key=key
+        )
         return self.root / name
 
 
@@ -115,9 +157,12 @@ def open_legacy_dataset(source: str | Path, *, revision: str | None = None) -> L
     """
     root = local_directory(source) or _download(str(source), revision)
     info = read_info(root)
-    episodes = _read_numbered(root / LEGACY_EPISODES_PATH, "episode_index")
-    tasks = [line["task"] for line in _read_numbered(root / LEGACY_TASKS_PATH, "task_index")]
+    for name in (LEGACY_EPISODES_PATH, LEGACY_TASKS_PATH, LEGACY_EPISODES_STATS_PATH):
+        check_source_file(root / name, root)
+    episodes = read_json_lines(root / LEGACY_EPISODES_PATH, "episode")
+    tasks = [line["task"] for line in read_json_lines(root / LEGACY_TASKS_PATH, "task")]
     dataset = LegacyDataset(root, info, episodes, tasks)
+    check_content(dataset.other_metadata())
     _check_files(dataset)
     return dataset
 
@@ -147,28 +192,30 @@ def read_info(root: Path) -> dict[str, Any]:
         raise ValueError(
             f"{root} is not a LeRobot dataset: it has no {INFO_PATH}. Give the folder that contains meta/."
         )
-    try:
-        info = json.loads(path.read_text())
-        version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}). Download the dataset again.") from error
+    check_source_file(path, root)
+    info = read_json(path)
+    if not isinstance(info, dict):
+        raise ValueError(f"{path} is {shown(info)}; it must be a JSON object. Download the dataset again.")
+    version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
     if str(version).startswith("v3."):
         raise ValueError(
-            f"{root} already has format {version}. Use it as it is, or give the revision of an older version of the "
-            "dataset on the Hub."
+            f"{root} already has format {shown(version, str)}. Use it as it is, or give the revision of an older "
+            "version of the dataset on the Hub."
         )
     if version not in UPGRADABLE:
         raise ValueError(
-            f"{root} has format {version}; it must be {' or '.join(UPGRADABLE)} to be upgraded. Older releases of "
-            "LeRobot convert v1 datasets to v2.0 with convert_dataset_v1_to_v2.py; do that first."
+            f"{root} has format {shown(version, str)}; it must be {' or '.join(UPGRADABLE)} to be upgraded. Older "
+            "releases of LeRobot convert v1 datasets to v2.0 with convert_dataset_v1_to_v2.py; do that first."
         )
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Download the dataset again.")
+    check_info(info, path)
     return info
 
 
 def info_digest(root: Path) -> str:
     """Hashes `meta/info.json`, which reveals that a source has changed."""
+    check_source_file(root / INFO_PATH, root)
     return hashlib.sha256((root / INFO_PATH).read_bytes()).hexdigest()
 
 
@@ -202,12 +249,44 @@ def decode_image(cell: dict[str, Any]) -> np.ndarray:
         (3, H, W) uint8 RGB.
 
     Raises:
-        ValueError: The data file does not hold the image itself.
+        ValueError: The data file does not hold the image itself, or it is too large.
     """
-    if cell is None or cell.get("bytes") is None:
-        raise ValueError(f"the image {(cell or {}).get('path')!r} is not embedded in the data file")
-    image = Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
+    if not isinstance(cell, dict) or not isinstance(cell.get("bytes"), bytes):
+        name = cell.get("path") if isinstance(cell, dict) else cell
+        raise ValueError(f"the image {shown(name)} is not embedded in the data file")
+    try:
+        image = Image.open(io.BytesIO(cell["bytes"]), formats=_IMAGE_FORMATS).convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the image is too large: {error}") from error
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def clip_length(path: Path, fps: float) -> int | None:
+    """Number of frames of a video, as its header tells it.
+
+    Args:
+        path: The video.
+        fps: Frames per second of the dataset, for headers that tell only the duration.
+
+    Returns:
+        The number, or None if the header tells neither.
+
+    Raises:
+        ValueError: It cannot be opened, or holds no video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream, seconds = container.streams.video[0], None
+            frames = stream.frames
+            if stream.duration and stream.time_base:
+                seconds = float(stream.duration * stream.time_base)
+            elif container.duration:
+                seconds = container.duration / av.time_base
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path} cannot be opened as a video ({error}). Download it again.") from error
+    if frames:
+        return frames
+    return None if seconds is None else round(seconds * fps)
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
@@ -228,23 +307,6 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _read_numbered(path: Path, number: str) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file whose entries are numbered from 0, in any order."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing. Download the dataset again.")
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        lines.sort(key=lambda line: line[number])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}). Download the dataset again.") from error
-    for expected, line in enumerate(lines):
-        if line[number] != expected:
-            raise ValueError(
-                f"{path}: {number} {expected} is missing or occurs twice. Download the dataset again."
-            )
-    return lines
-
-
 def _check_files(dataset: LegacyDataset) -> None:
     """Checks that the files of all episodes exist and hold the columns that the metadata describes."""
     info, total = dataset.info, len(dataset.episodes)
@@ -255,14 +317,9 @@ def _check_files(dataset: LegacyDataset) -> None:
             f"{dataset.root / INFO_PATH} counts {info['total_episodes']} episodes, but {LEGACY_EPISODES_PATH} has "
             f"{total}. Download the dataset again."
         )
-    paths = (
-        path
-        for episode in range(total)
-        for path in (
-            dataset.data_path(episode),
-            *(dataset.video_path(episode, key) for key in dataset.video_keys),
-        )
-    )
+    data = [dataset.data_path(episode) for episode in range(total)]
+    videos = [dataset.video_path(episode, key) for episode in range(total) for key in dataset.video_keys]
+    paths = [*data, *videos]
     missing = [str(path.relative_to(dataset.root)) for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -270,10 +327,68 @@ def _check_files(dataset: LegacyDataset) -> None:
             f"{dataset.root} lacks files of episodes, as after an interrupted download: "
             f"{', '.join(missing[:5])}{more}. Download them."
         )
+    for path in paths:
+        check_source_file(path, dataset.root)
+    check_content(data, videos)
     columns = set(pq.read_schema(dataset.data_path(0)).names)
     expected = set(dataset.features) - set(dataset.video_keys)
     if columns != expected:
         raise ValueError(
             f"{dataset.data_path(0)} has the columns {sorted(columns)}, but {INFO_PATH} describes {sorted(expected)}. "
             "Correct the `features` there."
+        )
+    if dataset.has_episode_statistics:
+        dataset.read_statistics()
+    for episode in tqdm(range(total), unit="episode", desc="Checking data files"):
+        _check_data_file(dataset, episode)
+    _check_shapes(dataset)
+
+
+def _check_shapes(dataset: LegacyDataset) -> None:
+    """Compares the shapes of numeric features with the first row of the first data file."""
+    row = dataset.read_table(0).slice(0, 1)
+    for key, feature in dataset.features.items():
+        if feature["dtype"] in ("string", "image", "video"):
+            continue
+        value, shape = row[key][0].as_py(), tuple(feature["shape"])
+        try:
+            found = np.shape(value)
+        except ValueError:  # lists of different lengths
+            raise wrong_field(
+                dataset.root / INFO_PATH, f"features.{key}.shape", feature["shape"], "that of a regular array"
+            ) from None
+        if value is not None and found != shape and not (found == () and shape == (1,)):
+            raise wrong_field(
+                dataset.root / INFO_PATH,
+                f"features.{key}.shape",
+                feature["shape"],
+                f"{list(found) or [1]}, as in {dataset.data_path(0)}",
+            )
+
+
+def _check_data_file(dataset: LegacyDataset, episode: int) -> None:
+    """Checks the length and the tasks of an episode's data file, of which it reads one column."""
+    path, length = dataset.data_path(episode), dataset.episodes[episode]["length"]
+    try:
+        table = pq.read_table(path, columns=["task_index"], partitioning=None)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the data file of episode {episode} cannot be read ({error}). Download it again."
+        ) from error
+    if len(table) != length:
+        raise ValueError(
+            f"{dataset.root}: episode {episode} has {len(table)} frames in its data file, but {length} in "
+            f"{LEGACY_EPISODES_PATH}. Download the dataset again."
+        )
+    if table.column_names != ["task_index"] or not pa.types.is_integer(table["task_index"].type):
+        raise ValueError(
+            f"{path}: the data file of episode {episode} has no integer column `task_index`. Download it again."
+        )
+    column = table["task_index"]
+    bounds = pc.min_max(column).as_py()
+    if column.null_count or bounds["min"] < 0 or bounds["max"] >= len(dataset.tasks):
+        found = None if column.null_count else bounds["min"] if bounds["min"] < 0 else bounds["max"]
+        raise ValueError(
+            f"{path}: `task_index` of episode {episode} is {found}; it must be from 0 to {len(dataset.tasks) - 1}, as "
+            f"{LEGACY_TASKS_PATH} has {len(dataset.tasks)} tasks. Download the dataset again."
         )

@@ -1,6 +1,5 @@
 """Converts LeRobot datasets from format v2.0 or v2.1 to v3.0; the original is only read."""
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from lerobot.datasets.utils import DEFAULT_VIDEO_FILE_SIZE_IN_MB
 
 from lerobot_lara.data.upgrade.legacy_conversion import convert_legacy_dataset, write_json
 from lerobot_lara.data.upgrade.legacy_dataset import info_digest, local_directory, open_legacy_dataset
+from lerobot_lara.data.upgrade.validation import read_json
 from lerobot_lara.data.upgrade.verify import MODES, UpgradeMismatchError, resolve_mode, verify_upgrade
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,16 @@ def upgrade_dataset(
 ) -> Path:
     """Writes a v3.0 copy of a v2.0 or v2.1 dataset into a new folder.
 
-    Videos are joined without being encoded again. A v2.0 dataset has no statistics of its episodes; they are computed
-    as LeRobot does when it records. Cameras whose `names` do not say where the channels are get LeRobot's names,
-    without which policies take the height for the number of channels. A rate such as 3.75 frames per second is kept.
+    Videos are joined without being encoded again. A v2.0 dataset has no statistics of its episodes, and a v2.1 dataset
+    may lack some; they are computed as LeRobot does when it records. Cameras whose `names` do not say where the
+    channels are get LeRobot's names, without which policies take the height for the number of channels. A rate such as
+    3.75 frames per second is kept.
 
     Everything is written to `<directory>.partial`, and moved once it is complete and verified. To continue an
     interrupted call, repeat it: finished stages are kept, and the statistics resume with the next episode.
+
+    The dataset may come from a stranger: its metadata is checked before anything is written, nothing outside of it is
+    read, and nothing is written outside of the two folders.
 
     Args:
         source: Folder of the dataset, or its id on the Hub, user/name.
@@ -69,8 +73,8 @@ def upgrade_dataset(
         "video_file_size_in_mb": video_file_size_in_mb,
     }
     if _is_finished(root, request):
-        if (staging / "upgrade.json").is_file():  # the very last step was interrupted
-            shutil.rmtree(staging)
+        if (staging / "upgrade.json").is_file() or _is_bare(staging):  # the very last step was interrupted
+            _remove(staging)
         logger.info("%s is already complete.", root)
         return root
     _check_staging(staging, request)
@@ -95,7 +99,7 @@ def upgrade_dataset(
         root.rmdir()
     root.parent.mkdir(parents=True, exist_ok=True)
     (staging / "dataset").rename(root)
-    shutil.rmtree(staging)
+    _remove(staging)
     return root
 
 
@@ -105,7 +109,7 @@ def _is_finished(root: Path, request: dict[str, Any]) -> bool:
         return False
     if not (root / RECORD_PATH).is_file():
         raise ValueError(f"{root} exists and was not written by upgrade-dataset. Choose another folder.")
-    record = json.loads((root / RECORD_PATH).read_text())
+    record = _read_record(root / RECORD_PATH)
     _check_same(root, record, {key: request[key] for key in ("source", "revision")})
     original = Path(request["source"])
     if original.is_dir() and info_digest(original) != record["info_sha256"]:
@@ -115,11 +119,36 @@ def _is_finished(root: Path, request: dict[str, Any]) -> bool:
 
 def _check_staging(staging: Path, record: dict[str, Any]) -> None:
     """Refuses to continue in a folder that is not that of an interrupted call with the same arguments."""
-    if not staging.exists() or (staging.is_dir() and not any(staging.iterdir())):
+    if not staging.exists() or _is_bare(staging):
         return
     if not (staging / "upgrade.json").is_file():
         raise ValueError(f"{staging} exists and is not an interrupted upgrade. Move it elsewhere.")
-    _check_same(staging, json.loads((staging / "upgrade.json").read_text()), record)
+    _check_same(staging, _read_record(staging / "upgrade.json"), record)
+
+
+def _is_bare(staging: Path) -> bool:
+    """Whether a folder holds nothing, or only the record that a call was writing when it was killed."""
+    return staging.is_dir() and all(path.name == "upgrade.tmp" for path in staging.iterdir())
+
+
+def _remove(staging: Path) -> None:
+    """Removes the folder of an upgrade, its record last, so that a killed call leaves one that is known."""
+    record = staging / "upgrade.json"
+    for path in staging.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != record:
+            path.unlink()
+    record.unlink(missing_ok=True)
+    staging.rmdir()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Reads what an earlier call was asked for."""
+    record = read_json(path)
+    if not isinstance(record, dict) or not isinstance(record.get("info_sha256"), str):
+        raise ValueError(f"{path} was not written by upgrade-dataset. Choose another folder.")
+    return record
 
 
 def _check_same(where: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:

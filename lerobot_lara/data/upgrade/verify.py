@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets.exceptions import DatasetsError
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from tqdm import tqdm
@@ -64,8 +65,14 @@ def verify_upgrade(dataset: LegacyDataset, root: Path, *, mode: str) -> None:
                 frames = sorted({0, len(original) // 2, len(original) - 1})
                 _compare_images(dataset, meta, episode, original, table, frames)
     # As training would open it. Only two episodes, because `datasets` keeps a copy of what it reads in its cache.
-    opened = LeRobotDataset(_REPO_ID, root=root, episodes=sorted({0, total - 1}))
-    opened[0], opened[len(opened) - 1]
+    where = "the dataset"
+    try:
+        opened = LeRobotDataset(_REPO_ID, root=root, episodes=sorted({0, total - 1}))
+        for episode, frame in ((0, 0), (total - 1, len(opened) - 1)):
+            where = f"episode {episode}"
+            opened[frame]
+    except (ValueError, IndexError, KeyError, OSError, RuntimeError, DatasetsError) as error:
+        raise UpgradeMismatchError(f"LeRobot cannot read {where}: {error}") from error
 
 
 def _upgraded_tables(meta: LeRobotDatasetMetadata) -> Iterator[pa.Table]:
