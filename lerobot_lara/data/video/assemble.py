@@ -4,6 +4,7 @@ Files have the layout and the sizes that LeRobot gives them. Unlike LeRobot's ow
 every file is written once.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,8 @@ from lerobot.utils.constants import DEFAULT_FEATURES
 from lerobot.utils.utils import flatten_dict
 
 from lerobot_lara.data.video.dataset import ERRORS_PATH, MANIFEST_PATH
-from lerobot_lara.data.video.staging import StagedClip
+from lerobot_lara.data.video.decode import count_packets
+from lerobot_lara.data.video.stage_clip import StagedClip
 
 _REWRITTEN = {
     Path("meta") / "info.json",
@@ -238,6 +240,9 @@ def _join_videos(paths: list[Path], output: Path) -> None:
         shutil.copyfile(paths[0], output)
     else:
         concatenate_video_files(list(paths), output)
+        expected, count = sum(count_packets(path) for path in paths), count_packets(output)
+        if count != expected:
+            raise OSError(errno.EIO, f"only {count} of {expected} frames were written", str(output))
 
 
 def _write_episodes(

@@ -108,6 +108,19 @@ def measure_duration(container: InputContainer, stream: VideoStream) -> float | 
     return None if end is None else end - _origin(stream)
 
 
+def count_packets(path: Path) -> int:
+    """Counts the packets of a video file, of which there is one for each frame, without decoding them.
+
+    Raises:
+        UnreadableClipError: The file is not a video, or is damaged.
+    """
+    with open_video(path) as (container, stream):
+        try:
+            return sum(packet.size > 0 for packet in container.demux(stream))
+        except av.FFmpegError as error:
+            raise UnreadableClipError(f"cannot be read to its end: {error.strerror}") from error
+
+
 def upright_image(frame: VideoFrame) -> Image.Image:
     """Converts a frame to an RGB image, rotated as the display matrix of its file says."""
     # With color matrix and range, as PyAV would take every video for BT.601 with limited range.
@@ -169,12 +182,12 @@ def _decode(
 
 def _all_packets_there(path: Path) -> bool:
     """Whether the file holds as many packets as its header states, in which case its last frame is shown for longer."""
-    with open_video(path) as (container, stream):
-        try:
-            count = sum(packet.size > 0 for packet in container.demux(stream))
-        except av.FFmpegError:
-            return False
-        return 0 < stream.frames <= count
+    with open_video(path) as (_, stream):
+        stated = stream.frames
+    try:
+        return 0 < stated <= count_packets(path)
+    except UnreadableClipError:
+        return False
 
 
 def _interval(stream: VideoStream) -> float:

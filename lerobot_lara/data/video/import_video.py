@@ -32,14 +32,14 @@ from lerobot_lara.data.video.folder import (
 )
 from lerobot_lara.data.video.options import check_alternatives, check_options, check_places, check_size
 from lerobot_lara.data.video.segments import Segment, fit_segments, load_segments, window_segments
+from lerobot_lara.data.video.stage_clip import StagedClip, stage_clip
 from lerobot_lara.data.video.staging import (
     Existing,
-    StagedClip,
+    clip_folder,
     discard_staging,
     move_into_place,
     new_dataset_folder,
     open_existing,
-    stage_clip,
     start_staging,
     writing,
 )
@@ -214,7 +214,9 @@ def import_video(
             for number, (episode, frames) in enumerate(progress, first_number):
                 task = episode.caption or tasks.get(episode.file, default_caption)
                 try:
-                    clip = stage_clip(repo_id, root, number, frames, settings, name=episode.name, task=task)
+                    clip = stage_clip(
+                        repo_id, clip_folder(root, number), frames, settings, name=episode.name, task=task
+                    )
                 except UnreadableClipError as error:
                     failures[episode.name] = str(error)
                 else:

@@ -9,13 +9,10 @@ Until a dataset is complete, everything is written beside its folder, to `<root>
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lerobot_lara.data.video.dataset import (
     MANIFEST_PATH,
@@ -25,31 +22,9 @@ from lerobot_lara.data.video.dataset import (
     sync_folder,
     write_json,
 )
-from lerobot_lara.data.video.decode import UnreadableClipError
+from lerobot_lara.data.video.stage_clip import CLIP_PATH, StagedClip
 
-if TYPE_CHECKING:
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-CLIP_PATH = Path("meta") / "clip.json"
-"""In the folder of a finished clip: its name, task and length."""
 _CLIPS, _DATASET, _COMPLETE = "clips", "dataset", "complete"
-
-
-@dataclass(frozen=True)
-class StagedClip:
-    """A clip that is finished, and not yet part of the dataset.
-
-    Attributes:
-        name: Name of its episode, see `Segment.name`.
-        task: Instruction of the episode.
-        length: Number of frames.
-        folder: Its LeRobotDataset of one episode.
-    """
-
-    name: str
-    task: str
-    length: int
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -170,64 +145,6 @@ def start_staging(root: Path, settings: ImportSettings, existing: Existing, *, o
     return max((int(folder.name) for folder in finished), default=-1) + 1
 
 
-def stage_clip(
-    repo_id: str,
-    root: Path,
-    number: int,
-    frames: Iterable[np.ndarray],
-    settings: ImportSettings,
-    *,
-    name: str,
-    task: str,
-) -> StagedClip:
-    """Stores a clip as a LeRobotDataset of one episode.
-
-    Args:
-        repo_id: Name of the dataset.
-        root: Folder of the dataset.
-        number: Number of the clip, from `start_staging` on.
-        frames: Frames of the episode, each (height, width, 3) uint8 RGB.
-        settings: Settings of the dataset.
-        name: Name of the episode.
-        task: Instruction of the episode.
-
-    Raises:
-        UnreadableClipError: `frames` raised it, there are fewer than two frames, or one of them was not stored.
-    """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    folder = staging_folder(root) / _CLIPS / f"{number:07d}"
-    partial = folder.with_suffix(".partial")
-    features = {
-        settings.camera_key: {
-            "dtype": settings.storage,
-            "shape": (settings.height, settings.width, 3),
-            "names": ["height", "width", "channels"],
-        }
-    }
-    dataset = LeRobotDataset.create(
-        repo_id,
-        fps=settings.fps,
-        features=features,
-        root=partial,
-        robot_type=settings.robot_type,
-        use_videos=settings.storage == "video",
-        image_writer_threads=4,
-    )
-    try:
-        length = _store_episode(dataset, frames, settings, task=task)
-        shutil.rmtree(partial / "images", ignore_errors=True)
-        write_json(partial / CLIP_PATH, {"name": name, "task": task, "length": length})
-        sync_files(partial)
-    except BaseException:
-        dataset.finalize()
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    partial.rename(folder)
-    sync_folder(folder.parent)
-    return StagedClip(name, task, length, folder)
-
-
 def move_into_place(root: Path) -> None:
     """Lets the dataset that was made of the clips replace the one at `root`."""
     staging = staging_folder(root)
@@ -263,6 +180,11 @@ def discard_staging(root: Path) -> None:
 def staging_folder(root: Path) -> Path:
     """The folder of an import that has not ended."""
     return root.with_name(f"{root.name}.partial")
+
+
+def clip_folder(root: Path, number: int) -> Path:
+    """The folder of a clip that is finished."""
+    return staging_folder(root) / _CLIPS / f"{number:07d}"
 
 
 def new_dataset_folder(root: Path) -> Path:
@@ -315,18 +237,3 @@ def _staged_clips(staging: Path) -> list[StagedClip]:
                 "imported again."
             ) from error
     return clips
-
-
-def _store_episode(
-    dataset: "LeRobotDataset", frames: Iterable[np.ndarray], settings: ImportSettings, *, task: str
-) -> int:
-    """Writes the only episode of a dataset, and returns its length."""
-    length = 0
-    for frame in frames:
-        dataset.add_frame({settings.camera_key: frame, "task": task})
-        length += 1
-    if length < 2:
-        raise UnreadableClipError("a single frame: nothing moves" if length else "no frame in this time span")
-    dataset.save_episode()
-    dataset.finalize()
-    return length

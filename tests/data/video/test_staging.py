@@ -23,10 +23,10 @@ def stopped(folder, monkeypatch):
     """The folder of an import that was stopped after its first clip, as if killed."""
     stage, finish = module.stage_clip, module._complete
 
-    def stage_first(repo_id, root, number, *args, **options):
-        if number == 1:
+    def stage_first(repo_id, place, *args, **options):
+        if place.name == "0000001":
             raise SystemExit
-        return stage(repo_id, root, number, *args, **options)
+        return stage(repo_id, place, *args, **options)
 
     monkeypatch.setattr(module, "stage_clip", stage_first)
     monkeypatch.setattr(module, "_complete", lambda *_: None)
