@@ -153,7 +153,10 @@ def _report(result: ImportResult) -> None:
         if result.failures
         else "",
     ]
-    sys.stdout.write("".join(f"{line}\n" for line in lines if line))
+    text = "".join(f"{line}\n" for line in lines if line)
+    # Names of files need not be in the terminal's encoding, or in any.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _listing(what: str, names: list[str], shown: int = 10) -> str:

@@ -15,6 +15,7 @@ from lerobot_lara.data.video.decode import (
     decode_frames,
     measure_duration,
     open_video,
+    packet_times,
     upright_image,
 )
 
@@ -61,6 +62,20 @@ def probe_clip(path: Path) -> VideoClip:
     return VideoClip(
         path=path, height=height, width=width, fps=float(rate) if rate else None, duration=duration
     )
+
+
+def check_constant_rate(path: Path) -> None:
+    """Checks that a file is a video of a constant frame rate, without decoding it.
+
+    Raises:
+        UnreadableClipError: It is a still picture, its rate is variable, or it is damaged.
+    """
+    times = packet_times(path)
+    if len(times) == 1:
+        raise UnreadableClipError("a single frame: nothing moves")
+    spacing = _Spacing()
+    for time in times:
+        spacing.add(time)
 
 
 def read_frames(
@@ -140,16 +155,31 @@ def _frames_of_span(frames: Iterable[TimedFrame], start: float, end: float | Non
 
 def _evenly_spaced(frames: Iterable[TimedFrame]) -> Iterator[TimedFrame]:
     """Yields the frames, and raises an error as soon as they are not evenly spaced in time."""
-    before: TimedFrame | None = None
-    shortest, longest = float("inf"), 0.0
+    spacing = _Spacing()
     for timed in frames:
-        if before is not None:
-            interval = timed.start - before.start
-            shortest, longest = min(shortest, interval), max(longest, interval)
-            if longest > MAX_INTERVAL_RATIO * shortest + 2 * TIMESTAMP_ROUNDING_S:
-                raise UnreadableClipError(
-                    f"variable frame rate: frames are {1000 * shortest:.0f} to {1000 * longest:.0f} ms apart at "
-                    f"{timed.start:.2f} s. Set `fps` to resample it by the times of its frames."
-                )
-        before = timed
+        spacing.add(timed.start)
         yield timed
+
+
+class _Spacing:
+    """The shortest and the longest time between frames so far."""
+
+    def __init__(self) -> None:
+        self._before: float | None = None
+        self._shortest, self._longest = float("inf"), 0.0
+
+    def add(self, time: float) -> None:
+        """Takes the time of the next frame, in seconds.
+
+        Raises:
+            UnreadableClipError: The frames are not evenly spaced.
+        """
+        if self._before is not None:
+            interval = time - self._before
+            self._shortest, self._longest = min(self._shortest, interval), max(self._longest, interval)
+            if self._longest > MAX_INTERVAL_RATIO * self._shortest + 2 * TIMESTAMP_ROUNDING_S:
+                raise UnreadableClipError(
+                    f"variable frame rate: frames are {1000 * self._shortest:.0f} to {1000 * self._longest:.0f} ms "
+                    f"apart at {time:.2f} s. Set `fps` to resample it by the times of its frames."
+                )
+        self._before = time

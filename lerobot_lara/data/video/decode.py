@@ -41,6 +41,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         UnreadableClipError: The file cannot be opened or has no video stream.
     """
     try:
+        if path.is_symlink() and not path.exists():
+            raise UnreadableClipError(f"a link to {path.readlink()}, which does not exist")
         if path.stat().st_size == 0:
             raise UnreadableClipError("empty file (0 bytes)")
         # Titles and other metadata may be in any encoding and are not used.
@@ -50,6 +52,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     with container:
         for stream in container.streams.video:
             if not stream.disposition & Disposition.attached_pic:
+                if stream.codec_context is None:  # a drawing (SVG), or a codec that this FFmpeg lacks
+                    raise UnreadableClipError("there is no decoder for its format")
                 yield container, stream
                 return
         raise UnreadableClipError("no video stream" + (" (audio only)" if container.streams.audio else ""))
@@ -106,6 +110,24 @@ def measure_duration(container: InputContainer, stream: VideoStream) -> float | 
     except av.FFmpegError:
         pass  # decoding will say what is wrong with the file, if its frames are needed
     return None if end is None else end - _origin(stream)
+
+
+def packet_times(path: Path) -> list[float]:
+    """Lists the times of a video's frames in order, in seconds from the first, without decoding them.
+
+    Raises:
+        UnreadableClipError: The file is not a video, or is damaged.
+    """
+    with open_video(path) as (container, stream):
+        try:
+            times = sorted(
+                float(packet.pts * packet.time_base)
+                for packet in container.demux(stream)
+                if packet.size > 0 and packet.pts is not None and packet.time_base is not None
+            )
+        except av.FFmpegError as error:
+            raise UnreadableClipError(f"cannot be read to its end: {error.strerror}") from error
+    return [time - times[0] for time in times]
 
 
 def count_packets(path: Path) -> int:

@@ -26,11 +26,19 @@ from lerobot_lara.data.video.folder import (
     common_fps,
     common_size,
     find_clips,
+    leave_out_variable_rates,
     load_captions,
     match_captions,
     probe_clips,
 )
-from lerobot_lara.data.video.options import check_alternatives, check_options, check_places, check_size
+from lerobot_lara.data.video.options import (
+    check_alternatives,
+    check_options,
+    check_places,
+    check_rate,
+    check_size,
+    check_window,
+)
 from lerobot_lara.data.video.segments import Segment, fit_segments, load_segments, window_segments
 from lerobot_lara.data.video.stage_clip import StagedClip, stage_clip
 from lerobot_lara.data.video.staging import (
@@ -151,16 +159,20 @@ def import_video(
         fit=fit,
         storage=storage,
         default_caption=default_caption,
+        robot_type=robot_type,
         num_workers=num_workers,
     )
     check_alternatives(
         fps=fps,
         recorded_fps=recorded_fps,
+        storage=storage,
         segments=segments,
         window_s=window_s,
         overwrite=overwrite,
         resume=resume,
     )
+    if size is not None:
+        size = check_size(size)
     root = dataset_root(repo_id, root)
     check_places(folder, root)
     existing = open_existing(root, overwrite=overwrite, resume=resume)
@@ -170,10 +182,13 @@ def import_video(
     listed = None if segments is None else load_segments(segments, paths)
     used = paths if listed is None else {segment.file: paths[segment.file] for segment in listed}
     clips, failures = probe_clips(used, num_workers=num_workers)
+    if fps is None and recorded_fps is None:
+        leave_out_variable_rates(clips, failures)
     if not clips:
         raise ValueError(_nothing_message(folder, failures))
+    check_window(window_s, fps or max(clip.fps or 0 for clip in clips.values()))
     episodes, skipped = _plan_episodes(clips, failures, listed, window_s)
-    height, width = common_size(clips.values()) if size is None else check_size(size)
+    height, width = common_size(clips.values()) if size is None else size
     settings = ImportSettings(
         fps=fps or recorded_fps or common_fps(clips.values()),
         height=height,
@@ -185,6 +200,7 @@ def import_video(
         resampled=fps is not None,
         window_s=window_s,
     )
+    check_rate("fps", settings.fps, storage)
     check_settings(settings, existing.settings)
     _warn_of_repeated_frames(clips, fps)
 

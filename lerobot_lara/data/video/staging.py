@@ -203,8 +203,8 @@ def writing(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(
-            f"{error.filename or root} cannot be written: {error.strerror or error}. Free space or allow writing, and "
-            f"repeat the command with `resume`; or choose another `root` than {root}."
+            f"{error.filename or root} cannot be written: {error.strerror or error}. Make sure that there is space "
+            f"and that the folder may be written, and set `resume` to continue; or choose another `root`."
         ) from error
 
 

@@ -118,7 +118,9 @@ def test_a_full_disk_ends_the_import_which_can_be_resumed(folder, monkeypatch, c
     monkeypatch.setattr(pq.ParquetWriter, "write_table", failing)
     command = ["import-video", str(folder), "local/clips", f"--root={folder.parent / 'dataset'}"]
     assert main(command) != 0
-    assert "cannot be written: No space left on device. Free space" in capsys.readouterr().err
+    assert (
+        "cannot be written: No space left on device. Make sure that there is space" in capsys.readouterr().err
+    )
     monkeypatch.undo()
     assert main([*command, "--resume"]) == 0
     assert_complete(folder.parent / "dataset", [4, 5, 6])
