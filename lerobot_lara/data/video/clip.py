@@ -1,4 +1,4 @@
-"""Reads one video file: its properties, and the frames of a time span, upright, in RGB and in order."""
+"""Reads one video file: its properties, and the frames of a time span, as a player shows them, in RGB and in order."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -13,10 +13,11 @@ from lerobot_lara.data.video.decode import (
     TimedFrame,
     UnreadableClipError,
     decode_frames,
+    displayed_image,
     measure_duration,
     open_video,
     packet_times,
-    upright_image,
+    pixel_aspect,
 )
 
 VIDEO_SUFFIXES = frozenset(
@@ -34,8 +35,8 @@ class VideoClip:
 
     Attributes:
         path: The file.
-        height: Height of an upright frame, in pixels.
-        width: Width of an upright frame, in pixels.
+        height: Height of a frame as it is shown, in pixels.
+        width: Width of a frame as it is shown, in pixels.
         fps: Average frames per second; None if the container does not state it.
         duration: Seconds from the first frame to the end of the last; None if the frames have no times.
     """
@@ -87,7 +88,7 @@ def read_frames(
     constant_rate: bool = False,
     num_threads: int = 0,
 ) -> Generator[Image.Image, None, None]:
-    """Yields frames of a video file as upright RGB images, each of which is decoded when it is requested.
+    """Yields frames of a video file as RGB images, as a player shows them; each is decoded when it is requested.
 
     Args:
         path: The file.
@@ -103,6 +104,7 @@ def read_frames(
             decoded further, stops before `end` or before the length stated in its header, or violates
             `constant_rate`.
     """
+    aspect = pixel_aspect(path)
     with closing(decode_frames(path, start=start, end=end, num_threads=num_threads)) as decoded:
         if fps is not None:
             frames = resample_frames(decoded, fps=fps, start=start, end=end)
@@ -111,7 +113,7 @@ def read_frames(
             frames = (timed.frame for timed in (_evenly_spaced(span) if constant_rate else span))
         for frame in frames:
             try:
-                yield upright_image(frame)
+                yield displayed_image(frame, aspect)
             except ValueError as error:  # PyAV's error for pixels that it cannot convert
                 raise UnreadableClipError(f"cannot be converted to RGB: {error}") from error
 

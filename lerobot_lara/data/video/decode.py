@@ -2,6 +2,7 @@
 
 import math
 import re
+import struct
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import av
 from av.container import InputContainer
+from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
@@ -19,6 +21,8 @@ TIMESTAMP_ROUNDING_S = 0.000501
 """Largest error of timestamps: Matroska and WebM round them to whole milliseconds."""
 
 _TAIL_S = 10.0
+_MAX_PIXEL_ASPECT = 8.0
+"""Pixels that are wider or higher than this are taken for a mistake, and for square."""
 
 
 class UnreadableClipError(ValueError):
@@ -143,16 +147,55 @@ def count_packets(path: Path) -> int:
             raise UnreadableClipError(f"cannot be read to its end: {error.strerror}") from error
 
 
-def upright_image(frame: VideoFrame) -> Image.Image:
-    """Converts a frame to an RGB image, rotated as the display matrix of its file says."""
+def pixel_aspect(path: Path) -> float:
+    """Returns how much wider than high the pixels of a video are shown; 1 if the file does not state it.
+
+    Raises:
+        UnreadableClipError: The file is not a video.
+    """
+    with open_video(path) as (_, stream):
+        aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT else 1.0
+
+
+def displayed_image(frame: VideoFrame, aspect: float = 1.0) -> Image.Image:
+    """Converts a frame to an RGB image as a player shows it.
+
+    Args:
+        frame: The frame; the display matrix of its file says how it is turned and mirrored.
+        aspect: Width of its pixels relative to their height, see `pixel_aspect`. None of the resolution is lost.
+    """
     # With color matrix and range, as PyAV would take every video for BT.601 with limited range.
     image = frame.to_image(
         src_colorspace=int(frame.colorspace),
         dst_colorspace=Colorspace.ITU601,
         src_color_range=int(frame.color_range),
     )
-    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as phones write it
-    return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
+    if aspect > 1:
+        image = image.resize((round(image.width * aspect), image.height), Image.Resampling.BICUBIC)
+    elif aspect < 1:
+        image = image.resize((image.width, round(image.height / aspect)), Image.Resampling.BICUBIC)
+    for step in _orientation(frame):
+        image = image.transpose(step)
+    return image
+
+
+def _orientation(frame: VideoFrame) -> list[Image.Transpose]:
+    """The steps that turn and mirror a frame by quarter turns, as its display matrix says."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, SideData):
+        return []
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y), from the left and the top.
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    steps = []
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        steps.append(Image.Transpose.TRANSPOSE)
+        a, d = c, b
+    if a < 0:
+        steps.append(Image.Transpose.FLIP_LEFT_RIGHT)
+    if d < 0:
+        steps.append(Image.Transpose.FLIP_TOP_BOTTOM)
+    return steps
 
 
 def _decode(

@@ -115,10 +115,10 @@ def import_video(
 
     Every clip, in the order of the paths, becomes one episode with the feature `camera_key` and a task; with
     `segments` or `window_s`, every segment or window does. Without `fps`, every frame is kept, and none is dropped or
-    repeated. Frames are rotated upright where the file says so, and resized with their aspect ratio kept. The
-    statistics of the images are computed by LeRobot. A clip that is damaged, truncated, without a video stream, shorter
-    than two frames or, without `fps`, of variable frame rate is left out entirely, and reported in the log, in the
-    result and in the dataset's `meta/import_errors.json`.
+    repeated. Frames are turned and mirrored, and their pixels made square, as the file says, and resized with their
+    aspect ratio kept. The statistics of the images are computed by LeRobot. A clip that is damaged, truncated, without
+    a video stream, shorter than two frames or, without `fps`, of variable frame rate is left out entirely, and
+    reported in the log, in the result and in the dataset's `meta/import_errors.json`.
 
     Args:
         folder: Folder that is searched for clips, including its subfolders.
