@@ -84,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     existing.add_argument(
-        "--resume", action="store_true", help="add the clips that an existing dataset does not hold yet"
+        "--resume",
+        action="store_true",
+        help="continue an import that was stopped, or add the clips that an existing dataset does not hold yet",
     )
 
 
