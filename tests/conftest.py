@@ -38,6 +38,7 @@ SLOW = (
     "data/test_upgrade_dataset.py",
     "data/video/test_import_long_video.py",
     "data/video/test_import_video.py",
+    "data/video/test_killed_import.py",
     "dit/test_lara_dit_policy.py::test_training_reduces_the_loss",
     "evaluation/probe/test_action_probe.py",
     "evaluation/probe/test_command.py",

@@ -84,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     existing.add_argument(
-        "--resume", action="store_true", help="add the clips that an existing dataset does not hold yet"
+        "--resume",
+        action="store_true",
+        help="continue an import that was stopped, or add the clips that an existing dataset does not hold yet",
     )
 
 
@@ -153,7 +155,10 @@ def _report(result: ImportResult) -> None:
         if result.failures
         else "",
     ]
-    sys.stdout.write("".join(f"{line}\n" for line in lines if line))
+    text = "".join(f"{line}\n" for line in lines if line)
+    # Names of files need not be in the terminal's encoding, or in any.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _listing(what: str, names: list[str], shown: int = 10) -> str:

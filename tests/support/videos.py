@@ -21,6 +21,7 @@ def write_clip(
     codec="mpeg4",
     pix_fmt="yuv420p",
     color=None,
+    pixel_aspect=None,
     **options,
 ):
     """Four colors, clockwise from the top left: red, green, gray, blue."""
@@ -31,6 +32,8 @@ def write_clip(
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if color is not None:
             stream.codec_context.colorspace, stream.codec_context.color_range = color
         for _ in range(num_frames):
@@ -62,11 +65,15 @@ def write_sound(path, *, cover=False):
     return path
 
 
-def rotate_by_metadata(path):
-    """Marks an mp4 as filmed with the phone turned: players show it a quarter turn clockwise."""
+def rotate_by_metadata(path, turn=(0, 1, -1, 0)):
+    """Marks an mp4 as filmed with the phone turned: players show it a quarter turn clockwise.
+
+    With another `turn` (a, b, c, d), what is at (x, y) is shown at (a x + c y, b x + d y).
+    """
+    a, b, c, d = (value << 16 for value in turn)
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 44
-    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    content[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     return path
 

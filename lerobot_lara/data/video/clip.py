@@ -1,4 +1,4 @@
-"""Reads one video file: its properties, and the frames of a time span, upright, in RGB and in order."""
+"""Reads one video file: its properties, and the frames of a time span, as a player shows them, in RGB and in order."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -13,9 +13,11 @@ from lerobot_lara.data.video.decode import (
     TimedFrame,
     UnreadableClipError,
     decode_frames,
+    displayed_image,
     measure_duration,
     open_video,
-    upright_image,
+    packet_times,
+    pixel_aspect,
 )
 
 VIDEO_SUFFIXES = frozenset(
@@ -33,8 +35,8 @@ class VideoClip:
 
     Attributes:
         path: The file.
-        height: Height of an upright frame, in pixels.
-        width: Width of an upright frame, in pixels.
+        height: Height of a frame as it is shown, in pixels.
+        width: Width of a frame as it is shown, in pixels.
         fps: Average frames per second; None if the container does not state it.
         duration: Seconds from the first frame to the end of the last; None if the frames have no times.
     """
@@ -63,6 +65,20 @@ def probe_clip(path: Path) -> VideoClip:
     )
 
 
+def check_constant_rate(path: Path) -> None:
+    """Checks that a file is a video of a constant frame rate, without decoding it.
+
+    Raises:
+        UnreadableClipError: It is a still picture, its rate is variable, or it is damaged.
+    """
+    times = packet_times(path)
+    if len(times) == 1:
+        raise UnreadableClipError("a single frame: nothing moves")
+    spacing = _Spacing()
+    for time in times:
+        spacing.add(time)
+
+
 def read_frames(
     path: Path,
     *,
@@ -72,7 +88,7 @@ def read_frames(
     constant_rate: bool = False,
     num_threads: int = 0,
 ) -> Generator[Image.Image, None, None]:
-    """Yields frames of a video file as upright RGB images, each of which is decoded when it is requested.
+    """Yields frames of a video file as RGB images, as a player shows them; each is decoded when it is requested.
 
     Args:
         path: The file.
@@ -88,6 +104,7 @@ def read_frames(
             decoded further, stops before `end` or before the length stated in its header, or violates
             `constant_rate`.
     """
+    aspect = pixel_aspect(path)
     with closing(decode_frames(path, start=start, end=end, num_threads=num_threads)) as decoded:
         if fps is not None:
             frames = resample_frames(decoded, fps=fps, start=start, end=end)
@@ -96,7 +113,7 @@ def read_frames(
             frames = (timed.frame for timed in (_evenly_spaced(span) if constant_rate else span))
         for frame in frames:
             try:
-                yield upright_image(frame)
+                yield displayed_image(frame, aspect)
             except ValueError as error:  # PyAV's error for pixels that it cannot convert
                 raise UnreadableClipError(f"cannot be converted to RGB: {error}") from error
 
@@ -140,16 +157,31 @@ def _frames_of_span(frames: Iterable[TimedFrame], start: float, end: float | Non
 
 def _evenly_spaced(frames: Iterable[TimedFrame]) -> Iterator[TimedFrame]:
     """Yields the frames, and raises an error as soon as they are not evenly spaced in time."""
-    before: TimedFrame | None = None
-    shortest, longest = float("inf"), 0.0
+    spacing = _Spacing()
     for timed in frames:
-        if before is not None:
-            interval = timed.start - before.start
-            shortest, longest = min(shortest, interval), max(longest, interval)
-            if longest > MAX_INTERVAL_RATIO * shortest + 2 * TIMESTAMP_ROUNDING_S:
-                raise UnreadableClipError(
-                    f"variable frame rate: frames are {1000 * shortest:.0f} to {1000 * longest:.0f} ms apart at "
-                    f"{timed.start:.2f} s. Set `fps` to resample it by the times of its frames."
-                )
-        before = timed
+        spacing.add(timed.start)
         yield timed
+
+
+class _Spacing:
+    """The shortest and the longest time between frames so far."""
+
+    def __init__(self) -> None:
+        self._before: float | None = None
+        self._shortest, self._longest = float("inf"), 0.0
+
+    def add(self, time: float) -> None:
+        """Takes the time of the next frame, in seconds.
+
+        Raises:
+            UnreadableClipError: The frames are not evenly spaced.
+        """
+        if self._before is not None:
+            interval = time - self._before
+            self._shortest, self._longest = min(self._shortest, interval), max(self._longest, interval)
+            if self._longest > MAX_INTERVAL_RATIO * self._shortest + 2 * TIMESTAMP_ROUNDING_S:
+                raise UnreadableClipError(
+                    f"variable frame rate: frames are {1000 * self._shortest:.0f} to {1000 * self._longest:.0f} ms "
+                    f"apart at {time:.2f} s. Set `fps` to resample it by the times of its frames."
+                )
+        self._before = time

@@ -1,19 +1,11 @@
-"""The LeRobotDataset that a video import writes: its settings, its manifest and its files on disk."""
+"""The dataset of a video import: its settings, its manifest, and files that are written whole or not at all."""
 
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
-
-from lerobot_lara.data.video.decode import UnreadableClipError
-
-if TYPE_CHECKING:
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from typing import Any, Literal, get_args, get_type_hints
 
 MANIFEST_PATH = Path("meta") / "import_video.json"
 """In the dataset's folder: the settings of the import and, for each episode, the clip that it came from."""
@@ -58,38 +50,38 @@ def dataset_root(repo_id: str, root: str | Path | None) -> Path:
     return HF_LEROBOT_HOME / repo_id if root is None else Path(root)
 
 
-def open_existing(root: Path, *, overwrite: bool, resume: bool) -> tuple[list[str], ImportSettings | None]:
-    """Looks for a dataset to which clips are to be added.
-
-    Args:
-        root: Folder of the dataset.
-        overwrite: Whether a dataset may be replaced.
-        resume: Whether clips may be added to a dataset.
+def read_manifest(path: Path) -> tuple[ImportSettings, dict[str, Any]]:
+    """Reads and checks the manifest of a dataset, or of an import that was stopped.
 
     Returns:
-        Names of the clips that it holds and its settings; `[]` and None if a new dataset is to be made.
+        The settings, and the whole content; `clips`, if it is there, is a list of names.
 
     Raises:
-        ValueError: What is at `root` must not be replaced, or cannot be added to.
+        OSError: The file cannot be read.
+        ValueError: It is not a manifest.
     """
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return [], None
-    if not overwrite and not resume:
-        raise ValueError(f"{root} already exists. Choose another `root`, or set `overwrite` or `resume`.")
-    if overwrite:
-        if not (root / "meta" / "info.json").is_file():
-            raise ValueError(
-                f"{root} is not a LeRobotDataset, so it will not be overwritten. Choose another `root`."
-            )
-        return [], None
     try:
-        manifest = json.loads((root / MANIFEST_PATH).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"{root} cannot be resumed: it has no {MANIFEST_PATH}, so it is not a video import, or one that was killed "
-            "before it could close its files. Set `overwrite`, or choose another `root`."
-        ) from error
-    return manifest["clips"], ImportSettings(**manifest["settings"])
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(_not_a_manifest(path, f"it is not JSON ({error})")) from error
+    except RecursionError as error:
+        raise ValueError(_not_a_manifest(path, "it is nested too deeply")) from error
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise ValueError(_not_a_manifest(path, "it has no `settings`"))
+    clips = content.get("clips", [])
+    if not isinstance(clips, list) or not all(isinstance(name, str) for name in clips):
+        raise ValueError(_not_a_manifest(path, "`clips` is not a list of names"))
+    settings, types = content["settings"], get_type_hints(ImportSettings)
+    known = {field.name: field for field in fields(ImportSettings)}
+    for name in settings.keys() | known.keys():
+        if name not in known:
+            raise ValueError(_not_a_manifest(path, f"the setting {name!r} is unknown"))
+        if name not in settings:
+            if known[name].default is MISSING:
+                raise ValueError(_not_a_manifest(path, f"the setting `{name}` is missing"))
+        elif not _has_type(settings[name], types[name]):
+            raise ValueError(_not_a_manifest(path, f"the setting `{name}` is {settings[name]!r}"))
+    return ImportSettings(**settings), content
 
 
 def check_settings(settings: ImportSettings, before: ImportSettings | None) -> None:
@@ -120,106 +112,56 @@ def check_settings(settings: ImportSettings, before: ImportSettings | None) -> N
         )
 
 
-def open_dataset(repo_id: str, root: Path, settings: ImportSettings, *, append: bool) -> "LeRobotDataset":
-    """Creates the dataset, or with `append` opens it for more episodes."""
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Writes a JSON file that is, at any moment, the old one or the new one as a whole.
 
-    if append:
-        dataset = LeRobotDataset.resume(repo_id, root=root, image_writer_threads=4)
-        # Missing until the dataset is closed, so that an import that is killed can be recognized.
-        (root / MANIFEST_PATH).unlink()
-        return dataset
-    if root.exists():
-        root.rmdir()  # LeRobot must create it; `open_existing` has made sure that it is empty
-    frames = {
-        "dtype": settings.storage,
-        "shape": (settings.height, settings.width, 3),
-        "names": ["height", "width", "channels"],
-    }
-    return LeRobotDataset.create(
-        repo_id,
-        fps=settings.fps,
-        features={settings.camera_key: frames},
-        root=root,
-        robot_type=settings.robot_type,
-        use_videos=settings.storage == "video",
-        image_writer_threads=4,
+    Names that are not UTF-8 are kept: what Python stands in for their bytes (surrogates, PEP 383) is written as JSON
+    escapes, and `os.fsencode` turns it into the bytes again.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        # Its escapes of surrogates are those of JSON.
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder are on disk."""
+    if os.name == "nt":  # which cannot open folders, and writes names in order
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_files(folder: Path) -> None:
+    """Waits until all files in a folder and its subfolders, with their names, are on disk."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with open(os.path.join(parent, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+
+
+def _has_type(value: object, expected: Any) -> bool:
+    """Whether a value that was read from JSON has the type of a field: a class, literals, or a union of those."""
+    if isinstance(expected, type):
+        return isinstance(value, int | float if expected is float else expected) and (
+            expected is bool or not isinstance(value, bool)
+        )
+    return any(
+        value == item if isinstance(item, str) else _has_type(value, item) for item in get_args(expected)
     )
 
 
-def add_episode(
-    dataset: "LeRobotDataset", frames: Iterable[np.ndarray], settings: ImportSettings, *, task: str
-) -> None:
-    """Adds one episode, or nothing if its frames cannot be read.
-
-    Args:
-        dataset: The dataset, open for writing.
-        frames: Frames of the episode, each (height, width, 3) uint8 RGB.
-        settings: Settings of the dataset.
-        task: Instruction of the episode.
-
-    Raises:
-        UnreadableClipError: `frames` raised it, or there are fewer than two frames.
-    """
-    try:
-        for frame in frames:
-            dataset.add_frame({settings.camera_key: frame, "task": task})
-        buffer = dataset.writer.episode_buffer
-        if buffer is None or buffer["size"] < 2:
-            raise UnreadableClipError(
-                "a single frame: nothing moves" if buffer and buffer["size"] else "no frame in this time span"
-            )
-    except UnreadableClipError:
-        dataset.clear_episode_buffer()
-        raise
-    dataset.save_episode()
-
-
-def close_dataset(
-    dataset: "LeRobotDataset", settings: ImportSettings, clips: Sequence[str], failures: Mapping[str, str]
-) -> None:
-    """Completes the files, so that even an interrupted import leaves a valid dataset that can be resumed.
-
-    Args:
-        dataset: The dataset, which is deleted if it has no clips.
-        settings: Its settings.
-        clips: Names of the clips that it holds.
-        failures: Name -> reason of what was left out.
-    """
-    dataset.finalize()
-    if not clips:
-        shutil.rmtree(dataset.root)
-        return
-    shutil.rmtree(dataset.root / "images", ignore_errors=True)  # left by a clip that was interrupted
-    if failures:
-        _write_json(dataset.root / ERRORS_PATH, dict(failures))
-    else:
-        (dataset.root / ERRORS_PATH).unlink(missing_ok=True)
-    _write_json(dataset.root / MANIFEST_PATH, {"settings": asdict(settings), "clips": clips})
-
-
-@contextmanager
-def replaced(root: Path, *, when: bool) -> Iterator[None]:
-    """Moves the folder aside during the block; afterwards deletes it, or moves it back if the block failed."""
-    if not when or not root.exists():
-        yield
-        return
-    aside = root.with_name(f"{root.name}.replaced")
-    if aside.exists():
-        raise ValueError(
-            f"{aside} exists: an import that was killed has moved the dataset there. Move it back to {root}, or delete "
-            "it."
-        )
-    root.rename(aside)
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        aside.rename(root)
-        raise
-    shutil.rmtree(aside)
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Writes a JSON file."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+def _not_a_manifest(path: Path, problem: str) -> str:
+    """The error for a file that is not a manifest."""
+    return (
+        f"{path}: {problem}, so it was not written by a video import, or has been changed. Set `overwrite` to start "
+        "over, or choose another `root`."
+    )

@@ -2,6 +2,7 @@
 
 import math
 import re
+import struct
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import av
 from av.container import InputContainer
+from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
@@ -19,6 +21,8 @@ TIMESTAMP_ROUNDING_S = 0.000501
 """Largest error of timestamps: Matroska and WebM round them to whole milliseconds."""
 
 _TAIL_S = 10.0
+_MAX_PIXEL_ASPECT = 8.0
+"""Pixels that are wider or higher than this are taken for a mistake, and for square."""
 
 
 class UnreadableClipError(ValueError):
@@ -41,6 +45,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         UnreadableClipError: The file cannot be opened or has no video stream.
     """
     try:
+        if path.is_symlink() and not path.exists():
+            raise UnreadableClipError(f"a link to {path.readlink()}, which does not exist")
         if path.stat().st_size == 0:
             raise UnreadableClipError("empty file (0 bytes)")
         # Titles and other metadata may be in any encoding and are not used.
@@ -50,6 +56,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     with container:
         for stream in container.streams.video:
             if not stream.disposition & Disposition.attached_pic:
+                if stream.codec_context is None:  # a drawing (SVG), or a codec that this FFmpeg lacks
+                    raise UnreadableClipError("there is no decoder for its format")
                 yield container, stream
                 return
         raise UnreadableClipError("no video stream" + (" (audio only)" if container.streams.audio else ""))
@@ -108,16 +116,86 @@ def measure_duration(container: InputContainer, stream: VideoStream) -> float | 
     return None if end is None else end - _origin(stream)
 
 
-def upright_image(frame: VideoFrame) -> Image.Image:
-    """Converts a frame to an RGB image, rotated as the display matrix of its file says."""
+def packet_times(path: Path) -> list[float]:
+    """Lists the times of a video's frames in order, in seconds from the first, without decoding them.
+
+    Raises:
+        UnreadableClipError: The file is not a video, or is damaged.
+    """
+    with open_video(path) as (container, stream):
+        try:
+            times = sorted(
+                float(packet.pts * packet.time_base)
+                for packet in container.demux(stream)
+                if packet.size > 0 and packet.pts is not None and packet.time_base is not None
+            )
+        except av.FFmpegError as error:
+            raise UnreadableClipError(f"cannot be read to its end: {error.strerror}") from error
+    return [time - times[0] for time in times]
+
+
+def count_packets(path: Path) -> int:
+    """Counts the packets of a video file, of which there is one for each frame, without decoding them.
+
+    Raises:
+        UnreadableClipError: The file is not a video, or is damaged.
+    """
+    with open_video(path) as (container, stream):
+        try:
+            return sum(packet.size > 0 for packet in container.demux(stream))
+        except av.FFmpegError as error:
+            raise UnreadableClipError(f"cannot be read to its end: {error.strerror}") from error
+
+
+def pixel_aspect(path: Path) -> float:
+    """Returns how much wider than high the pixels of a video are shown; 1 if the file does not state it.
+
+    Raises:
+        UnreadableClipError: The file is not a video.
+    """
+    with open_video(path) as (_, stream):
+        aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT else 1.0
+
+
+def displayed_image(frame: VideoFrame, aspect: float = 1.0) -> Image.Image:
+    """Converts a frame to an RGB image as a player shows it.
+
+    Args:
+        frame: The frame; the display matrix of its file says how it is turned and mirrored.
+        aspect: Width of its pixels relative to their height, see `pixel_aspect`. None of the resolution is lost.
+    """
     # With color matrix and range, as PyAV would take every video for BT.601 with limited range.
     image = frame.to_image(
         src_colorspace=int(frame.colorspace),
         dst_colorspace=Colorspace.ITU601,
         src_color_range=int(frame.color_range),
     )
-    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as phones write it
-    return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
+    if aspect > 1:
+        image = image.resize((round(image.width * aspect), image.height), Image.Resampling.BICUBIC)
+    elif aspect < 1:
+        image = image.resize((image.width, round(image.height / aspect)), Image.Resampling.BICUBIC)
+    for step in _orientation(frame):
+        image = image.transpose(step)
+    return image
+
+
+def _orientation(frame: VideoFrame) -> list[Image.Transpose]:
+    """The steps that turn and mirror a frame by quarter turns, as its display matrix says."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, SideData):
+        return []
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y), from the left and the top.
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    steps = []
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        steps.append(Image.Transpose.TRANSPOSE)
+        a, d = c, b
+    if a < 0:
+        steps.append(Image.Transpose.FLIP_LEFT_RIGHT)
+    if d < 0:
+        steps.append(Image.Transpose.FLIP_TOP_BOTTOM)
+    return steps
 
 
 def _decode(
@@ -169,12 +247,12 @@ def _decode(
 
 def _all_packets_there(path: Path) -> bool:
     """Whether the file holds as many packets as its header states, in which case its last frame is shown for longer."""
-    with open_video(path) as (container, stream):
-        try:
-            count = sum(packet.size > 0 for packet in container.demux(stream))
-        except av.FFmpegError:
-            return False
-        return 0 < stream.frames <= count
+    with open_video(path) as (_, stream):
+        stated = stream.frames
+    try:
+        return 0 < stated <= count_packets(path)
+    except UnreadableClipError:
+        return False
 
 
 def _interval(stream: VideoStream) -> float:

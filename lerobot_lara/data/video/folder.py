@@ -2,30 +2,32 @@
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
-from lerobot_lara.data.video.clip import VIDEO_SUFFIXES, VideoClip, probe_clip
+from lerobot_lara.data.video.clip import VIDEO_SUFFIXES, VideoClip, check_constant_rate, probe_clip
 from lerobot_lara.data.video.decode import UnreadableClipError
+from lerobot_lara.data.video.options import is_unicode
 
 _CAPTIONS = '{"clip.mp4": "text"} or [{"id": "clip", "label": "text"}]'
 
 
 def find_clips(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Finds the clips in a folder and its subfolders; files whose names start with a dot are ignored.
+    """Finds the clips in a folder and its subfolders, also linked ones; names that start with a dot are ignored.
 
     Returns:
-        {path within the folder: path} of the clips, sorted, and the paths within the folder of all other files.
+        {path within the folder: path} of the clips, sorted, and the paths within the folder of all other files. Links
+        to nowhere are among them.
 
     Raises:
         ValueError: There is no clip.
     """
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("[!.]*") if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
     clips = {name: files[name] for name in sorted(files) if files[name].suffix.lower() in VIDEO_SUFFIXES}
     others = sorted(files.keys() - clips.keys())
     if not clips:
@@ -81,19 +83,20 @@ def load_captions(captions: str | Path | Mapping[str, str] | None) -> dict[str, 
     else:
         source = str(captions)
         try:
-            content = json.loads(Path(captions).read_text(encoding="utf-8"))
+            # Windows writes a byte order mark.
+            content = json.loads(Path(captions).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ValueError(
                 f"{source} cannot be read: {error.strerror}. Give a JSON file with captions."
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{source} is not JSON ({error}). It must hold {_CAPTIONS}.") from error
     if isinstance(content, list):
         content = _captions_of_list(source, content)
     if not isinstance(content, dict):
         raise ValueError(f"{source} holds a {type(content).__name__}. It must hold {_CAPTIONS}.")
     for name, text in content.items():
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not text.strip() or not is_unicode(text):
             raise ValueError(f"{source}: the caption of {name!r} is {text!r}. Give a text, or omit the clip.")
     return content
 
@@ -119,13 +122,32 @@ def match_captions(captions: Mapping[str, str], names: Iterable[str]) -> tuple[d
     return matched, [key for key in captions if key not in used]
 
 
+def leave_out_variable_rates(clips: dict[str, VideoClip], failures: dict[str, str]) -> None:
+    """Moves still pictures and clips of variable rate, which have no rate to share, from `clips` to `failures`.
+
+    Only files whose stated rate stands out are read: first those that differ from most, then, if that does not help,
+    the others.
+    """
+    for least in (1, 0):
+        rates = _group(clips.values(), lambda clip: _rate(clip.fps))
+        if len(rates) == 1 and next(iter(rates)).isdigit():
+            return
+        rare = {clip.path for some in list(rates.values())[least:] for clip in some}
+        for name in [name for name, clip in clips.items() if clip.path in rare]:
+            try:
+                check_constant_rate(clips[name].path)
+            except UnreadableClipError as error:
+                failures[name] = str(error)
+                del clips[name]
+
+
 def common_fps(clips: Iterable[VideoClip]) -> int:
     """Returns the frame rate that all clips share, in Hz.
 
     Raises:
         ValueError: The rates differ, are not stated, or are not whole numbers.
     """
-    rates = Counter(_rate(clip.fps) for clip in clips)
+    rates = _group(clips, lambda clip: _rate(clip.fps))
     remedy = "Set `fps`, the rate to resample them to, or `recorded_fps`, the rate at which their frames were recorded."
     if len(rates) > 1:
         raise ValueError(f"`fps` is not set, and the clips differ: {_listing(rates)}. {remedy}")
@@ -144,13 +166,30 @@ def common_size(clips: Iterable[VideoClip]) -> tuple[int, int]:
     Raises:
         ValueError: The sizes differ.
     """
-    sizes = Counter(f"{clip.height}x{clip.width}" for clip in clips)
+    sizes = _group(clips, lambda clip: f"{clip.height}x{clip.width}")
     if len(sizes) > 1:
         raise ValueError(
             f"`size` is not set, and the clips differ (height x width): {_listing(sizes)}. Set the size to use."
         )
     height, width = next(iter(sizes)).split("x")
     return int(height), int(width)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yields the files of a folder and its subfolders, each folder once however many links lead to it."""
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(parent, name)
+            # A pipe or a device would wait forever to be read.
+            if not name.startswith(".") and (path.is_file() or (path.is_symlink() and not path.exists())):
+                yield path
 
 
 def _try_probe(path: Path) -> VideoClip | str:
@@ -182,6 +221,16 @@ def _rate(fps: float | None) -> str:
     return str(round(fps)) if math.isclose(fps, round(fps), rel_tol=0.02) else f"{fps:.2f}"
 
 
-def _listing(counts: Counter[str]) -> str:
-    """Values with their counts, the most frequent first."""
-    return ", ".join(f"{value} ({count} clip(s))" for value, count in counts.most_common())
+def _group(clips: Iterable[VideoClip], value: Callable[[VideoClip], str]) -> dict[str, list[VideoClip]]:
+    """The clips by a value, the most frequent value first."""
+    groups: dict[str, list[VideoClip]] = {}
+    for clip in clips:
+        groups.setdefault(value(clip), []).append(clip)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def _listing(groups: Mapping[str, Sequence[VideoClip]]) -> str:
+    """Values with the number of their clips and the name of one."""
+    return ", ".join(
+        f"{value} ({len(clips)} clip(s), such as {clips[0].path.name})" for value, clips in groups.items()
+    )

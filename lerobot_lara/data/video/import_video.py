@@ -1,9 +1,10 @@
 """Turns a folder of videos into an action-free LeRobotDataset, in which a clip, segment or window is an episode."""
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,26 +15,42 @@ from tqdm import tqdm
 from lerobot_lara.data.video.clip import VideoClip, read_frames
 from lerobot_lara.data.video.dataset import (
     ERRORS_PATH,
+    MANIFEST_PATH,
     ImportSettings,
-    add_episode,
     check_settings,
-    close_dataset,
     dataset_root,
-    open_dataset,
-    open_existing,
-    replaced,
+    write_json,
 )
 from lerobot_lara.data.video.decode import UnreadableClipError
 from lerobot_lara.data.video.folder import (
     common_fps,
     common_size,
     find_clips,
+    leave_out_variable_rates,
     load_captions,
     match_captions,
     probe_clips,
 )
-from lerobot_lara.data.video.options import check_alternatives, check_options, check_places, check_size
+from lerobot_lara.data.video.options import (
+    check_alternatives,
+    check_options,
+    check_places,
+    check_rate,
+    check_size,
+    check_window,
+)
 from lerobot_lara.data.video.segments import Segment, fit_segments, load_segments, window_segments
+from lerobot_lara.data.video.stage_clip import StagedClip, stage_clip
+from lerobot_lara.data.video.staging import (
+    Existing,
+    clip_folder,
+    discard_staging,
+    move_into_place,
+    new_dataset_folder,
+    open_existing,
+    start_staging,
+    writing,
+)
 from lerobot_lara.data.video.workers import decode_in_order
 
 DEFAULT_CAMERA_KEY = "observation.images.front"
@@ -49,7 +66,8 @@ class ImportResult:
     Attributes:
         root: Folder of the dataset.
         settings: Frame rate, size and other settings of the dataset.
-        imported: Clips that this call added, relative to the source folder, in the order of their episodes.
+        imported: Clips that this call added, relative to the source folder, in the order of their episodes; those that
+            an import which was killed had finished are among them.
         num_episodes: Episodes in the whole dataset, including earlier ones.
         num_frames: Frames in the whole dataset.
         failures: Name -> reason, of files and parts of files that could not be imported.
@@ -97,10 +115,10 @@ def import_video(
 
     Every clip, in the order of the paths, becomes one episode with the feature `camera_key` and a task; with
     `segments` or `window_s`, every segment or window does. Without `fps`, every frame is kept, and none is dropped or
-    repeated. Frames are rotated upright where the file says so, and resized with their aspect ratio kept. The
-    statistics of the images are computed by LeRobot. A clip that is damaged, truncated, without a video stream, shorter
-    than two frames or, without `fps`, of variable frame rate is left out entirely, and reported in the log, in the
-    result and in the dataset's `meta/import_errors.json`.
+    repeated. Frames are turned and mirrored, and their pixels made square, as the file says, and resized with their
+    aspect ratio kept. The statistics of the images are computed by LeRobot. A clip that is damaged, truncated, without
+    a video stream, shorter than two frames or, without `fps`, of variable frame rate is left out entirely, and
+    reported in the log, in the result and in the dataset's `meta/import_errors.json`.
 
     Args:
         folder: Folder that is searched for clips, including its subfolders.
@@ -124,15 +142,16 @@ def import_video(
         robot_type: Robot noted in the dataset's metadata.
         num_workers: Clips to decode at once, ahead of writing; the dataset does not depend on it.
         overwrite: Replace the dataset at `root`; the old one is deleted once the new one is complete.
-        resume: Add the clips, segments or windows that the dataset at `root`, if there is one, does not hold yet.
+        resume: Add the clips, segments or windows that the dataset at `root`, if there is one, does not hold yet. An
+            import that was killed is continued; the clips that it had finished are kept, in `<root>.partial`.
 
     Returns:
         What was imported and what was left out.
 
     Raises:
         ValueError: An argument is out of range; a segment does not fit its video; `root` exists and neither `overwrite`
-            nor `resume` is set; the folder has no readable clip; or clips differ in rate or size, and `fps` or `size`
-            is not set.
+            nor `resume` is set, or it cannot be written; the folder has no readable clip; or clips differ in rate or
+            size, and `fps` or `size` is not set.
     """
     folder = Path(folder)
     check_options(
@@ -140,29 +159,36 @@ def import_video(
         fit=fit,
         storage=storage,
         default_caption=default_caption,
+        robot_type=robot_type,
         num_workers=num_workers,
     )
     check_alternatives(
         fps=fps,
         recorded_fps=recorded_fps,
+        storage=storage,
         segments=segments,
         window_s=window_s,
         overwrite=overwrite,
         resume=resume,
     )
+    if size is not None:
+        size = check_size(size)
     root = dataset_root(repo_id, root)
     check_places(folder, root)
-    imported, settings_before = open_existing(root, overwrite=overwrite, resume=resume)
+    existing = open_existing(root, overwrite=overwrite, resume=resume)
 
     paths, ignored = find_clips(folder)
     tasks, unused_captions = match_captions(load_captions(captions), paths)
     listed = None if segments is None else load_segments(segments, paths)
     used = paths if listed is None else {segment.file: paths[segment.file] for segment in listed}
     clips, failures = probe_clips(used, num_workers=num_workers)
+    if fps is None and recorded_fps is None:
+        leave_out_variable_rates(clips, failures)
     if not clips:
         raise ValueError(_nothing_message(folder, failures))
+    check_window(window_s, fps or max(clip.fps or 0 for clip in clips.values()))
     episodes, skipped = _plan_episodes(clips, failures, listed, window_s)
-    height, width = common_size(clips.values()) if size is None else check_size(size)
+    height, width = common_size(clips.values()) if size is None else size
     settings = ImportSettings(
         fps=fps or recorded_fps or common_fps(clips.values()),
         height=height,
@@ -174,7 +200,8 @@ def import_video(
         resampled=fps is not None,
         window_s=window_s,
     )
-    check_settings(settings, settings_before)
+    check_rate("fps", settings.fps, storage)
+    check_settings(settings, existing.settings)
     _warn_of_repeated_frames(clips, fps)
 
     def read(episode: Segment) -> Iterator[np.ndarray]:
@@ -189,44 +216,56 @@ def import_video(
         for image in frames:
             yield resize_frame(image, height=height, width=width, fit=fit)
 
-    already = set(imported)
+    already = {*existing.clips, *(clip.name for clip in existing.staged)}
     pending = [episode for name, episode in episodes.items() if name not in already]
-    added: list[str] = []
-    with replaced(root, when=overwrite):
-        dataset = open_dataset(repo_id, root, settings, append=settings_before is not None)
-        decoded = decode_in_order(pending, read, num_workers=num_workers, frame_bytes=3 * height * width)
-        try:
-            with (
-                closing(decoded),
-                tqdm(decoded, desc="Importing", unit="clip", total=len(pending)) as progress,
-            ):
-                for episode, frames in progress:
-                    task = episode.caption or tasks.get(episode.file, default_caption)
-                    try:
-                        add_episode(dataset, frames, settings, task=task)
-                    except UnreadableClipError as error:
-                        failures[episode.name] = str(error)
-                    else:
-                        added.append(episode.name)
-        finally:
-            close_dataset(dataset, settings, imported + added, failures)
-        if not imported + added:
-            raise ValueError(_nothing_message(folder, failures))
+    staged = list(existing.staged)
+    first_number = start_staging(root, settings, existing, overwrite=overwrite)
+    decoded = decode_in_order(pending, read, num_workers=num_workers, frame_bytes=3 * height * width)
+    try:
+        with (
+            closing(decoded),
+            writing(root),
+            tqdm(decoded, desc="Importing", unit="clip", total=len(pending)) as progress,
+        ):
+            for number, (episode, frames) in enumerate(progress, first_number):
+                task = episode.caption or tasks.get(episode.file, default_caption)
+                try:
+                    clip = stage_clip(
+                        repo_id, clip_folder(root, number), frames, settings, name=episode.name, task=task
+                    )
+                except UnreadableClipError as error:
+                    failures[episode.name] = str(error)
+                else:
+                    staged.append(clip)
+    except BaseException:
+        if not existing.replaces:  # what is finished is a dataset already, which `resume` adds to
+            _complete(repo_id, root, settings, existing, staged, failures)
+        raise
+    # In the order of the folder, whichever of them an import that was stopped had finished.
+    order = {name: position for position, name in enumerate(episodes)}
+    staged.sort(key=lambda clip: order.get(clip.name, -1))
+    _complete(repo_id, root, settings, existing, staged, failures)
+    if not existing.clips and not staged:
+        raise ValueError(_nothing_message(folder, failures))
 
     if failures:
         logger.warning(
             "%d could not be imported (see also %s):%s", len(failures), root / ERRORS_PATH, _reasons(failures)
         )
+    added = [clip.name for clip in staged]
+    num_episodes, num_frames = _count(root)
     return ImportResult(
         root=root,
         settings=settings,
         imported=added,
-        num_episodes=dataset.meta.total_episodes,
-        num_frames=dataset.meta.total_frames,
+        num_episodes=num_episodes,
+        num_frames=num_frames,
         failures=failures,
         skipped=skipped,
         without_caption=[
-            name for name in added if episodes[name].caption is None and episodes[name].file not in tasks
+            name
+            for name in added
+            if name in episodes and episodes[name].caption is None and episodes[name].file not in tasks
         ],
         unused_captions=unused_captions,
         without_segment=[] if listed is None else [name for name in paths if name not in used],
@@ -248,6 +287,48 @@ def resize_frame(image: Image.Image, *, height: int, width: int, fit: Literal["c
     """
     resize = ImageOps.fit if fit == "crop" else ImageOps.pad
     return np.asarray(resize(image, (width, height), method=Image.Resampling.BICUBIC))
+
+
+def _complete(
+    repo_id: str,
+    root: Path,
+    settings: ImportSettings,
+    existing: Existing,
+    staged: list[StagedClip],
+    failures: Mapping[str, str],
+) -> None:
+    """Makes the dataset of the clips that are finished, and moves it to `root`."""
+    from lerobot_lara.data.video.assemble import assemble
+
+    with writing(root):
+        if not staged:
+            if existing.base is not None:
+                _write_errors(existing.base, failures)
+            discard_staging(root)
+            return
+        new = new_dataset_folder(root)
+        shutil.rmtree(new, ignore_errors=True)
+        assemble(repo_id, new, staged, base=existing.base)
+        _write_errors(new, failures)
+        clips = existing.clips + [clip.name for clip in staged]
+        write_json(new / MANIFEST_PATH, {"settings": asdict(settings), "clips": clips})
+        move_into_place(root)
+
+
+def _count(root: Path) -> tuple[int, int]:
+    """Episodes and frames of a dataset."""
+    from lerobot.datasets.io_utils import load_info
+
+    info = load_info(root)
+    return info.total_episodes, info.total_frames
+
+
+def _write_errors(folder: Path, failures: Mapping[str, str]) -> None:
+    """Writes what was left out, or removes the file if nothing was."""
+    if failures:
+        write_json(folder / ERRORS_PATH, dict(failures))
+    else:
+        (folder / ERRORS_PATH).unlink(missing_ok=True)
 
 
 def _plan_episodes(

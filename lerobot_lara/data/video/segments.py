@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lerobot_lara.data.video.clip import VideoClip
+from lerobot_lara.data.video.options import is_unicode
 
 SEGMENT_COLUMNS = ("file", "start", "end", "caption")
 MIN_WINDOW_S = 0.5
@@ -171,13 +172,18 @@ def _read_rows(segments: str | Path | Iterable[Mapping[str, Any]]) -> tuple[str,
         ) from error
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        _check_columns(source, reader.fieldnames or [])
-        return source, list(reader)
+        try:
+            _check_columns(source, reader.fieldnames or [])
+            return source, list(reader)
+        except csv.Error as error:
+            raise ValueError(
+                f"{source} is not CSV ({error}). Check what follows line {reader.line_num}."
+            ) from error
     if path.suffix.lower() != ".json":
         raise ValueError(f"{source} ends in {path.suffix!r}; it must end in .csv or .json. Convert the file.")
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON ({error}). It must hold a list of objects.") from error
     if not isinstance(rows, list):
         raise ValueError(
@@ -206,7 +212,7 @@ def _parse_row(place: str, row: Any) -> Segment:
     file, caption = row["file"], row.get("caption")
     if not isinstance(file, str) or not file.strip():
         raise ValueError(f"{place}: `file` is {file!r}; it must name a video in the folder.")
-    if caption is not None and not isinstance(caption, str):
+    if caption is not None and not (isinstance(caption, str) and is_unicode(caption)):
         raise ValueError(
             f"{place}: `caption` is {caption!r}; it must be a text. Leave it out if there is none."
         )

@@ -1,3 +1,4 @@
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -21,6 +22,9 @@ from support.videos import (
 from lerobot_lara.data.video import decode as video_decode
 from lerobot_lara.data.video.clip import probe_clip, read_frames
 from lerobot_lara.data.video.decode import UnreadableClipError
+
+QUARTERS = {(-1, -1): RED, (1, -1): GREEN, (1, 1): GREY, (-1, 1): BLUE}
+"""Clockwise from the top left, with places seen from the center."""
 
 
 class TestClips:
@@ -55,6 +59,33 @@ class TestClips:
         assert (clip.height, clip.width) == (64, 48)
         assert_colors(corners(next(read_frames(path))), BLUE, RED, GREEN, GREY)
         assert_colors(corners(next(read_frames(path, start=0.4))), BLUE, RED, GREEN, GREY)
+
+    @pytest.mark.parametrize(
+        "turn",
+        [*itertools.product((1, -1), (0,), (0,), (1, -1)), *itertools.product((0,), (1, -1), (1, -1), (0,))],
+    )
+    def test_mirrored_and_turned_videos_are_shown_as_players_show_them(self, tmp_path, turn):
+        path = rotate_by_metadata(write_clip(tmp_path / "clip.mp4"), turn)
+        clip, image = probe_clip(path), next(read_frames(path))
+        width, height = (64, 48) if turn[0] else (48, 64)
+        assert (clip.width, clip.height) == image.size == (width, height)
+        # What is to the left and right of the center, and above and below it, by the definition of the matrix.
+        a, b, c, d = turn
+        shown = {(a * x + c * y, b * x + d * y): color for (x, y), color in QUARTERS.items()}
+        assert_colors(corners(image), *(shown[place] for place in QUARTERS))
+
+    @pytest.mark.parametrize(
+        ("pixel_aspect", "size"),
+        [((32, 27), (76, 48)), ((1, 2), (64, 96)), ((1, 1), (64, 48)), ((200, 1), (64, 48))],
+    )
+    def test_pixels_that_are_not_square_are_made_so(self, tmp_path, pixel_aspect, size):
+        path = write_clip(tmp_path / "clip.mp4", codec="libx264", pixel_aspect=Fraction(*pixel_aspect))
+        clip, image = probe_clip(path), next(read_frames(path))
+        assert (clip.width, clip.height) == image.size == size
+        assert_colors(corners(image), RED, GREEN, GREY, BLUE)
+        if size[0] == 76:
+            turned = next(read_frames(rotate_by_metadata(path)))
+            assert turned.size == (48, 76)
 
     def test_a_file_that_ends_early_yields_its_frames_and_then_raises(self, tmp_path):
         path = cut_off(write_clip(tmp_path / "clip.mkv", num_frames=30))

@@ -1,4 +1,6 @@
+import io
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -281,6 +283,38 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=r"`folder` is .*absent, which is not a folder"):
             run_import(tmp_path / "absent")
 
+    def test_a_drawing_is_left_out(self, folder):
+        (folder / "drawing.gif").write_text(
+            '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"/>\n'
+        )
+        result = run_import(folder)
+        assert result.failures == {"drawing.gif": "there is no decoder for its format"}
+        assert result.imported == ["a.avi", "b.mp4"]
+
+    def test_a_name_that_is_not_utf8_is_kept(self, folder, capsys):
+        name = os.fsdecode(b"caf\xe9.mp4")
+        (folder / "b.mp4").rename(folder / name)
+        (folder / os.fsdecode(b"broken\xe9.mp4")).touch()
+        root = folder.parent / "dataset"
+        command = f"import-video {folder} local/clips --root {root} --storage image"
+        assert main(command.split()) == 0
+        assert "caf" in capsys.readouterr().out
+        manifest = json.loads((root / MANIFEST_PATH).read_text(encoding="utf-8"))
+        assert manifest["clips"] == ["a.avi", name] and os.fsencode(manifest["clips"][1]) == b"caf\xe9.mp4"
+        assert [os.fsencode(key) for key in json.loads((root / ERRORS_PATH).read_bytes())] == [
+            b"broken\xe9.mp4"
+        ]
+        assert run_import(folder, resume=True).imported == []
+
+    def test_a_report_fits_the_terminal(self, folder, monkeypatch):
+        write_clip(folder / "caf\u00e9.mp4", num_frames=3)
+        output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr("sys.stdout", output)
+        command = f"import-video {folder} local/clips --root {folder.parent / 'dataset'} --storage image"
+        assert main(command.split()) == 0
+        output.flush()
+        assert b"caf\\xe9.mp4" in output.buffer.getvalue()
+
 
 class TestBadOptions:
     def test_differing_rates_need_fps(self, folder):
@@ -326,6 +360,23 @@ class TestBadOptions:
             ({"window_s": 1, "segments": [{"file": "a"}]}, "`segments` and `window_s` are both set; they"),
             ({"size": 0}, "`size` is 0x0.*at least 1 pixel"),
             ({"size": 16, "storage": "video"}, "`size` is 16x16.*at least 32 pixels.*storage=image"),
+            (
+                {"fps": 960, "storage": "video"},
+                "`fps` is 960; it must be at most 240 .*`storage=image` for up",
+            ),
+            ({"fps": 10**9}, "`fps` is 1000000000; it must be at most 1000 .*Choose a lower"),
+            ({"recorded_fps": 10**20}, "`recorded_fps` is 10{20}; it must be at most 1000"),
+            ({"size": 1_000_000}, "`size` is 1000000x1000000.*at most 8192 pixels. Choose a smaller"),
+            ({"window_s": 1e-9}, "`window_s` is 1e-09; it must be at least 0.2 s, .* 10 frames per second"),
+            ({"window_s": 0.05, "fps": 20}, "`window_s` is 0.05; it must be at least 0.1 s"),
+            ({"num_workers": 10**6}, "`num_workers` is 1000000; .*at most 256"),
+            ({"camera_key": "observation.images.../../x"}, "`camera_key` is .*letters, digits"),
+            ({"default_caption": "caf\udce9"}, "`default_caption` is 'caf.udce9'; it must be .* UTF-8"),
+            ({"robot_type": "caf\udce9"}, "`robot_type` is 'caf.udce9'; it must be .* UTF-8"),
+            ({"root": "caf\udce9"}, "`root` is 'caf.udce9'; it must be a path in UTF-8"),
+            ({"root": "/proc/nowhere/dataset"}, "/proc/nowhere.* cannot be written: .*choose another `root`"),
+            ({"captions": {"a": "\udce9"}}, "`captions`: the caption of 'a' is '.udce9'"),
+            ({"segments": [{"file": "a", "caption": "\udce9"}]}, "`caption` is '.udce9'; it must be a text"),
             ({"overwrite": True, "resume": True}, "`overwrite` and `resume` are both set; they"),
             ({"captions": {"a": ""}}, "`captions`: the caption of 'a' is ''. Give a text"),
             ({"captions": {"a": ["x"]}}, r"the caption of 'a' is \['x'\]"),
@@ -344,6 +395,7 @@ class TestBadOptions:
         ("text", "message"),
         [
             ("{", "is not JSON"),
+            ("[" * 100_000, "is not JSON"),
             ("3", "holds a int"),
             ('["a"]', r"entry 1 is 'a'\. It must hold"),
             ('[{"id": "a", "label": "x"}, {"id": "b"}]', r"entry 2 is {'id': 'b'}\. It must hold"),
@@ -359,6 +411,22 @@ class TestBadOptions:
         captions.write_text(text)
         with pytest.raises(ValueError, match=f"captions.json:? {message}"):
             run_import(folder, captions=captions)
+
+    def test_captions_may_begin_with_a_byte_order_mark(self, folder):
+        captions = folder.parent / "captions.json"
+        captions.write_text(json.dumps({"a": "push"}), encoding="utf-8-sig")
+        assert run_import(folder, captions=captions).without_caption == ["b.mp4"]
+
+    def test_segments_with_a_cell_without_end(self, folder):
+        segments = folder.parent / "segments.csv"
+        segments.write_text("file,caption\na," + "x" * 200_000)
+        with pytest.raises(ValueError, match=r"segments\.csv is not CSV \(field larger.*follows line 1"):
+            run_import(folder, segments=segments)
+
+    def test_a_rate_of_the_clips_that_cannot_be_stored(self, tmp_path):
+        write_numbered_clip(tmp_path / "clips" / "fast.mkv", list(range(0, 12, 2)), last_ms=2)
+        with pytest.raises(ValueError, match=r"`fps` is 1000; it must be at most 240"):
+            run_import(tmp_path / "clips", storage="video")
 
     def test_a_repo_id_that_is_none(self, folder):
         with pytest.raises(ValueError, match="Repo id"):
@@ -454,21 +522,12 @@ class TestExistingDataset:
         ):
             run_import(folder, recorded_fps=3, fit="pad", resume=True)
 
-    def test_resume_refuses_what_is_no_finished_import(self, folder):
+    def test_resume_refuses_what_is_no_import(self, folder):
         root = run_import(folder).root
         (root / MANIFEST_PATH).unlink()
         with pytest.raises(
             ValueError, match=r"cannot be resumed: it has no meta/import_video\.json.*overwrite"
         ):
-            run_import(folder, resume=True)
-
-    def test_resume_refuses_what_a_killed_resume_left(self, folder, monkeypatch):
-        run_import(folder)
-        write_clip(folder / "c.mp4")
-        monkeypatch.setattr(module, "close_dataset", lambda *_: None)
-        run_import(folder, resume=True)
-        monkeypatch.undo()
-        with pytest.raises(ValueError, match=r"cannot be resumed: .*killed before it could close its files"):
             run_import(folder, resume=True)
 
     def test_an_interrupted_import_is_complete_so_far_and_can_be_resumed(self, folder, monkeypatch):
