@@ -101,7 +101,7 @@ def test_the_gradient_reaches_the_tapped_block_and_those_before_it(lam_path):
 
 @pytest.mark.parametrize("freeze_lam", [False, True])
 def test_with_weight_0_it_is_the_base_bit_for_bit(lam_path, freeze_lam):
-    """Also its noise and dropout, with a LAM that is built first and draws noise of its own at every step."""
+    """Also its noise and dropout, beside a LAM that draws noise of its own; seeded once both are built."""
     policy = make(lam_path, alignment_loss_weight=0.0, lam_loss_weight=0.0, freeze_lam=freeze_lam)
     base = make_base()
     aligned, plain = train(policy), train(base, read=present)

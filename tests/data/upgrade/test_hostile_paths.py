@@ -5,26 +5,12 @@ import os
 import shutil
 
 import pytest
-from data.test_upgrade_dataset import CAMERAS, IMAGE_KEY, edit_info, make_legacy
+from data.test_upgrade_dataset import CAMERAS, IMAGE_KEY, edit_info
 
 from lerobot_lara.data.upgrade import legacy_dataset, validation
 from lerobot_lara.data.upgrade.upgrade_dataset import upgrade_dataset
 
 SECRET = "a file of the system"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("legacy")
-    return {storage: make_legacy(folder / storage, "v2.1", storage=storage) for storage in ("video", "image")}
-
-
-@pytest.fixture
-def legacy(prepared, tmp_path):
-    def copy(storage="video"):
-        return shutil.copytree(prepared[storage], tmp_path / "source")
-
-    return copy
 
 
 def names(folder):

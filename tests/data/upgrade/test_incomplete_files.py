@@ -1,12 +1,11 @@
 """Files that are not what they should be: pointers of Git LFS, clips that are too short, playlists, images by path."""
 
 import json
-import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.test_upgrade_dataset import CAMERAS, FPS, IMAGE_KEY, draw, edit_info, make_legacy, write_video
+from data.test_upgrade_dataset import CAMERAS, FPS, IMAGE_KEY, draw, edit_info, write_video
 
 from lerobot_lara.data.upgrade import legacy_conversion, legacy_dataset
 from lerobot_lara.data.upgrade.upgrade_dataset import upgrade_dataset
@@ -14,20 +13,6 @@ from lerobot_lara.data.upgrade.verify import UpgradeMismatchError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 CLIP = f"videos/chunk-000/{CAMERAS[1]}/episode_000001.mp4"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("legacy")
-    return {storage: make_legacy(folder / storage, "v2.1", storage=storage) for storage in ("video", "image")}
-
-
-@pytest.fixture
-def legacy(prepared, tmp_path):
-    def copy(storage="video"):
-        return shutil.copytree(prepared[storage], tmp_path / "source")
-
-    return copy
 
 
 @pytest.mark.parametrize(
