@@ -128,9 +128,8 @@ def start_staging(root: Path, settings: ImportSettings, existing: Existing, *, o
     """
     staging = staging_folder(root)
     with writing(root):
-        if (
-            overwrite
-        ):  # what an earlier import has finished; the manifest goes last, as it is what makes the folder ours
+        if overwrite:
+            # What an earlier import has finished goes; the manifest last, as it is what makes the folder ours.
             shutil.rmtree(staging / _CLIPS, ignore_errors=True)
             shutil.rmtree(staging, ignore_errors=True)
         (staging / MANIFEST_PATH).parent.mkdir(parents=True, exist_ok=True)
