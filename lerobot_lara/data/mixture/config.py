@@ -213,14 +213,21 @@ def load_mixture(path: str | Path) -> MixtureConfig:
         config = draccus.decode(MixtureConfig, content)
     except (DecodingError, ParsingError, ValueError) as error:
         raise ValueError(f"Mixture file {path}: {_own_error(error) or error}") from error
-    config = replace(config, entries=[_from_folder(entry, path.parent) for entry in config.entries])
-    for entry in config.used_entries:
+    return replace(config, entries=[_from_folder(entry, path.parent) for entry in config.entries])
+
+
+def require_roots(mixture: MixtureConfig, path: str | Path) -> None:
+    """Checks that the local folders of a mixture file exist, as LeRobot would fill a missing one from the Hub.
+
+    Raises:
+        ValueError: The `root` of an entry in use does not exist.
+    """
+    for entry in mixture.used_entries:
         if entry.root is not None and not Path(entry.root).is_dir():
             raise ValueError(
                 f"Mixture file {path}: `root` of entry {entry.name!r} is {entry.root}, which does not exist. Relative "
                 "paths start at the mixture file."
             )
-    return config
 
 
 def _from_folder(entry: EntryConfig, folder: Path) -> EntryConfig:

@@ -261,9 +261,11 @@ def _reference_cameras(mixture: MixtureConfig, meta: LeRobotDatasetMetadata) -> 
         return list(mapped.values())
     cameras = color_cameras(meta)
     if not cameras:
+        found = [f"{key!r} ({_without_color(meta, key)})" for key in meta.camera_keys]
         raise ValueError(
-            f"The reference dataset {mixture.reference_entry.name!r} has no color camera, only "
-            f"{sorted(meta.features)}. Name another entry in `reference`, or give `cameras`."
+            f"Entry {mixture.reference_entry.name!r} has no camera that records color, only "
+            f"{', '.join(found) or sorted(meta.features)}. Train on a dataset with a color camera; in a mixture, name "
+            "it in `reference`, or the policy's cameras in `cameras`."
         )
     left_out = [key for key in meta.camera_keys if key not in cameras]
     if left_out:

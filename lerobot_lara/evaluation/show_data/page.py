@@ -15,7 +15,7 @@ from torch import Tensor
 
 import lerobot_lara  # noqa: F401  registers the policy types
 from lerobot_lara.data.mixture.build import build_mixture
-from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap, is_mixture, load_mixture
+from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap, is_mixture, load_mixture, require_roots
 from lerobot_lara.data.mixture.dataset import MixtureDataset
 from lerobot_lara.data.mixture.single import single_dataset
 from lerobot_lara.data.mixture.sources import Source, open_sources
@@ -133,7 +133,9 @@ def open_data(data: str) -> MixtureConfig:
         ValueError: If the mixture file is invalid, or a folder is missing or not a LeRobotDataset.
     """
     if is_mixture(data):
-        return load_mixture(data)
+        mixture = load_mixture(data)
+        require_roots(mixture, data)
+        return mixture
     folder = Path(data).expanduser()
     if not folder.is_dir():
         if data.startswith((".", "/", "~")) or data.count("/") > 1:
@@ -149,7 +151,7 @@ def open_data(data: str) -> MixtureConfig:
             "id, or a mixture file (.yaml)."
         )
     name = folder.resolve().name
-    return single_dataset(f"local/{name}", root=str(folder))
+    return single_dataset(f"local/{name}", name=name, root=str(folder))
 
 
 def configure_policy(
