@@ -134,7 +134,7 @@ class Source:
             )
         except UNREACHABLE as error:
             raise ValueError(_unreachable(self.config, error)) from error
-        return ColumnReader(dataset, video_backend=video_backend, tolerance_s=tolerance_s)
+        return ColumnReader(dataset, name=self.name, video_backend=video_backend, tolerance_s=tolerance_s)
 
     def _width(self, column: VectorMap) -> int:
         assert column.key is not None
