@@ -176,11 +176,25 @@ class ColumnReader:
             UnreadableFrameError: One of them cannot be decoded.
         """
         distinct = sorted(set(rows))
-        if key in self._meta.video_keys:
-            frames = self._decode_video(key, episode, distinct)
+        if self.is_video(key):
+            frames = self._decode_video(key, episode, distinct, self._video_backend)
         else:
             frames = torch.stack([self._decode_image(key, row) for row in distinct])
         return frames if distinct == list(rows) else frames[[distinct.index(row) for row in rows]]
+
+    def is_video(self, key: str) -> bool:
+        """Whether a camera of the dataset is stored as video, not as images in the table."""
+        return key in self._meta.video_keys
+
+    def try_frame(self, key: str, row: int) -> None:
+        """Decodes a frame of a video and drops it.
+
+        Decodes with PyAV: the decoders that LeRobot keeps for torchcodec must not be shared with data-loading workers.
+
+        Raises:
+            UnreadableFrameError: It cannot be decoded.
+        """
+        self._decode_video(key, self.place(row)[0], [row], "pyav")
 
     def video(self, key: str, episode: int) -> VideoPart:
         """Where an episode of a camera of the dataset is stored."""
@@ -193,23 +207,23 @@ class ColumnReader:
         name = self._meta.video_path.format(video_key=key, chunk_index=int(chunk), file_index=int(file))
         return VideoPart(self._root / name, float(start), float(end))
 
-    def _decode_video(self, key: str, episode: int, rows: list[int]) -> Tensor:
+    def _decode_video(self, key: str, episode: int, rows: list[int], backend: str) -> Tensor:
         """Decodes frames of a video: (n, C, H, W) uint8."""
         part = self.video(key, episode)
         timestamps = [part.start + float(time) for time in self.numbers("timestamp", rows)[:, 0]]
         try:
-            return self._decode_nearest(part.file, timestamps)
+            return self._decode_nearest(part.file, timestamps, backend)
         except DECODING_ERRORS as error:
             raise self._unreadable(key, rows, part.file, timestamps, error) from error
 
-    def _decode_nearest(self, file: Path, timestamps: list[float]) -> Tensor:
+    def _decode_nearest(self, file: Path, timestamps: list[float], backend: str) -> Tensor:
         """Decodes the frames that are nearest to the given seconds of a video."""
 
         def decode(backend: str) -> Tensor:
             return decode_video_frames(file, timestamps, self.tolerance_s, backend, return_uint8=True)
 
-        if self._video_backend != "torchcodec":
-            return decode(self._video_backend)
+        if backend != "torchcodec":
+            return decode(backend)
         try:
             return decode("torchcodec")
         except (IndexError, FrameTimestampError):
@@ -239,6 +253,8 @@ class ColumnReader:
             file=file,
             timestamps=timestamps,
             root=self._root,
+            half_frame_s=0.5 / self._meta.fps,
+            tolerance_s=self.tolerance_s,
         )
 
 

@@ -1,5 +1,6 @@
 """Names a frame that cannot be read: its dataset, file, episode, frame, time and camera, and what to do."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def unreadable(
     file: Path | None,
     timestamps: Sequence[float],
     root: Path,
+    half_frame_s: float,
+    tolerance_s: float,
 ) -> UnreadableFrameError:
     """Makes the error for frames that cannot be decoded.
 
@@ -49,15 +52,22 @@ def unreadable(
         file: The video; None for images that are stored in the table.
         timestamps: Their times in the video, in seconds.
         root: Folder of the dataset.
+        half_frame_s: Half the time between two frames, in seconds.
+        tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
     """
     which = f"frame {frames[0]}" if frames[0] == frames[1] else f"frames {frames[0]} and {frames[1]}"
     times = " and ".join(
         f"{time:.3f}" for time in sorted({min(timestamps), max(timestamps)} if timestamps else [])
     )
+    if isinstance(error, FrameTimestampError) and tolerance_s < half_frame_s:
+        wide = math.ceil(half_frame_s * 1000) / 1000
+        remedy = f"The video has other times than the table; --tolerance_s={wide:g} takes the nearest frame in time."
+    else:
+        remedy = _remedy(file)
     reason = " ".join(str(error).split())[:200]
     return UnreadableFrameError(
         f"{file or root}: {which} of episode {episode} of {name!r}{f', at {times} s' if times else ''}, camera {key}, "
-        f"cannot be read ({type(error).__name__}: {reason}). {_remedy(file, error)}",
+        f"cannot be read ({type(error).__name__}: {reason}). {remedy}",
         episode=episode,
         file=str(file or key),
     )
@@ -80,9 +90,7 @@ def file_problem(file: Path) -> str | None:
     return None
 
 
-def _remedy(file: Path | None, error: Exception) -> str:
-    if isinstance(error, FrameTimestampError) and "violate the tolerance" in str(error):
-        return "`lara show-data` says by how much the times differ, and which --tolerance_s takes the nearest frames."
+def _remedy(file: Path | None) -> str:
     problem = None if file is None else file_problem(file)
     if problem is not None:
         return f"The file {problem}"

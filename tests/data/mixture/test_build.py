@@ -216,14 +216,6 @@ def test_an_older_format_names_the_converter(tmp_path, build):
         build({"name": "old", "repo_id": "local/old", "root": str(root)}, cameras=None)
 
 
-def test_missing_statistics_are_named(tmp_path, build):
-    root = make_tiny_dataset(tmp_path / "bare")
-    stats = json.loads((root / "meta" / "stats.json").read_text())
-    (root / "meta" / "stats.json").write_text(json.dumps({k: v for k, v in stats.items() if k != "action"}))
-    with pytest.raises(ValueError, match=r"Entry 'bare' has no statistics of `action`"):
-        build({"name": "bare", "repo_id": "local/bare", "root": str(root)}, cameras=None)
-
-
 def test_policies_that_need_actions_refuse_action_free_entries(build):
     policy = ACTConfig(device="cpu", push_to_hub=False)
     message = r"`policy.type` is act, which cannot learn from samples without actions.*\['video'\]"

@@ -93,7 +93,7 @@ def test_lerobots_flags_reach_the_entry(tiny_dataset, tmp_path, built):
     assert isinstance(training, MixtureDataset)
     assert entry.reader.episodes == [0, 2]
     assert entry.image_transforms is not None
-    assert entry.reader._tolerance_s == 0.5
+    assert entry.reader.tolerance_s == 0.5
     assert len(held_out) == 5
     assert held_out.dataset.entries[0].reader.episodes == [3]
     assert held_out.dataset.entries[0].image_transforms is None
