@@ -320,7 +320,7 @@ def test_too_many_broken_frames_stop_the_run(video_root, monkeypatch):
         raise RuntimeError("Invalid data found when processing input")
 
     monkeypatch.setattr(ColumnReader, "_decode_nearest", decode)
-    with pytest.raises(UnreadableFrameError, match=r"21 of the 21 frames that were read cannot be decoded"):
+    with pytest.raises(UnreadableFrameError, match=r"22 of the 22 frames that were read cannot be decoded"):
         list(iter_all(build(video_root, on_broken_video="skip")))
 
 
