@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from lerobot.configs.train import TrainPipelineConfig
-from lerobot.datasets import factory
+from lerobot.datasets import factory, sampler
 from lerobot.transforms import ImageTransforms
 from lerobot.utils.constants import IMAGENET_STATS
 
@@ -26,6 +26,7 @@ from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
 from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import MixtureConfig, load_mixture
 from lerobot_lara.data.mixture.lerobot_compatibility import FUNCTION, check_lerobot
+from lerobot_lara.data.resumed_order import resumed_sampler
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.embodiments import embodiments_to_train
 from lerobot_lara.policy.mixture_record import MIXTURE_FILE
@@ -42,6 +43,8 @@ FIXED_ON_RESUME = (
     "vlm_lora_rank",
 )
 
+# LeRobot's sampler, which its training script has under this name.
+SAMPLER = "EpisodeAwareSampler"
 # Makes a single dataset. Where a LeRobot without `FUNCTION` calls this one, a mixture is refused with a clear error.
 SINGLE_FUNCTION = "make_dataset"
 
@@ -186,6 +189,9 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         if cfg is None:
             return original(*args, **kwargs)
         prepare_policy(cfg)
+        for module in _lerobot_modules():
+            if SAMPLER in vars(module) and module is not sampler:
+                setattr(module, SAMPLER, resumed_sampler(cfg))
         return make_mixture_datasets(cfg) if is_mixture(cfg.dataset.repo_id) else original(*args, **kwargs)
 
     return make_train_eval_datasets
