@@ -24,6 +24,8 @@ class MixtureRecord:
     def __init__(self, dataset_meta: Any = None) -> None:
         self.description: dict[str, Any] | None = getattr(dataset_meta, "mixture", None)
         entries = [] if self.description is None else self.description["entries"]
+        if len(entries) == 1:
+            entries = []  # its means are those of the whole batch
         self.means = DatasetMeans(
             [entry["name"] for entry in entries], [entry["labeled"] for entry in entries]
         )

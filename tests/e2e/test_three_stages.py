@@ -186,7 +186,7 @@ def test_action_free_data_is_for_the_lam_only(folder, lam_run):
         {"policy__type": "lara_dit"},
         {"policy__type": "lara", "policy__lam_path": lam_run.checkpoint},
     ):
-        with pytest.raises(ValueError, match=r"action-free.*lara_lam"):
+        with pytest.raises(ValueError, match=r"no `action` column.*lara_lam"):
             run_train(dataset__root=folder / "videos", output_dir=folder / "never", **options)
 
 

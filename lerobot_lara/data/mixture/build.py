@@ -159,8 +159,7 @@ class MixtureBuilder:
 
     def _layout(self) -> SampleLayout:
         """What the samples of all datasets have in common."""
-        cameras = tuple(self.config.cameras or self.reference.cameras)
-        size = self.config.image_size or self.reference.camera_shape(next(iter(self.reference.cameras)))
+        cameras = self.config.cameras or list(self.reference.cameras)
         deltas = self.policy.action_delta_indices
         dims = {
             name: [source.dim(getattr(source, name)) for source in (self.reference, *self.sources)]
@@ -174,8 +173,7 @@ class MixtureBuilder:
             dims["state"] = [0]
         labeled = [source for source in self.sources if source.action is not None]
         return SampleLayout(
-            cameras=cameras,
-            image_size=(size[0], size[1]),
+            image_sizes={camera: self._image_size(camera) for camera in cameras},
             action_deltas=None if deltas is None else tuple(deltas),
             state_dim=dims["state"][0],
             action_dim=dims["action"][0],
@@ -186,6 +184,13 @@ class MixtureBuilder:
             flag_cameras=any(set(source.cameras) != set(cameras) for source in self.sources),
             flag_state=any(source.state is None for source in labeled),
         )
+
+    def _image_size(self, camera: str) -> tuple[int, int]:
+        """Height and width of the images of one of the policy's cameras."""
+        if self.config.image_size is not None:
+            return self.config.image_size[0], self.config.image_size[1]
+        own = self.reference.cameras
+        return self.reference.camera_shape(camera if camera in own else next(iter(own)))
 
     def _entry(
         self,
@@ -280,7 +285,7 @@ class MixtureBuilder:
         features: dict[str, dict] = {}
         stats: dict[str, dict[str, Any]] = {}
         for camera in layout.cameras:
-            shape = (*layout.image_size, 3)
+            shape = (*layout.image_sizes[camera], 3)
             features[camera] = {"dtype": "image", "shape": shape, "names": ["height", "width", "channels"]}
             stats[camera] = dict((reference.meta.stats or {}).get(reference.cameras.get(camera, ""), {}))
         for name, key, dim in (("state", OBS_STATE, layout.state_dim), ("action", ACTION, layout.action_dim)):
@@ -301,7 +306,7 @@ class MixtureBuilder:
         return {
             "reference": self.reference.name,
             "cameras": list(self.layout.cameras),
-            "image_size": list(self.layout.image_size),
+            "image_size": _sizes(self.layout.image_sizes),
             "statistics": self.config.statistics,
             "reference_statistics": _digest(vectors),
             "embodiments": self.rows,
@@ -327,6 +332,13 @@ class MixtureBuilder:
                 for entry, draws in zip(entries, schedule.draws, strict=True)
             ],
         }
+
+
+def _sizes(image_sizes: dict[str, tuple[int, int]]) -> list[int] | dict[str, list[int]]:
+    """The one size of all cameras, or else the size of each."""
+    sizes = {camera: list(size) for camera, size in image_sizes.items()}
+    first, *others = sizes.values()
+    return first if all(size == first for size in others) else sizes
 
 
 def _digest(content: Any) -> str:
@@ -364,7 +376,7 @@ def _log(mixture: dict[str, Any]) -> None:
     for entry in mixture["entries"]:
         gap = max(entry["window"])
         logger.info(
-            "Mixture: %.1f %% %s: %d episodes, %d frames at %g fps, frame gap %d (%.2f s), %s",
+            "Data: %.1f %% %s: %d episodes, %d frames at %g fps, frame gap %d (%.2f s), %s",
             100 * entry["draws"] / mixture["draws_per_epoch"],
             entry["name"],
             entry["episodes"],

@@ -106,8 +106,9 @@ class MixtureConfig:
         reference: Name of the entry in whose units and dimensions the policy acts, that is, of the dataset of the robot
             that the policy is for. None is the first entry with actions, or the first entry if none has actions.
         cameras: The policy's camera keys; None takes those of the reference dataset.
-        image_size: [height, width] of all images, in pixels; None takes that of the reference dataset. Images of
-            another size are cropped about the center to its aspect ratio and resized.
+        image_size: [height, width] of all images, in pixels; None takes those of the reference dataset's cameras, and
+            of its first camera for one that it lacks. Images of another size are cropped about the center to its
+            aspect ratio and resized.
         frame_gap_s: Seconds between o_t and o_{t+K}; None takes the policy's `frame_gap` frames in every dataset.
         statistics: "dataset": every entry is normalized by its own statistics; "embodiment": by those of all entries
             of its embodiment together, for datasets that share units.
@@ -177,6 +178,11 @@ class MixtureConfig:
         return list(dict.fromkeys(self.embodiment_of(entry) for entry in entries))
 
 
+def is_mixture(repo_id: Any) -> bool:
+    """Whether `--dataset.repo_id` names a mixture file."""
+    return isinstance(repo_id, str) and repo_id.lower().endswith((".yaml", ".yml"))
+
+
 def load_mixture(path: str | Path) -> MixtureConfig:
     """Reads a mixture file.
 
@@ -208,6 +214,20 @@ def load_mixture(path: str | Path) -> MixtureConfig:
     except (DecodingError, ParsingError, ValueError) as error:
         raise ValueError(f"Mixture file {path}: {_own_error(error) or error}") from error
     return replace(config, entries=[_from_folder(entry, path.parent) for entry in config.entries])
+
+
+def require_roots(mixture: MixtureConfig, path: str | Path) -> None:
+    """Checks that the local folders of a mixture file exist, as LeRobot would fill a missing one from the Hub.
+
+    Raises:
+        ValueError: The `root` of an entry in use does not exist.
+    """
+    for entry in mixture.used_entries:
+        if entry.root is not None and not Path(entry.root).is_dir():
+            raise ValueError(
+                f"Mixture file {path}: `root` of entry {entry.name!r} is {entry.root}, which does not exist. Relative "
+                "paths start at the mixture file."
+            )
 
 
 def _from_folder(entry: EntryConfig, folder: Path) -> EntryConfig:

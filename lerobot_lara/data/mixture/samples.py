@@ -33,8 +33,7 @@ class SampleLayout:
     """What the samples of all datasets have in common, so that they fit into one batch.
 
     Args:
-        cameras: The policy's cameras.
-        image_size: (height, width) in pixels.
+        image_sizes: (height, width) in pixels of each of the policy's cameras.
         action_deltas: Control steps of the action chunk; None without actions.
         state_dim: S; 0 without a state.
         action_dim: A; 0 without actions.
@@ -46,8 +45,7 @@ class SampleLayout:
         flag_state: Mark missing states even where observations have no time axis.
     """
 
-    cameras: tuple[str, ...]
-    image_size: tuple[int, int]
+    image_sizes: dict[str, tuple[int, int]]
     action_deltas: tuple[int, ...] | None
     state_dim: int
     action_dim: int
@@ -57,6 +55,11 @@ class SampleLayout:
     action_fill: np.ndarray
     flag_cameras: bool
     flag_state: bool
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The policy's cameras."""
+        return tuple(self.image_sizes)
 
 
 class EntrySamples:
@@ -166,12 +169,12 @@ class EntrySamples:
         """Images of the policy's cameras at the rows of the window, with flags for padded and missing ones."""
         sample: dict[str, Any] = {}
         timed = self.observation_deltas is not None
-        for camera in self.layout.cameras:
+        for camera, size in self.layout.image_sizes.items():
             key = self.source.cameras.get(camera)
             if key is None:
-                images = torch.zeros(len(rows), 3, *self.layout.image_size, dtype=torch.uint8)
+                images = torch.zeros(len(rows), 3, *size, dtype=torch.uint8)
             else:
-                images = fit_image(self.reader.images(key, episode, rows), self.layout.image_size)
+                images = fit_image(self.reader.images(key, episode, rows), size)
             images = images if timed else images[0]
             if key is not None and self.image_transforms is not None:
                 images = self.image_transforms(images)

@@ -3,7 +3,6 @@
 import logging
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -153,7 +152,7 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
         ValueError: A dataset is missing, has an older format or lacks a column or camera; two entries of one
             embodiment differ in their dimensions; or no entry has actions although the policy learns from them.
     """
-    metas = {entry.name: _open_meta(entry) for entry in mixture.used_entries}
+    metas = {entry.name: open_meta(entry) for entry in mixture.used_entries}
     cameras = mixture.cameras or _reference_cameras(mixture, metas[mixture.reference_entry.name])
     sources = []
     for entry in mixture.used_entries:
@@ -162,8 +161,9 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
         action = _check_vector(entry, meta, "action", entry.action, ACTION) if with_vectors else None
         if with_vectors and action is None:
             raise ValueError(
-                f"Entry {entry.name!r} has no `{ACTION}` column ({entry.repo_id}). Set `action_free: true`, or name "
-                "its column in `action: {key: ...}`."
+                f"Entry {entry.name!r} has no `{ACTION}` column ({entry.repo_id}). Train a latent action model on it "
+                "with --policy.type=lara_lam; or name its column in `action: {key: ...}` of a mixture file, or set "
+                "`action_free: true` there."
             )
         sources.append(
             Source(
@@ -228,12 +228,12 @@ def split_episodes(source: Source, eval_split: float) -> tuple[list[int], list[i
     return sorted(training), sorted(held_out)
 
 
-def _open_meta(entry: EntryConfig) -> LeRobotDatasetMetadata:
-    if entry.root is not None and not Path(entry.root).is_dir():
-        raise ValueError(
-            f"`root` of entry {entry.name!r} is {entry.root}, which does not exist. Relative paths start at the "
-            "mixture file."
-        )
+def open_meta(entry: EntryConfig) -> LeRobotDatasetMetadata:
+    """Opens the metadata of an entry's dataset, after downloading them from the Hub if necessary.
+
+    Raises:
+        ValueError: The dataset has an older format, or is neither on this machine nor can it be downloaded.
+    """
     try:
         return LeRobotDatasetMetadata(entry.repo_id, root=entry.root, revision=entry.revision)
     except BackwardCompatibilityError as error:
@@ -257,15 +257,36 @@ def _unreachable(entry: EntryConfig, error: Exception) -> str:
 def _reference_cameras(mixture: MixtureConfig, meta: LeRobotDatasetMetadata) -> list[str]:
     """The policy's cameras where the mixture names none: those of the reference dataset."""
     mapped = mixture.reference_entry.cameras
-    cameras = (
-        list(mapped.values()) if mapped else [key for key in meta.camera_keys if key not in meta.depth_keys]
-    )
+    if mapped:
+        return list(mapped.values())
+    cameras = color_cameras(meta)
     if not cameras:
+        found = [f"{key!r} ({_without_color(meta, key)})" for key in meta.camera_keys]
         raise ValueError(
-            f"The reference dataset {mixture.reference_entry.name!r} has no camera, only {sorted(meta.features)}. "
-            "Name another entry in `reference`, or give `cameras`."
+            f"Entry {mixture.reference_entry.name!r} has no camera that records color, only "
+            f"{', '.join(found) or sorted(meta.features)}. Train on a dataset with a color camera; in a mixture, name "
+            "it in `reference`, or the policy's cameras in `cameras`."
         )
+    left_out = [key for key in meta.camera_keys if key not in cameras]
+    if left_out:
+        logger.info("Left out of %r, as they have no color: %s.", mixture.reference_entry.name, left_out)
     return cameras
+
+
+def color_cameras(meta: LeRobotDatasetMetadata) -> list[str]:
+    """The cameras of a dataset that record color, in its order; others record depth or shades of gray."""
+    return [key for key in meta.camera_keys if _without_color(meta, key) is None]
+
+
+def _without_color(meta: LeRobotDatasetMetadata, key: str) -> str | None:
+    """What a camera records instead of color; None if it records color."""
+    if key in meta.depth_keys:
+        return "depth"
+    channels = _image_shape(meta, key)[0]
+    pixel_format = str((meta.features[key].get("info") or {}).get("video.pix_fmt", ""))
+    if channels != 3 or pixel_format.startswith("gray"):
+        return f"{channels} channel(s) {pixel_format}".strip()
+    return None
 
 
 def _check_cameras(entry: EntryConfig, meta: LeRobotDatasetMetadata, cameras: list[str]) -> dict[str, str]:
@@ -287,12 +308,10 @@ def _check_cameras(entry: EntryConfig, meta: LeRobotDatasetMetadata, cameras: li
                 f"`cameras` of entry {entry.name!r} maps {key!r} to {camera!r}; it must map to the policy's cameras, "
                 f"which are {cameras}. Correct it, or add the camera to the mixture's `cameras`."
             )
-        channels = _image_shape(meta, key)[0]
-        pixel_format = (meta.features[key].get("info") or {}).get("video.pix_fmt", "")
-        if key in meta.depth_keys or channels != 3 or str(pixel_format).startswith("gray"):
-            kind = "depth" if key in meta.depth_keys else f"{channels} channel(s) {pixel_format}".strip()
+        if kind := _without_color(meta, key):
             raise ValueError(
-                f"Camera {key!r} of entry {entry.name!r} is not RGB but has {kind}. Map another camera."
+                f"Camera {key!r} of entry {entry.name!r} is not RGB but has {kind}. Map another camera, one of "
+                f"{color_cameras(meta)}."
             )
     return {camera: key for key, camera in wanted.items()}
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 import lerobot_lara  # noqa: F401  registers the policy types
 from lerobot_lara.data.mixture.build import build_mixture
-from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig, VectorMap, load_mixture
+from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap, is_mixture, load_mixture, require_roots
 from lerobot_lara.data.mixture.dataset import MixtureDataset
-from lerobot_lara.data.mixture.lerobot_hook import is_mixture
+from lerobot_lara.data.mixture.single import single_dataset
 from lerobot_lara.data.mixture.sources import Source, open_sources
 from lerobot_lara.evaluation.page import render_template
 from lerobot_lara.evaluation.show_data.pairs import (
@@ -110,7 +110,7 @@ def show_data(
         weights=mixture.weights,
         left_out=[entry.name for entry in mixture.entries if entry.weight == 0],
         draws=len(dataset),
-        image_size=dataset.entries[0].layout.image_size,
+        image_sizes=_image_sizes(dataset),
         augmentations=_augmentations(image_transforms, random_shift),
         problems=find_problems(entries),
         entries=entries,
@@ -133,7 +133,9 @@ def open_data(data: str) -> MixtureConfig:
         ValueError: If the mixture file is invalid, or a folder is missing or not a LeRobotDataset.
     """
     if is_mixture(data):
-        return load_mixture(data)
+        mixture = load_mixture(data)
+        require_roots(mixture, data)
+        return mixture
     folder = Path(data).expanduser()
     if not folder.is_dir():
         if data.startswith((".", "/", "~")) or data.count("/") > 1:
@@ -141,7 +143,7 @@ def open_data(data: str) -> MixtureConfig:
                 f"{folder} does not exist: it should be a folder. Pass the folder of a LeRobotDataset, a Hub id, or a "
                 "mixture file (.yaml)."
             )
-        return MixtureConfig([EntryConfig(name=data, repo_id=data)])
+        return single_dataset(data)
     # LeRobot would fill a folder without metadata from the Hub.
     if not (folder / "meta" / "info.json").is_file():
         raise ValueError(
@@ -149,7 +151,7 @@ def open_data(data: str) -> MixtureConfig:
             "id, or a mixture file (.yaml)."
         )
     name = folder.resolve().name
-    return MixtureConfig([EntryConfig(name=name, repo_id=f"local/{name}", root=str(folder))])
+    return single_dataset(f"local/{name}", name=name, root=str(folder))
 
 
 def configure_policy(
@@ -262,6 +264,17 @@ def _page_path(data: str, out: str | Path | None) -> Path:
             "another --out."
         )
     return page
+
+
+def _image_sizes(dataset: MixtureDataset) -> str:
+    """Height and width of the images, of each camera if they differ."""
+    sizes = {
+        camera: f"{height}×{width}"
+        for camera, (height, width) in dataset.entries[0].layout.image_sizes.items()
+    }
+    if len(set(sizes.values())) == 1:
+        return next(iter(sizes.values()))
+    return ", ".join(f"{size} ({camera})" for camera, size in sizes.items())
 
 
 def _augmentations(image_transforms: bool, random_shift: int) -> list[str]:

@@ -93,9 +93,9 @@ def describe_cameras(entry: EntrySamples, pairs: Sequence[Pair]) -> list[dict[st
     Returns:
         A description of each camera, in the policy's order; "key" is None if the dataset lacks it.
     """
-    source, size = entry.source, entry.layout.image_size
+    source = entry.source
     described: list[dict[str, Any]] = []
-    for camera in entry.layout.cameras:
+    for camera, size in entry.layout.image_sizes.items():
         key = source.cameras.get(camera)
         if key is None:
             described.append({"camera": camera, "key": None})
