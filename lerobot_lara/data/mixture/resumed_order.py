@@ -1,8 +1,8 @@
 """Lets a resumed training see the data and draw the random numbers that it would have, had it not been stopped.
 
-LeRobot 0.6.1 does so within the first epoch only, and for the data only: accelerate tells the sampler to begin with epoch
-0, whatever the checkpoint says, and the data loader draws a number that an undisturbed training draws at the beginning
-of an epoch.
+LeRobot 0.6.1 does so within the first epoch only, and for the data only: accelerate tells the sampler to begin with
+epoch 0, whatever the checkpoint says, and the data loader draws a number that an undisturbed training draws at the
+beginning of an epoch.
 """
 
 from collections.abc import Iterator

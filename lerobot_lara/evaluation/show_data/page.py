@@ -31,6 +31,7 @@ from lerobot_lara.evaluation.show_data.pairs import (
 )
 from lerobot_lara.evaluation.show_data.problems import find_problems
 from lerobot_lara.evaluation.show_data.summary import describe_cameras, describe_entry
+from lerobot_lara.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def show_data(
         entries=entries,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(content, encoding="utf-8")
+    write_text(page, content)
     return page
 
 

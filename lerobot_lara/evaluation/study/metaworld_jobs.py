@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from lerobot_lara.evaluation.study.jobs import Job
+from lerobot_lara.files.atomic import write_text
 
 ZERO = "zero"
 
@@ -173,7 +174,7 @@ def write_mixture_file(content: dict, path: Path) -> Path:
         `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    write_text(path, yaml.safe_dump(content, sort_keys=False))
     return path
 
 
