@@ -17,7 +17,8 @@ from lerobot.utils.random_utils import load_rng_state
 def resumed_sampler(cfg: TrainPipelineConfig) -> type[EpisodeAwareSampler]:
     """Returns the class of samplers for a training: LeRobot's own, unless a policy of this package is resumed.
 
-    With processes that read the data (`num_workers`), random transforms of images differ from an undisturbed training.
+    Random transforms of images differ from an undisturbed training, as they are drawn one batch ahead or by the
+    processes that read the data; shifts and masks that a policy draws are the same.
 
     Args:
         cfg: Configuration of the training.
