@@ -214,9 +214,7 @@ def read_progress(log: Path, description: str) -> tuple[int, int] | None:
 class _Process:
     """A running job with its log and progress bar."""
 
-    def __init__(
-        self, job: Job, state_dir: Path, *, slot: int, continuation: tuple[str, ...] | None
-    ) -> None:
+    def __init__(self, job: Job, state_dir: Path, *, slot: int, continuation: tuple[str, ...] | None) -> None:
         self.job = job
         self.slot = slot
         self._record_path = state_dir / f"{job.name}.json"
@@ -224,9 +222,7 @@ class _Process:
         self._reported = time.monotonic()
         spent = 0.0 if continuation is None else _seconds_spent(self._record_path, self._log_path)
         self.time = JobTime(time.time() - spent, 0.0)
-        write_json(
-            self._record_path, {"status": "running", "started": self.time.started, **job.fingerprint}
-        )
+        write_json(self._record_path, {"status": "running", "started": self.time.started, **job.fingerprint})
         command = continuation or job.command
         logger.info(
             "%s: %s\n  %s", job.title, "continued" if continuation else "started", shell_line(command)

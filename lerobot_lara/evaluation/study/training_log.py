@@ -23,8 +23,8 @@ def parse_training_log(path: Path) -> Curves:
     """Reads every logged metric of a `lerobot-train` run.
 
     LeRobot prints steps of 1000 and more as "1K", "2K" and so on. These are counted from the step of the previous line,
-    in units of the `log_freq` that the run printed with its configuration. Where a run that was resumed begins, the steps
-    after its checkpoint are dropped: they were done again.
+    in units of the `log_freq` that the run printed with its configuration. Where a resumed run begins, the steps after
+    its checkpoint are dropped: they were done again.
 
     Args:
         path: File with the captured standard output and error of the run.
