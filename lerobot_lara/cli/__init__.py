@@ -1,6 +1,7 @@
 """The `lara` command: one module per subcommand, each with `add_arguments(parser)` and `run(args) -> int`."""
 
 import argparse
+import errno
 import importlib
 import logging
 import sys
@@ -17,6 +18,19 @@ SUBCOMMANDS = {
     "export-base": "write the policy of a `lara` checkpoint without its latent action model, as `lara_dit`",
     "demo": "run a small Meta-World study: collect, train, evaluate and report",
 }
+_FILE_SYSTEM = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EISDIR,
+    }
+)
+"""Errors of the operating system that a user can do something about."""
 EXTRA_OF_MODULE = {
     "sklearn": "eval",
     "torchmetrics": "eval",
@@ -33,13 +47,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs `lara <subcommand> ...`.
 
     Only the module of the chosen subcommand is imported, so that `lara --help` is instant. Errors that the user can
-    fix, a `ValueError` or a missing package of an extra, are reported without a traceback.
+    fix, a `ValueError`, a missing package of an extra, or a disk that is full or must not be written, are reported
+    without a traceback.
 
     Args:
         argv: The arguments; None takes those of the process.
 
     Returns:
-        The exit status: that of the subcommand, or 1 after an error that the user can fix.
+        The exit status: that of the subcommand, 1 after an error that the user can fix, or 2 after one of the file
+        system.
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
@@ -55,6 +71,15 @@ def main(argv: list[str] | None = None) -> int:
         if error.name is not None:
             raise
         problem = str(error)  # LeRobot's `require_package`, which says what to install
+    except OSError as error:
+        if error.errno not in _FILE_SYSTEM:
+            raise
+        sys.stderr.write(
+            f"lara {arguments[0]}: {error.filename or 'A file'} cannot be read or written: {error.strerror or error}. "
+            "Make sure that there is space and that the place may be read and written, then repeat the command (with "
+            "--resume, if it has that option): what was finished is kept.\n"
+        )
+        return 2
     sys.stderr.write(f"lara {arguments[0]}: {problem}\n")
     return 1
 
