@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lerobot_lara.alignment.objective import LatentAlignment
+from lerobot_lara.files.atomic import replaced_file
 from lerobot_lara.lam import artifact
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.policy.alignment_contract import AlignmentBase
@@ -179,7 +180,8 @@ class AttachedLAM(PublishingPolicy):
         rest = {key: value.contiguous() for key, value in state.items() if key.startswith(ALIGNMENT_STATE)}
         remedy = "Continue from an earlier checkpoint, with a lower --policy.optimizer_lr."
         require_finite(rest, "Weights of the alignment to be saved", remedy)
-        save_file(rest, save_directory / ALIGNMENT_FILE, metadata={ORIGIN: self._origin})
+        with replaced_file(save_directory / ALIGNMENT_FILE) as partial:
+            save_file(rest, partial, metadata={ORIGIN: self._origin})
 
     def _has_own_lam(self) -> bool:
         """Whether the checkpoint has an aligned LAM, and is not one of the plain base."""

@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -22,10 +23,22 @@ import numpy as np
 from lerobot.utils.import_utils import require_package
 from tqdm import tqdm
 
+from lerobot_lara.data.stored_frames import find_lost_frame, find_lost_rows
 from lerobot_lara.envs.configuration_metaworld_fast import (
     MetaworldFastEnvConfig,
     resolve_tasks,
     task_descriptions,
+)
+from lerobot_lara.files.atomic import replaced_file, write_json
+from lerobot_lara.files.lock import only_run
+from lerobot_lara.files.staging import (
+    check_replaced,
+    discard_staging,
+    finish_move,
+    is_foreign,
+    move_into_place,
+    new_folder,
+    staging_folder,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +47,10 @@ if TYPE_CHECKING:
     from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
 
 logger = logging.getLogger(__name__)
+
+_CAMERA = "observation.image"
+_RECORD = Path("settings.json")
+"""In the folder of a run that has not ended: its settings, and whether it replaces a dataset."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +121,17 @@ def collect_demos(
         action_free: See `CollectionSettings`.
         steps_after_success: See `CollectionSettings`.
         workers: Number of processes that simulate, each with one thread.
-        resume: Continue an interrupted run; a completed one is left as it is.
-        overwrite: Record everything again, and replace the dataset at `root` once the new one is complete.
+        resume: Continue an interrupted run, also one that was to overwrite a dataset; a completed one is left as it is.
+        overwrite: Record everything again, and replace the dataset at `root` once the new one is complete. What an
+            interrupted run has recorded is discarded.
 
     Returns:
         The dataset's folder.
 
     Raises:
         ValueError: A setting is out of range; `root` or an interrupted run exists and neither `resume` nor
-            `overwrite` is set; or the run to resume was started with other settings.
+            `overwrite` is set; the run to resume was started with other settings; another run writes to `root`; or a
+            frame could not be stored.
         RuntimeError: The expert repeatedly fails to solve a task.
     """
     task_names = tuple(name for group in resolve_tasks(tasks).values() for name in group)
@@ -123,16 +142,28 @@ def collect_demos(
         raise ValueError(f"`workers` is {workers}; it must be at least 1.")
     require_package("metaworld", extra="metaworld")
     root = _dataset_root(root, repo_id)
-    staging = root.with_name(f"{root.name}.partial")
-    if _is_complete(root, staging, settings=settings, resume=resume, overwrite=overwrite):
-        logger.info("%s is already complete.", root)
-        return root
+    with only_run(root, "root"):
+        finish_move(root, _RECORD)
+        check_replaced(root)
+        if _is_complete(root, settings=settings, resume=resume, overwrite=overwrite):
+            logger.info("%s is already complete.", root)
+        else:
+            _collect(repo_id, root, settings, workers=workers, overwrite=overwrite)
+    return root
 
-    (staging / "episodes").mkdir(parents=True, exist_ok=True)
-    _write_json(staging / "settings.json", asdict(settings))
-    shutil.rmtree(staging / "dataset", ignore_errors=True)  # an interrupted run may have left it half written
-    dataset = _create_dataset(repo_id, staging / "dataset", settings)
-    order = [(task, episode) for episode in range(episodes) for task in task_names]
+
+def _collect(
+    repo_id: str, root: Path, settings: CollectionSettings, *, workers: int, overwrite: bool
+) -> None:
+    """Records what an interrupted run has not, makes the dataset of all episodes, and moves it to its place."""
+    staging, new = staging_folder(root), new_folder(root)
+    if not (staging / _RECORD).exists():
+        write_json(staging / _RECORD, {**asdict(settings), "overwrite": overwrite})
+    (staging / "episodes").mkdir(exist_ok=True)
+    if new.exists():  # an interrupted run has left it half written
+        shutil.rmtree(new)
+    dataset = _create_dataset(repo_id, new, settings)
+    order = [(task, episode) for episode in range(settings.episodes) for task in settings.tasks]
     paths = [staging / "episodes" / f"{task}_{episode:06d}.npz" for task, episode in order]
     record = functools.partial(_stage_episode, settings)
     records = []
@@ -146,16 +177,13 @@ def collect_demos(
             failures = sum(entry["failed_attempts"] for entry in records)
             progress.set_postfix(frames=dataset.meta.total_frames, failed_attempts=failures)
             progress.update()
+    length = dataset.meta.total_frames
     dataset.finalize()
-    _write_json(
-        staging / "dataset" / "meta" / "collection.json", {"settings": asdict(settings), "episodes": records}
-    )
-    _log_failures(records, task_names)
-    if root.exists():
-        shutil.rmtree(root)
-    (staging / "dataset").rename(root)
-    shutil.rmtree(staging)
-    return root
+    if lost := find_lost_rows(new, length):
+        raise ValueError(_lost_message(new, lost))
+    write_json(new / "meta" / "collection.json", {"settings": asdict(settings), "episodes": records})
+    _log_failures(records, settings.tasks)
+    move_into_place(root, _RECORD)
 
 
 @functools.lru_cache(maxsize=16)
@@ -178,10 +206,8 @@ def _stage_episode(settings: CollectionSettings, task_and_episode: tuple[str, in
             episode=episode,
             steps_after_success=settings.steps_after_success,
         )
-        unfinished = path.with_suffix(".tmp")
-        with unfinished.open("wb") as file:
+        with replaced_file(path) as partial, partial.open("wb") as file:
             np.savez(file, **recorded)
-        unfinished.replace(path)
     return path
 
 
@@ -225,7 +251,7 @@ def _create_dataset(repo_id: str, root: Path, settings: CollectionSettings) -> "
 
     size = settings.image_size
     features: dict[str, dict[str, Any]] = {
-        "observation.image": {
+        _CAMERA: {
             "dtype": settings.storage,
             "shape": (size, size, 3),
             "names": ["height", "width", "channels"],
@@ -250,22 +276,36 @@ def _create_dataset(repo_id: str, root: Path, settings: CollectionSettings) -> "
 
 def _add_episode(dataset: "LeRobotDataset", path: Path, *, task: str, episode: int) -> dict[str, Any]:
     """Writes a staged episode and returns its record for `collection.json`."""
-    with np.load(path) as recorded:
-        columns = {"observation.image": recorded["images"]}
-        if "action" in dataset.meta.features:
-            columns |= {"observation.state": recorded["states"], "action": recorded["actions"]}
-        record = {
-            "task": task,
-            "episode": episode,
-            "simulator_seed": int(recorded["simulator_seed"]),
-            "noise_std": float(recorded["noise_std"]),
-            "failed_attempts": int(recorded["failed_attempts"]),
-        }
+    try:
+        with np.load(path) as file:
+            recorded = dict(file)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a whole episode ({error}). Delete it, and pass --resume.") from error
+    columns = {_CAMERA: recorded["images"]}
+    if "action" in dataset.meta.features:
+        columns |= {"observation.state": recorded["states"], "action": recorded["actions"]}
+    record = {
+        "task": task,
+        "episode": episode,
+        "simulator_seed": int(recorded["simulator_seed"]),
+        "noise_std": float(recorded["noise_std"]),
+        "failed_attempts": int(recorded["failed_attempts"]),
+    }
     description = task_descriptions()[task]
     for values in zip(*columns.values(), strict=True):
         dataset.add_frame({**dict(zip(columns, values, strict=True)), "task": description})
+    if lost := find_lost_frame(dataset, _CAMERA):
+        raise ValueError(_lost_message(Path(dataset.root), f"{task}, episode {episode}: {lost}"))
     dataset.save_episode()
     return record
+
+
+def _lost_message(folder: Path, lost: str) -> str:
+    """The error for what LeRobot did not store."""
+    return (
+        f"{folder}: {lost}. Make sure that there is space and that the disk is sound, and pass --resume; the episodes "
+        "that were recorded are kept."
+    )
 
 
 def _dataset_root(root: str | Path | None, repo_id: str) -> Path:
@@ -277,44 +317,60 @@ def _dataset_root(root: str | Path | None, repo_id: str) -> Path:
     return HF_LEROBOT_HOME / repo_id
 
 
-def _is_complete(
-    root: Path, staging: Path, *, settings: CollectionSettings, resume: bool, overwrite: bool
-) -> bool:
+def _is_complete(root: Path, *, settings: CollectionSettings, resume: bool, overwrite: bool) -> bool:
     """Compares what is on disk with what is asked for; True if there is nothing left to do."""
     if resume and overwrite:
         raise ValueError("`resume` and `overwrite` are both set; they exclude each other. Set one of them.")
-    finished = root / "meta" / "collection.json"
+    staging = staging_folder(root)
+    if is_foreign(root, _RECORD):
+        raise ValueError(
+            f"{staging} is not an interrupted run, so it will not be touched. Move it away, or choose another `root`."
+        )
     if overwrite:
         if root.exists() and not (root / "meta" / "info.json").exists():
             raise ValueError(f"{root} is not a dataset, so it will not be deleted. Choose another `root`.")
-        if staging.exists() and not (staging / "settings.json").exists():
-            raise ValueError(
-                f"{staging} is not an interrupted run, so it will not be deleted. Choose another `root`."
-            )
-        shutil.rmtree(staging, ignore_errors=True)
+        discard_staging(root, _RECORD)
         return False
+    stopped = _read_record(staging / _RECORD)
+    replaces = stopped is not None and stopped.pop("overwrite", False) is True
     if not resume:
         if root.exists():
             raise ValueError(f"{root} already exists. Choose another `root`, or pass --overwrite.")
-        if staging.exists():
+        if stopped is not None:
             raise ValueError(
                 f"{staging} holds an interrupted run. Pass --resume to continue it, or --overwrite to start over."
             )
         return False
-    if root.exists():
-        if not finished.exists():
+    if stopped is not None:
+        _check_same_settings(stopped, settings, staging)
+    if root.exists() and not replaces:
+        finished = _read_record(root / "meta" / "collection.json")
+        if finished is None:
             raise ValueError(
                 f"{root} was not written by collect-demos, so it cannot be resumed. Choose another `root`."
             )
-        _check_same_settings(json.loads(finished.read_text())["settings"], settings, root)
+        _check_same_settings(finished.get("settings"), settings, root)
         return True
-    if (staging / "settings.json").exists():
-        _check_same_settings(json.loads((staging / "settings.json").read_text()), settings, staging)
     return False
 
 
-def _check_same_settings(found: dict[str, Any], asked: CollectionSettings, where: Path) -> None:
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """What a run has written about itself; None if there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}), so it was not written by collect-demos, or has been changed. Pass "
+            "--overwrite to start over, or choose another `root`."
+        ) from error
+    return record if isinstance(record, dict) else {}
+
+
+def _check_same_settings(found: Any, asked: CollectionSettings, where: Path) -> None:
     """Refuses to resume a run with other settings."""
+    found = found if isinstance(found, dict) else {}
     differing = [
         f"`{name}` was {found.get(name)!r} and is now {value!r}"
         for name, value in json.loads(json.dumps(asdict(asked))).items()
@@ -332,10 +388,3 @@ def _log_failures(records: list[dict[str, Any]], tasks: tuple[str, ...]) -> None
     for task in tasks:
         attempts = [1 + record["failed_attempts"] for record in records if record["task"] == task]
         logger.info("%s: kept %d episodes of %d attempts", task, len(attempts), sum(attempts))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces the file in one step, so that a killed run cannot leave half of one."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from lerobot_lara.files.atomic import write_text
+
 DEFAULT_FRAME_GAP_S = 1.0
 IMAGE_SIZE = (224, 224)
 CAMERA_PREFIX = "observation.images."
@@ -180,7 +182,7 @@ def write_oxe_mixture(
     if path.exists() and not overwrite and path.read_text() != text:
         raise ValueError(f"{path} exists with other content. Give another path, or pass --overwrite.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_text(path, text)
     return path
 
 

@@ -305,4 +305,4 @@ class LaraDiTPolicy(LaraPolicyBase):
             of_actions=True,
             remember=self.training,
         )
-        return {"labeled_share": chunk.labeled.float().mean()} | means
+        return {"labeled_share": chunk.labeled.float().mean()} | means if means else {}

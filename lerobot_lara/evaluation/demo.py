@@ -7,7 +7,6 @@ on the same episodes. Every step is one command line; policies are trained and e
 `lerobot-train` and `lerobot-eval`.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,10 +18,13 @@ from lerobot_lara.evaluation.demo_results import collect_results
 from lerobot_lara.evaluation.report import PROBE, write_report
 from lerobot_lara.evaluation.study.jobs import Job, run_jobs
 from lerobot_lara.evaluation.study.metaworld_jobs import MetaworldJobs, write_mixture_file
+from lerobot_lara.files.atomic import write_json, write_text
+from lerobot_lara.files.lock import only_run
 
 CONFIG_DIR = Path(__file__).parents[2] / "configs" / "demo"
 MARKER = ".lara-demo"  # marks a directory as a demo run, which may be deleted with --overwrite
 MIXTURE = "mixture.yaml"
+_DELETING = "being deleted"  # what the marker says until that is done
 CONFIGS = ("lam", "dit", "lara", "lara_mixture", "mixture")
 
 
@@ -82,7 +84,7 @@ def run_demo(
 
     Args:
         output_dir: Directory for data, checkpoints, evaluations, `results.json` and `report.html`. An interrupted run
-            resumes where it stopped.
+            resumes where it stopped: what is finished is kept, and trainings go on from their newest checkpoint.
         settings: Size of the study; None selects the full one.
         resume: Accept a finished run: missing parts are run again, and the report is rewritten.
         overwrite: Delete an earlier run first.
@@ -93,18 +95,20 @@ def run_demo(
 
     Raises:
         ValueError: If `output_dir` holds a finished run and neither `resume` nor `overwrite` is given, if it holds
-            something else or a run with other settings, or if a configuration is missing.
+            something else or a run with other settings, if another run is writing it, or if a configuration is missing.
         JobError: If a command fails.
     """
     settings = settings or DemoSettings()
     output_dir = output_dir.resolve()
-    _prepare(output_dir, resume=resume, overwrite=overwrite)
-    jobs = build_jobs(settings, output_dir, config_dir=config_dir)
-    write_mixture(config_dir / "mixture.yaml", output_dir)
-    times = run_jobs(jobs, state_dir=output_dir / "jobs")
-    results = collect_results(asdict(settings), jobs, times, output_dir)
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2))
-    return write_report(results, output_dir)
+    with only_run(output_dir, "output_dir"):
+        _prepare(output_dir, resume=resume, overwrite=overwrite)
+        jobs = build_jobs(settings, output_dir, config_dir=config_dir)
+        write_mixture(config_dir / "mixture.yaml", output_dir)
+        times = run_jobs(jobs, state_dir=output_dir / "jobs")
+        results = collect_results(asdict(settings), jobs, times, output_dir)
+        page = write_report(results, output_dir)
+        write_json(output_dir / "results.json", results)  # last, as it says that the run is finished
+        return page
 
 
 def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = CONFIG_DIR) -> list[Job]:
@@ -208,6 +212,8 @@ def write_mixture(template: Path, output_dir: Path) -> Path:
 def _prepare(output_dir: Path, *, resume: bool, overwrite: bool) -> None:
     """Creates the folder of the study, or checks that it may be continued or deleted."""
     marker = output_dir / MARKER
+    if marker.is_file() and marker.read_text() == _DELETING:
+        _delete_run(output_dir)  # which was interrupted
     if not output_dir.exists() or not any(output_dir.iterdir()):
         output_dir.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -217,12 +223,22 @@ def _prepare(output_dir: Path, *, resume: bool, overwrite: bool) -> None:
             "demo run. Pass another --output-dir."
         )
     elif overwrite:
-        shutil.rmtree(output_dir)
-        output_dir.mkdir()
-        marker.touch()
+        _delete_run(output_dir)
     elif (output_dir / "results.json").is_file() and not resume:
         raise ValueError(
             f"`output_dir` is {output_dir}, which holds a finished run; it must be new, empty or unfinished. Pass "
             "--resume to run what is missing and rewrite the report, --overwrite to delete the run and start again, or "
             "another --output-dir."
         )
+
+
+def _delete_run(output_dir: Path) -> None:
+    """Empties the folder of a study, but for its marker, which says so until it is done."""
+    marker = output_dir / MARKER
+    write_text(marker, _DELETING)
+    for path in output_dir.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != marker:
+            path.unlink()
+    write_text(marker, "")

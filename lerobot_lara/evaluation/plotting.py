@@ -9,6 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from lerobot_lara.files.atomic import replaced_file
+
 DPI = 130
 # Color of error bars.
 ERROR_BAR = "#333"
@@ -36,6 +38,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
         `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    with replaced_file(path) as partial:
+        figure.savefig(partial, dpi=DPI, format=path.suffix.removeprefix("."))
     plt.close(figure)
     return path

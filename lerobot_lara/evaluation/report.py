@@ -12,6 +12,7 @@ from lerobot_lara.evaluation import figures
 from lerobot_lara.evaluation.intervals import difference_p_value, wilson_interval
 from lerobot_lara.evaluation.page import data_uri, render_template
 from lerobot_lara.evaluation.study.training_log import parse_training_log
+from lerobot_lara.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
             logger.warning("CHECK FAILED: %s: %s", check["name"], check["finding"])
     drawn = draw_figures(results, output_dir)
     page = output_dir / "report.html"
-    page.write_text(render_page(context, drawn))
+    write_text(page, render_page(context, drawn))
     return page
 
 

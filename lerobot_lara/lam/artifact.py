@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lerobot_lara.files.atomic import replaced_file, write_json
 from lerobot_lara.lam.settings import LatentActionSettings
 from lerobot_lara.training.finite import require_finite
 
@@ -95,9 +96,10 @@ def write(directory: str | Path, settings: dict[str, Any], state_dict: dict[str,
     remedy = "Continue from an earlier checkpoint, with a lower --policy.optimizer_lr."
     require_finite(state_dict, "Weights of the latent action model to be saved", remedy)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / CONFIG_FILE).write_text(json.dumps({"type": TYPE, **settings}, indent=4))
+    write_json(directory / CONFIG_FILE, {"type": TYPE, **settings}, indent=4)
     tensors = {PREFIX + key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
-    save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    with replaced_file(directory / WEIGHTS_FILE) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
 
 
 def _locate(

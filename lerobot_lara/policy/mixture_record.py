@@ -1,9 +1,9 @@
 """What a policy keeps of the mixture that it is trained on."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from lerobot_lara.files.atomic import write_json
 from lerobot_lara.policy.dataset_log import DatasetMeans
 
 MIXTURE_FILE = "mixture.json"
@@ -38,4 +38,4 @@ class MixtureRecord:
     def save(self, directory: Path) -> None:
         """Writes `mixture.json`, if there is a mixture."""
         if self.description is not None:
-            (directory / MIXTURE_FILE).write_text(json.dumps(self.description, indent=2) + "\n")
+            write_json(directory / MIXTURE_FILE, self.description)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from draccus.utils import DecodingError
@@ -11,6 +13,8 @@ from lerobot.policies.factory import make_pre_post_processors
 
 from lerobot_lara.alignment.attachment import ALIGNMENT_FILE, LAM_FOLDER
 from lerobot_lara.alignment.config import LatentAlignmentConfig
+from lerobot_lara.files.atomic import sync_files, sync_folder, write_json
+from lerobot_lara.files.lock import only_run
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
@@ -39,11 +43,11 @@ def export_base(checkpoint: str | Path, directory: str | Path) -> None:
     plain = {name: value for name, value in saved.items() if name not in aligned} | {
         "type": _base_type(config)
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in sorted([*source.glob("*.json"), *source.glob("*.safetensors")]):
-        if file.name not in NOT_OF_THE_BASE:
-            shutil.copyfile(file, directory / file.name)
-    (directory / CONFIG_FILE).write_text(json.dumps(plain, indent=4))
+    with _new_checkpoint(directory) as new:
+        for file in sorted([*source.glob("*.json"), *source.glob("*.safetensors")]):
+            if file.name not in NOT_OF_THE_BASE:
+                shutil.copyfile(file, new / file.name)
+        write_json(new / CONFIG_FILE, plain, indent=4)
 
 
 def export_lam(checkpoint: str | Path, directory: str | Path) -> None:
@@ -69,9 +73,10 @@ def export_lam(checkpoint: str | Path, directory: str | Path) -> None:
     )
     policy = LaraLAMPolicy(lam_config)
     policy.model.load_state_dict(lam.state_dict())
-    policy.save_pretrained(directory)
-    for pipeline in make_pre_post_processors(lam_config):
-        pipeline.save_pretrained(directory)
+    with _new_checkpoint(directory) as new:
+        policy.save_pretrained(new)
+        for pipeline in make_pre_post_processors(lam_config):
+            pipeline.save_pretrained(new)
 
 
 def _base_type(config: LatentAlignmentConfig) -> str:
@@ -105,3 +110,26 @@ def _unused(directory: str | Path) -> Path:
             f"`directory` {directory} exists already; it must be new or empty. Name a new folder, or remove it first."
         )
     return directory
+
+
+@contextmanager
+def _new_checkpoint(directory: Path) -> Iterator[Path]:
+    """Yields a folder beside the directory, which becomes the directory once it is complete."""
+    new = directory.with_name(f"{directory.name}.partial")
+    with only_run(directory, "directory"):
+        if new.is_dir() and all(
+            path.suffix in (".json", ".safetensors", ".partial") for path in new.rglob("*")
+        ):
+            shutil.rmtree(new)  # of an export that was killed
+        if new.exists():
+            raise ValueError(
+                f"`directory` is {directory}, but {new}, where it is written first, holds other files. Move them away, "
+                "or name another folder."
+            )
+        new.mkdir()
+        yield new
+        sync_files(new)
+        if directory.exists():
+            directory.rmdir()
+        new.rename(directory)
+        sync_folder(directory.parent)

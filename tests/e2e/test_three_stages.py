@@ -98,19 +98,14 @@ def test_every_term_is_logged(lara_run):
 
 
 def test_resuming_continues_the_same_run(folder, lara_run):
-    """Steps 3 and 4 again from the checkpoint of step 2: same data and learning rates, losses alike.
-
-    Only alike, because LeRobot's new data loader draws from the restored random state, which shifts the noise.
-    """
+    """Steps 3 and 4 again from the checkpoint of step 2: same data, noise and learning rates."""
     checkpoint = lara_run.output_dir / "checkpoints" / "000002" / "pretrained_model" / "train_config.json"
     first = lara_run.metrics[2:]
     resumed = run_train(config_path=checkpoint, resume=True, output_dir=None)
     assert len(resumed.metrics) == 2
     for before, after in zip(first, resumed.metrics, strict=True):
-        for name in ("lam_copy_psnr", "lr"):
+        for name in ("lam_copy_psnr", "lr", "flow_loss", "lam_reconstruction_loss", "alignment_loss"):
             assert after[name] == pytest.approx(before[name], rel=1e-5), name
-        assert after["flow_loss"] == pytest.approx(before["flow_loss"], rel=0.3)
-        assert after["lam_reconstruction_loss"] == pytest.approx(before["lam_reconstruction_loss"], rel=0.1)
 
 
 def test_stage_three_starts_from_the_policys_path(folder, lara_run):
@@ -186,7 +181,7 @@ def test_action_free_data_is_for_the_lam_only(folder, lam_run):
         {"policy__type": "lara_dit"},
         {"policy__type": "lara", "policy__lam_path": lam_run.checkpoint},
     ):
-        with pytest.raises(ValueError, match=r"action-free.*lara_lam"):
+        with pytest.raises(ValueError, match=r"no `action` column.*lara_lam"):
             run_train(dataset__root=folder / "videos", output_dir=folder / "never", **options)
 
 

@@ -123,7 +123,7 @@ def test_camera_choice() -> None:
 
 
 def test_dataset_without_a_camera(tiny_dataset: MakeDataset, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"`input_features` has no camera \(found \['observation.state'\]\)"):
+    with pytest.raises(ValueError, match=r"'local/tiny' has no camera that records color, only \['action'"):
         run_train(
             policy__type="lara_lam",
             dataset__root=tiny_dataset(cameras=()),

@@ -60,13 +60,14 @@ def test_action_free_samples_do_not_rescale_the_flow_loss():
     """The loss of two labeled samples is the same alone and among six without actions."""
     torch.manual_seed(0)
     policy, batch = make_policy().train(), fake_batch(8)
+    policy.mixture.means = DatasetMeans(["robot", "video"], [True, False])
     batch["action_is_pad"][2:] = True
 
     def loss_of(batch):
         torch.manual_seed(1)
         return policy(batch)
 
-    mixed, log = loss_of(batch | {"observation.dataset_index": torch.zeros(8, dtype=torch.long)})
+    mixed, log = loss_of(batch | {"observation.dataset_index": torch.tensor([0, 0] + [1] * 6)})
     assert log["labeled_share"] == 0.25
     noise_of_free = batch | {"action": torch.cat([batch["action"][:2], batch["action"][2:] + 5])}
     torch.testing.assert_close(loss_of(noise_of_free)[0], mixed)

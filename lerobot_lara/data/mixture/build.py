@@ -20,10 +20,13 @@ from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap
 from lerobot_lara.data.mixture.dataset import MixtureDataset
 from lerobot_lara.data.mixture.metadata import MixtureMetadata
 from lerobot_lara.data.mixture.normalization import Stats, UnitConversion, unit_conversion
+from lerobot_lara.data.mixture.number_checks import number_problems, time_problems, usable_stats
 from lerobot_lara.data.mixture.policy_checks import check_camera, check_policy, check_room, embodiment_rows
+from lerobot_lara.data.mixture.reader import ColumnReader
 from lerobot_lara.data.mixture.samples import EntrySamples, SampleLayout
 from lerobot_lara.data.mixture.schedule import DrawSchedule, sample_shares
 from lerobot_lara.data.mixture.sources import Source, open_sources, split_episodes
+from lerobot_lara.data.mixture.video_checks import video_problems
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +109,9 @@ class MixtureBuilder:
         self.rows = embodiment_rows(policy, config.embodiments)
         use_actions = policy.action_delta_indices is not None
         self.sources = open_sources(config, use_actions=use_actions)
+        self._readers: dict[tuple[str, tuple[int, ...]], ColumnReader] = {}
+        for source in self.sources:
+            self._check(source)
         self.reference = next(source for source in self.sources if source.config is config.reference_entry)
         if use_actions and self.reference.action is None:
             raise ValueError(
@@ -155,7 +161,33 @@ class MixtureBuilder:
             total_frames=sum(int(entry.reader.lengths.sum()) for entry in entries),
             description=self._describe(entries, schedule),
         )
-        return MixtureDataset(entries, schedule, meta)
+        return MixtureDataset(entries, schedule, meta, skip_broken=self.config.on_broken_video == "skip")
+
+    def _reader(self, source: Source, episodes: list[int]) -> ColumnReader:
+        """The reader of some episodes of a source, opened once."""
+        key = (source.name, tuple(episodes))
+        if key not in self._readers:
+            self._readers[key] = source.open_reader(
+                episodes, video_backend=self._video_backend, tolerance_s=self._tolerance_s
+            )
+        return self._readers[key]
+
+    def _check(self, source: Source) -> None:
+        """Checks the numbers, times and videos of a source, and completes its statistics."""
+        reader = self._reader(source, source.episodes())
+        columns = {
+            column.key: column.dims
+            for column in (source.state, source.action)
+            if column is not None and column.key is not None
+        }
+        problems = number_problems(reader, columns) + time_problems(reader)
+        if not problems and self.config.on_broken_video == "error":
+            problems = video_problems(reader, source.cameras.values())
+        if problems:
+            raise ValueError(f"Entry {source.name!r} cannot be trained on. {' '.join(problems)}")
+        for key in columns:
+            stats = usable_stats(reader, key, (source.meta.stats or {}).get(key), name=source.name)
+            source.meta.stats = (source.meta.stats or {}) | {key: stats}
 
     def _layout(self) -> SampleLayout:
         """What the samples of all datasets have in common."""
@@ -202,9 +234,7 @@ class MixtureBuilder:
         held_out: bool,
     ) -> EntrySamples:
         """Cuts episodes of one source into samples."""
-        reader = source.open_reader(
-            episodes, video_backend=self._video_backend, tolerance_s=self._tolerance_s
-        )
+        reader = self._reader(source, episodes)
         deltas = self.policy.observation_delta_indices
         policy_gap = getattr(self.policy, "frame_gap", None)
         in_pairs = False

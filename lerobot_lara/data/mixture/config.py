@@ -13,6 +13,7 @@ from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
 
 WEIGHTS = ("share", "per_frame")
 STATISTICS = ("dataset", "embodiment")
+ON_BROKEN_VIDEO = ("error", "skip")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class MixtureConfig:
         frame_gap_s: Seconds between o_t and o_{t+K}; None takes the policy's `frame_gap` frames in every dataset.
         statistics: "dataset": every entry is normalized by its own statistics; "embodiment": by those of all entries
             of its embodiment together, for datasets that share units.
+        on_broken_video: What happens at a frame that cannot be decoded. "error" stops, and tries some frames of every
+            dataset before training; "skip" draws another frame of that dataset, and stops when many are skipped.
     """
 
     entries: list[EntryConfig]
@@ -121,11 +124,16 @@ class MixtureConfig:
     image_size: list[int] | None = None
     frame_gap_s: float | None = None
     statistics: str = "dataset"
+    on_broken_video: str = "error"
 
     def __post_init__(self) -> None:
         if not self.entries:
             raise ValueError("`entries` is empty; it must hold at least one dataset. Add an entry.")
-        for name, choices in (("weights", WEIGHTS), ("statistics", STATISTICS)):
+        for name, choices in (
+            ("weights", WEIGHTS),
+            ("statistics", STATISTICS),
+            ("on_broken_video", ON_BROKEN_VIDEO),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {choices}.")
         names = [entry.name for entry in self.entries]
@@ -213,14 +221,21 @@ def load_mixture(path: str | Path) -> MixtureConfig:
         config = draccus.decode(MixtureConfig, content)
     except (DecodingError, ParsingError, ValueError) as error:
         raise ValueError(f"Mixture file {path}: {_own_error(error) or error}") from error
-    config = replace(config, entries=[_from_folder(entry, path.parent) for entry in config.entries])
-    for entry in config.used_entries:
+    return replace(config, entries=[_from_folder(entry, path.parent) for entry in config.entries])
+
+
+def require_roots(mixture: MixtureConfig, path: str | Path) -> None:
+    """Checks that the local folders of a mixture file exist, as LeRobot would fill a missing one from the Hub.
+
+    Raises:
+        ValueError: The `root` of an entry in use does not exist.
+    """
+    for entry in mixture.used_entries:
         if entry.root is not None and not Path(entry.root).is_dir():
             raise ValueError(
                 f"Mixture file {path}: `root` of entry {entry.name!r} is {entry.root}, which does not exist. Relative "
                 "paths start at the mixture file."
             )
-    return config
 
 
 def _from_folder(entry: EntryConfig, folder: Path) -> EntryConfig:

@@ -14,15 +14,18 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from lerobot.datasets import factory
+from lerobot.datasets import factory, sampler
 
 from lerobot_lara.data.mixture.config import is_mixture
 from lerobot_lara.data.mixture.lerobot_compatibility import FUNCTION, check_lerobot, find_differences
+from lerobot_lara.data.mixture.resumed_order import resumed_sampler
 from lerobot_lara.data.mixture.run_datasets import make_mixture_datasets, make_single_datasets
 from lerobot_lara.data.mixture.run_policy import prepare_policy
 
 logger = logging.getLogger(__name__)
 
+# LeRobot's sampler, which its training script has under this name.
+SAMPLER = "EpisodeAwareSampler"
 # Makes a single dataset. Where a LeRobot without `FUNCTION` calls this one, a mixture is refused with a clear error.
 SINGLE_FUNCTION = "make_dataset"
 
@@ -60,8 +63,13 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
         prepare_policy(cfg)
         if is_mixture(cfg.dataset.repo_id):
-            return make_mixture_datasets(cfg)
-        return make_single_datasets(cfg) if _is_ours_to_read(cfg) else original(*args, **kwargs)
+            made = make_mixture_datasets(cfg)
+        else:
+            made = make_single_datasets(cfg) if _is_ours_to_read(cfg) else original(*args, **kwargs)
+        for module in _lerobot_modules():
+            if SAMPLER in vars(module) and module is not sampler:
+                setattr(module, SAMPLER, resumed_sampler(cfg))
+        return made
 
     return make_train_eval_datasets
 

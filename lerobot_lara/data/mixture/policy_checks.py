@@ -75,8 +75,9 @@ def embodiment_rows(policy: PreTrainedConfig, names: Sequence[str]) -> dict[str,
     missing = [name for name in names if name not in known]
     if missing:
         raise ValueError(
-            f"`embodiments` is {known}; it must contain {missing}, which the mixture has. Embodiments are added when a "
-            "run starts, from scratch or with --policy.path, but not when it is resumed."
+            f"`embodiments` is {known}; it must contain {missing}, that of the data. A new run from a checkpoint "
+            "(--policy.path) adds those of a mixture, and that of a single dataset with "
+            "--policy.grow_embodiments=true; a resumed run adds none."
         )
     return {name: known.index(name) for name in names}
 

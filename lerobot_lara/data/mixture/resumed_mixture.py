@@ -27,8 +27,11 @@ def check_resumed(cfg: TrainPipelineConfig, mixture: dict[str, Any], *, strict: 
     path = cfg.policy.pretrained_path
     recorded = _recorded_mixture(str(path), cfg.policy.pretrained_revision)
     if recorded is None:
-        logger.warning(
-            "%s has no %s, so it is not known whether the data has changed since.", path, MIXTURE_FILE
+        logger.log(
+            logging.WARNING if strict else logging.INFO,
+            "%s has no %s, so it is not known whether the data has changed since.",
+            path,
+            MIXTURE_FILE,
         )
         return
     if recorded == json.loads(json.dumps(mixture)):

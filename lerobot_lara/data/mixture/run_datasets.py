@@ -11,7 +11,7 @@ from lerobot.utils.constants import IMAGENET_STATS
 
 from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
 from lerobot_lara.data.mixture.build import build_mixture
-from lerobot_lara.data.mixture.config import MixtureConfig, load_mixture
+from lerobot_lara.data.mixture.config import MixtureConfig, load_mixture, require_roots
 from lerobot_lara.data.mixture.lerobot_compatibility import check_lerobot
 from lerobot_lara.data.mixture.resumed_mixture import check_resumed
 from lerobot_lara.data.mixture.run_policy import add_embodiments
@@ -41,6 +41,7 @@ def make_mixture_datasets(cfg: TrainPipelineConfig) -> tuple[Any, Any]:
     check_lerobot(cfg.dataset.repo_id)
     _check_flags_of_mixture(cfg)
     mixture = load_mixture(cfg.dataset.repo_id)
+    require_roots(mixture, cfg.dataset.repo_id)
     if hasattr(cfg.policy, "embodiments") and not cfg.resume:
         # LeRobot builds the policy from `cfg.policy` after the datasets, so this is where it learns of new robots.
         cfg.policy = add_embodiments(cfg.policy, mixture)

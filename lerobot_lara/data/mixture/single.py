@@ -15,16 +15,18 @@ logger = logging.getLogger(__name__)
 def single_dataset(
     repo_id: str,
     *,
+    name: str | None = None,
     root: str | None = None,
     revision: str | None = None,
     episodes: list[int] | None = None,
     embodiment: str | None = None,
     rename_map: Mapping[str, str] | None = None,
 ) -> MixtureConfig:
-    """Returns a mixture of one entry, which has the name of the dataset.
+    """Returns a mixture of one entry.
 
     Args:
         repo_id: Hub id, or the name of a local dataset.
+        name: Name in logs and errors; None is `repo_id`.
         root: Local folder; None looks where LeRobot does.
         revision: Branch, tag or commit on the Hub.
         episodes: Episodes to use; None uses all.
@@ -38,7 +40,7 @@ def single_dataset(
     """
     folder = None if root is None else str(root)
     entry = EntryConfig(
-        name=repo_id,
+        name=repo_id if name is None else name,
         repo_id=repo_id,
         root=folder,
         revision=revision,

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -133,8 +134,10 @@ class Source:
                 return_uint8=True,
             )
         except UNREACHABLE as error:
-            raise ValueError(_unreachable(self.config, error)) from error
-        return ColumnReader(dataset, video_backend=video_backend, tolerance_s=tolerance_s)
+            raise ValueError(
+                _missing_file(self.meta, episodes) or _unreachable(self.config, error)
+            ) from error
+        return ColumnReader(dataset, name=self.name, video_backend=video_backend, tolerance_s=tolerance_s)
 
     def _width(self, column: VectorMap) -> int:
         assert column.key is not None
@@ -245,6 +248,25 @@ def open_meta(entry: EntryConfig) -> LeRobotDatasetMetadata:
         raise ValueError(_unreachable(entry, error)) from error
 
 
+def _missing_file(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> str | None:
+    """The message for a dataset of which a file is missing on this machine; None if none of it is there."""
+    files = {
+        file
+        for episode in episodes
+        for file in (
+            meta.get_data_file_path(episode),
+            *(meta.get_video_file_path(episode, key) for key in meta.video_keys),
+        )
+    }
+    missing = sorted(file for file in files if not (meta.root / file).is_file())
+    if not missing or len(missing) == len(files):
+        return None
+    return (
+        f"{meta.root / missing[0]} does not exist ({len(missing)} of {len(files)} files of {meta.repo_id} are missing "
+        "and cannot be downloaded). Copy or download the dataset again."
+    )
+
+
 def _unreachable(entry: EntryConfig, error: Exception) -> str:
     """The message for a dataset that is neither on disk nor reachable."""
     return (
@@ -261,9 +283,11 @@ def _reference_cameras(mixture: MixtureConfig, meta: LeRobotDatasetMetadata) -> 
         return list(mapped.values())
     cameras = color_cameras(meta)
     if not cameras:
+        found = [f"{key!r} ({_without_color(meta, key)})" for key in meta.camera_keys]
         raise ValueError(
-            f"The reference dataset {mixture.reference_entry.name!r} has no color camera, only "
-            f"{sorted(meta.features)}. Name another entry in `reference`, or give `cameras`."
+            f"Entry {mixture.reference_entry.name!r} has no camera that records color, only "
+            f"{', '.join(found) or sorted(meta.features)}. Train on a dataset with a color camera; in a mixture, name "
+            "it in `reference`, or the policy's cameras in `cameras`."
         )
     left_out = [key for key in meta.camera_keys if key not in cameras]
     if left_out:
@@ -318,9 +342,9 @@ def _check_vector(
     entry: EntryConfig, meta: LeRobotDatasetMetadata, name: str, column: VectorMap | None, default: str
 ) -> VectorMap | None:
     """The column of an entry's states or actions; `default` if it names none, None if there is none."""
-    if column is None:
-        return VectorMap(default) if default in meta.features else None
-    if column.key is None:
+    if column is None and default in meta.features:
+        column = VectorMap(default)
+    if column is None or column.key is None:
         return None
     if column.key not in meta.features:
         raise ValueError(
@@ -328,12 +352,15 @@ def _check_vector(
             f"{sorted(meta.features)}."
         )
     feature = meta.features[column.key]
-    if len(feature["shape"]) != 1 or not feature["dtype"].startswith(("float", "int", "uint", "bool")):
+    shape = tuple(feature["shape"])
+    if len(shape) > 1 or not feature["dtype"].startswith(("float", "int", "uint", "bool")):
+        flat = f" Store it as vectors of length {math.prod(shape)}." if len(shape) > 1 else ""
         raise ValueError(
-            f"`{name}.key` of entry {entry.name!r} is {column.key!r}, of type {feature['dtype']} and shape "
-            f"{tuple(feature['shape'])}; it must be a column of numeric vectors."
+            f"`{column.key}`, the {name} of entry {entry.name!r}, is of type {feature['dtype']} and shape {shape}; it "
+            f"must be a column of numeric vectors.{flat} Or name another column in `{name}: {{key: ...}}` of a mixture "
+            "file."
         )
-    width = feature["shape"][0]
+    width = math.prod(shape)
     for field_name in ("dims", "invert"):
         dims = getattr(column, field_name)
         if dims is not None and (len(dims) == 0 or min(dims) < 0 or max(dims) >= width):

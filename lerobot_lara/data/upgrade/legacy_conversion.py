@@ -7,7 +7,6 @@ with symbolic links to the original's videos and with metadata that includes wha
 import itertools
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -50,6 +49,7 @@ from tqdm import tqdm
 from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, clip_length
 from lerobot_lara.data.upgrade.legacy_statistics import described_keys, episode_statistics, usable_statistics
 from lerobot_lara.data.upgrade.validation import inside
+from lerobot_lara.files.atomic import write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,8 @@ def _write_statistics(dataset: LegacyDataset, links: Path) -> None:
         )
     text = path.read_text() if path.exists() else ""
     complete = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
-    path.write_text(complete)
+    if complete != text:
+        write_text(path, complete)
     done = complete.count("\n")
     with path.open("a") as file:
         for episode in tqdm(
@@ -332,14 +333,3 @@ def _write_lines(path: Path, content: Iterable[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         file.writelines(json.dumps(line) + "\n" for line in content)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file in one step, so that a run that is killed cannot leave half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # or a crash of the machine may leave the name without the content
-    unfinished.replace(path)

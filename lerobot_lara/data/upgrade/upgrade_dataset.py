@@ -7,10 +7,13 @@ from typing import Any
 
 from lerobot.datasets.utils import DEFAULT_VIDEO_FILE_SIZE_IN_MB
 
-from lerobot_lara.data.upgrade.legacy_conversion import convert_legacy_dataset, write_json
+from lerobot_lara.data.upgrade.legacy_conversion import convert_legacy_dataset
 from lerobot_lara.data.upgrade.legacy_dataset import info_digest, local_directory, open_legacy_dataset
 from lerobot_lara.data.upgrade.validation import read_json
 from lerobot_lara.data.upgrade.verify import MODES, UpgradeMismatchError, resolve_mode, verify_upgrade
+from lerobot_lara.files.atomic import sync_files, sync_folder, write_json
+from lerobot_lara.files.lock import only_run
+from lerobot_lara.files.staging import staging_folder
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ def upgrade_dataset(
     if video_file_size_in_mb < 1:
         raise ValueError(f"`video_file_size_in_mb` is {video_file_size_in_mb}; it must be at least 1.")
     root = Path(directory).expanduser().resolve()
-    staging = root.with_name(f"{root.name}.partial")
+    staging = staging_folder(root)
     local = local_directory(source)
     if local is not None and any(
         path == local or local in path.parents or path in local.parents for path in (root, staging)
@@ -72,6 +75,13 @@ def upgrade_dataset(
         "revision": revision,
         "video_file_size_in_mb": video_file_size_in_mb,
     }
+    with only_run(root, "directory"):
+        return _upgrade(source, root, request, verify=verify)
+
+
+def _upgrade(source: str | Path, root: Path, request: dict[str, Any], *, verify: str | None) -> Path:
+    """Does what `upgrade_dataset` says, once its arguments are known to be possible."""
+    staging = staging_folder(root)
     if _is_finished(root, request):
         if (staging / "upgrade.json").is_file() or _is_bare(staging):  # the very last step was interrupted
             _remove(staging)
@@ -79,10 +89,10 @@ def upgrade_dataset(
         return root
     _check_staging(staging, request)
 
-    dataset = open_legacy_dataset(source, revision=revision)
+    dataset = open_legacy_dataset(source, revision=request["revision"])
     record = {**request, "format": dataset.version, "info_sha256": info_digest(dataset.root)}
     _start(staging, record)
-    convert_legacy_dataset(dataset, staging, video_file_size_in_mb)
+    convert_legacy_dataset(dataset, staging, request["video_file_size_in_mb"])
     mode = resolve_mode(verify, dataset)
     try:
         verify_upgrade(dataset, staging / "dataset", mode=mode)
@@ -95,10 +105,11 @@ def upgrade_dataset(
         logger.warning("%s was not compared with the original.", root)
 
     write_json(staging / "dataset" / RECORD_PATH, {**record, "verified": mode})
+    sync_files(staging / "dataset")
     if root.exists():
         root.rmdir()
-    root.parent.mkdir(parents=True, exist_ok=True)
     (staging / "dataset").rename(root)
+    sync_folder(root.parent)
     _remove(staging)
     return root
 
@@ -128,7 +139,7 @@ def _check_staging(staging: Path, record: dict[str, Any]) -> None:
 
 def _is_bare(staging: Path) -> bool:
     """Whether a folder holds nothing, or only the record that a call was writing when it was killed."""
-    return staging.is_dir() and all(path.name == "upgrade.tmp" for path in staging.iterdir())
+    return staging.is_dir() and all(path.name == "upgrade.json.partial" for path in staging.iterdir())
 
 
 def _remove(staging: Path) -> None:

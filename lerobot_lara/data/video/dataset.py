@@ -1,8 +1,6 @@
-"""The dataset of a video import: its settings, its manifest, and files that are written whole or not at all."""
+"""The dataset of a video import: its settings and its manifest."""
 
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -110,42 +108,6 @@ def check_settings(settings: ImportSettings, before: ImportSettings | None) -> N
             f"`resume` is set, but the options would change the dataset: {'; '.join(changes)}. Repeat the options of "
             "the first import."
         )
-
-
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Writes a JSON file that is, at any moment, the old one or the new one as a whole.
-
-    Names that are not UTF-8 are kept: what Python stands in for their bytes (surrogates, PEP 383) is written as JSON
-    escapes, and `os.fsencode` turns it into the bytes again.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        # Its escapes of surrogates are those of JSON.
-        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on disk."""
-    if os.name == "nt":  # which cannot open folders, and writes names in order
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_files(folder: Path) -> None:
-    """Waits until all files in a folder and its subfolders, with their names, are on disk."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            with open(os.path.join(parent, name), "rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(Path(parent))
 
 
 def _has_type(value: object, expected: Any) -> bool:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,6 @@ from lerobot_lara.data.video.dataset import (
     ImportSettings,
     check_settings,
     dataset_root,
-    write_json,
 )
 from lerobot_lara.data.video.decode import UnreadableClipError
 from lerobot_lara.data.video.folder import (
@@ -44,14 +43,14 @@ from lerobot_lara.data.video.stage_clip import StagedClip, stage_clip
 from lerobot_lara.data.video.staging import (
     Existing,
     clip_folder,
-    discard_staging,
-    move_into_place,
-    new_dataset_folder,
     open_existing,
     start_staging,
     writing,
 )
 from lerobot_lara.data.video.workers import decode_in_order
+from lerobot_lara.files.atomic import write_json
+from lerobot_lara.files.lock import only_run
+from lerobot_lara.files.staging import discard_staging, move_into_place, new_folder
 
 DEFAULT_CAMERA_KEY = "observation.images.front"
 DEFAULT_CAPTION = "video without caption"
@@ -175,6 +174,51 @@ def import_video(
         size = check_size(size)
     root = dataset_root(repo_id, root)
     check_places(folder, root)
+    with ExitStack() as stack:
+        with writing(root):
+            stack.enter_context(only_run(root, "root"))
+        return _import(
+            folder,
+            repo_id,
+            root,
+            fps=fps,
+            recorded_fps=recorded_fps,
+            size=size,
+            fit=fit,
+            segments=segments,
+            window_s=window_s,
+            captions=captions,
+            default_caption=default_caption,
+            storage=storage,
+            camera_key=camera_key,
+            robot_type=robot_type,
+            num_workers=num_workers,
+            overwrite=overwrite,
+            resume=resume,
+        )
+
+
+def _import(
+    folder: Path,
+    repo_id: str,
+    root: Path,
+    *,
+    fps: int | None,
+    recorded_fps: int | None,
+    size: tuple[int, int] | None,
+    fit: Literal["crop", "pad"],
+    segments: str | Path | Iterable[Mapping[str, Any]] | None,
+    window_s: float | None,
+    captions: str | Path | Mapping[str, str] | None,
+    default_caption: str,
+    storage: Literal["video", "image"],
+    camera_key: str,
+    robot_type: str | None,
+    num_workers: int,
+    overwrite: bool,
+    resume: bool,
+) -> ImportResult:
+    """Does what `import_video` says, once its arguments are known to be possible."""
     existing = open_existing(root, overwrite=overwrite, resume=resume)
 
     paths, ignored = find_clips(folder)
@@ -304,15 +348,15 @@ def _complete(
         if not staged:
             if existing.base is not None:
                 _write_errors(existing.base, failures)
-            discard_staging(root)
+            discard_staging(root, MANIFEST_PATH)
             return
-        new = new_dataset_folder(root)
+        new = new_folder(root)
         shutil.rmtree(new, ignore_errors=True)
         assemble(repo_id, new, staged, base=existing.base)
         _write_errors(new, failures)
         clips = existing.clips + [clip.name for clip in staged]
         write_json(new / MANIFEST_PATH, {"settings": asdict(settings), "clips": clips})
-        move_into_place(root)
+        move_into_place(root, MANIFEST_PATH)
 
 
 def _count(root: Path) -> tuple[int, int]:

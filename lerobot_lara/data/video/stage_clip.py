@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import pyarrow.parquet as pq
 
-from lerobot_lara.data.video.dataset import ImportSettings, sync_files, sync_folder, write_json
-from lerobot_lara.data.video.decode import UnreadableClipError, count_packets
+from lerobot_lara.data.stored_frames import find_lost_frame, find_lost_rows
+from lerobot_lara.data.video.dataset import ImportSettings
+from lerobot_lara.data.video.decode import UnreadableClipError
+from lerobot_lara.files.atomic import sync_files, sync_folder, write_json
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 CLIP_PATH = Path("meta") / "clip.json"
 """In the folder of a finished clip: its name, task and length."""
-_PNG_END = b"IEND\xaeB`\x82"
 _ENDS_IMPORT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 """Errors that the other clips would meet as well."""
 
@@ -105,44 +104,17 @@ def stage_clip(
 def _store_episode(
     dataset: "LeRobotDataset", frames: Iterable[np.ndarray], settings: ImportSettings, *, task: str
 ) -> int:
-    """Writes the only episode of a dataset, and returns its length once rows and frames have been counted.
-
-    LeRobot logs an image that it cannot write, and goes on without it.
-    """
+    """Writes the only episode of a dataset, and returns its length once rows and frames have been counted."""
     length = 0
     for frame in frames:
         dataset.add_frame({settings.camera_key: frame, "task": task})
         length += 1
     if length < 2:
         raise UnreadableClipError("a single frame: nothing moves" if length else "no frame in this time span")
-    _check_images(dataset, settings.camera_key)
+    if lost := find_lost_frame(dataset, settings.camera_key):
+        raise UnreadableClipError(lost)
     dataset.save_episode()
     dataset.finalize()
-    _check_counts(Path(dataset.root), length)
+    if lost := find_lost_rows(Path(dataset.root), length):
+        raise UnreadableClipError(lost)
     return length
-
-
-def _check_images(dataset: "LeRobotDataset", camera_key: str) -> None:
-    """Checks that every frame of the episode is a PNG file with an end."""
-    writer = dataset.writer
-    writer.image_writer.wait_until_done()
-    for number, name in enumerate(writer.episode_buffer[camera_key]):
-        try:
-            with open(name, "rb") as file:
-                file.seek(-len(_PNG_END), os.SEEK_END)
-                whole = file.read() == _PNG_END
-        except OSError:
-            whole = False
-        if not whole:
-            raise UnreadableClipError(f"frame {number} could not be written")
-
-
-def _check_counts(folder: Path, length: int) -> None:
-    """Checks that a dataset has as many rows, and frames in its video, as there are frames."""
-    (table,) = (folder / "data").rglob("*.parquet")
-    counts = {"rows": pq.read_metadata(table).num_rows}
-    for video in (folder / "videos").rglob("*.mp4"):
-        counts["frames in its video"] = count_packets(video)
-    for what, count in counts.items():
-        if count != length:
-            raise UnreadableClipError(f"only {count} {what} of {length} were stored")

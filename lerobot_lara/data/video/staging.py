@@ -14,17 +14,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lerobot_lara.data.video.dataset import (
-    MANIFEST_PATH,
-    ImportSettings,
-    read_manifest,
-    sync_files,
-    sync_folder,
-    write_json,
-)
+from lerobot_lara.data.video.dataset import MANIFEST_PATH, ImportSettings, read_manifest
 from lerobot_lara.data.video.stage_clip import CLIP_PATH, StagedClip
+from lerobot_lara.files.atomic import write_json
+from lerobot_lara.files.staging import (
+    check_replaced,
+    discard_staging,
+    finish_move,
+    is_foreign,
+    new_folder,
+    staging_folder,
+)
 
-_CLIPS, _DATASET, _COMPLETE = "clips", "dataset", "complete"
+_CLIPS = "clips"
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,14 @@ def open_existing(root: Path, *, overwrite: bool, resume: bool) -> Existing:
         ValueError: What is at `root` must not be replaced, or cannot be added to.
     """
     with writing(root):
-        finish_move(root)
+        finish_move(root, MANIFEST_PATH)
         occupied = root.exists() and not (root.is_dir() and not any(root.iterdir()))
-    aside, staging = _aside(root), staging_folder(root)
+    staging = staging_folder(root)
     if occupied and not overwrite and not resume:
         raise ValueError(f"{root} already exists. Choose another `root`, or set `overwrite` or `resume`.")
-    if aside.exists():
-        raise ValueError(
-            f"{aside} exists: an import that was killed has moved the dataset there. Move it back to {root}, or delete "
-            "it."
-        )
+    check_replaced(root)
     stopped = (staging / MANIFEST_PATH).exists()
-    if staging.exists() and not stopped and _holds_more(staging):
+    if is_foreign(root, MANIFEST_PATH):
         raise ValueError(
             f"{staging} exists, and no video import has written it. Move it away, as the import needs this place."
         )
@@ -129,14 +127,11 @@ def start_staging(root: Path, settings: ImportSettings, existing: Existing, *, o
     staging = staging_folder(root)
     with writing(root):
         if overwrite:
-            # What an earlier import has finished goes; the manifest last, as it is what makes the folder ours.
-            shutil.rmtree(staging / _CLIPS, ignore_errors=True)
-            shutil.rmtree(staging, ignore_errors=True)
-        (staging / MANIFEST_PATH).parent.mkdir(parents=True, exist_ok=True)
+            discard_staging(root, MANIFEST_PATH)  # what an earlier import has finished
         if not (staging / MANIFEST_PATH).exists():
             write_json(staging / MANIFEST_PATH, {"settings": asdict(settings), "overwrite": overwrite})
         (staging / _CLIPS).mkdir(exist_ok=True)
-        shutil.rmtree(staging / _DATASET, ignore_errors=True)
+        shutil.rmtree(new_folder(root), ignore_errors=True)
         finished = {clip.folder for clip in existing.staged}
         for folder in (staging / _CLIPS).iterdir():
             if folder not in finished:
@@ -144,51 +139,9 @@ def start_staging(root: Path, settings: ImportSettings, existing: Existing, *, o
     return max((int(folder.name) for folder in finished), default=-1) + 1
 
 
-def move_into_place(root: Path) -> None:
-    """Lets the dataset that was made of the clips replace the one at `root`."""
-    staging = staging_folder(root)
-    sync_files(staging / _DATASET)
-    write_json(staging / _COMPLETE, {})
-    finish_move(root)
-
-
-def finish_move(root: Path) -> None:
-    """Moves a dataset that is complete to its place, at whichever step an earlier move was stopped."""
-    staging, aside = staging_folder(root), _aside(root)
-    if not (staging / _COMPLETE).exists():
-        return
-    if (staging / _DATASET).exists():
-        if root.exists():
-            root.rename(aside)
-        (staging / _DATASET).rename(root)
-        sync_folder(root.parent)
-    if aside.exists():
-        shutil.rmtree(aside)
-    discard_staging(root)
-
-
-def discard_staging(root: Path) -> None:
-    """Deletes the clips that were finished; what marks the folder as complete goes last."""
-    staging = staging_folder(root)
-    shutil.rmtree(staging / _CLIPS, ignore_errors=True)
-    shutil.rmtree(staging / _DATASET, ignore_errors=True)
-    (staging / MANIFEST_PATH).unlink(missing_ok=True)
-    shutil.rmtree(staging, ignore_errors=True)
-
-
-def staging_folder(root: Path) -> Path:
-    """The folder of an import that has not ended."""
-    return root.with_name(f"{root.name}.partial")
-
-
 def clip_folder(root: Path, number: int) -> Path:
     """The folder of a clip that is finished."""
     return staging_folder(root) / _CLIPS / f"{number:07d}"
-
-
-def new_dataset_folder(root: Path) -> Path:
-    """The folder in which the dataset is made before it is moved to `root`."""
-    return staging_folder(root) / _DATASET
 
 
 @contextmanager
@@ -205,17 +158,6 @@ def writing(root: Path) -> Iterator[None]:
             f"{error.filename or root} cannot be written: {error.strerror or error}. Make sure that there is space "
             f"and that the folder may be written, and set `resume` to continue; or choose another `root`."
         ) from error
-
-
-def _aside(root: Path) -> Path:
-    """Where the old dataset is while the new one is moved to its place."""
-    return root.with_name(f"{root.name}.replaced")
-
-
-def _holds_more(staging: Path) -> bool:
-    """Whether a folder without a manifest holds anything but what an import leaves before it writes one."""
-    partial = staging / MANIFEST_PATH.with_name(f"{MANIFEST_PATH.name}.partial")
-    return any(path not in (staging / "meta", partial) for path in staging.rglob("*"))
 
 
 def _staged_clips(staging: Path) -> list[StagedClip]:

@@ -1,7 +1,7 @@
 """Writes the report of `lara probe`: a page, its figures as PNGs, and all numbers as JSON."""
 
-import json
 import logging
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from lerobot_lara.evaluation.probe.gallery import choose_groups
 from lerobot_lara.evaluation.probe.measure import Measurement
 from lerobot_lara.evaluation.probe.model import Checkpoint
 from lerobot_lara.evaluation.probe.verdicts import Verdict, judge
+from lerobot_lara.files.atomic import partial_path, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Headline:
 def write_report(folder: Path, probed: Probed, pairs: Pairs, *, dataset: str, seed: int) -> Path:
     """Writes the page, the figures and the numbers, and replaces those of an earlier report in the same folder.
 
+    An earlier report stays until the new one is drawn, and its page, which embeds the figures, until the very end.
+
     Args:
         folder: Folder of the report; created if necessary.
         probed: Checkpoints and their measurements on `pairs`.
@@ -58,16 +61,14 @@ def write_report(folder: Path, probed: Probed, pairs: Pairs, *, dataset: str, se
     """
     verdicts = [judge(measurement) for _, measurement in probed]
     folder.mkdir(parents=True, exist_ok=True)
-    # Marks the folder as ours, in case writing is interrupted.
-    (folder / PAGE).write_text(
-        f"<!doctype html>{GENERATOR}<p>This report is not complete.</p>", encoding="utf-8"
-    )
-    for old in (folder / FIGURES).glob("*.png"):
-        old.unlink()
-    drawn = draw_figures(folder / FIGURES, probed, pairs, seed=seed)
+    path, drawing = folder / PAGE, partial_path(folder / FIGURES)
+    if not path.exists():  # marks the folder as ours, in case writing is interrupted
+        write_text(path, f"<!doctype html>{GENERATOR}<p>This report is not complete.</p>")
+    if drawing.exists():  # of a report that was interrupted
+        shutil.rmtree(drawing)
+    drawn = draw_figures(drawing, probed, pairs, seed=seed)
     headlines = compare([measurement for _, measurement in probed])
     results = results_json(probed, verdicts, headlines, pairs, dataset=dataset, seed=seed)
-    (folder / RESULTS).write_text(json.dumps(results, indent=2), encoding="utf-8")
     page = render_template(
         "probe.html.j2",
         generator=GENERATOR,
@@ -82,8 +83,15 @@ def write_report(folder: Path, probed: Probed, pairs: Pairs, *, dataset: str, se
         resamples=NUM_RESAMPLES,
         colors=figures.COLORS,
     )
-    path = folder / PAGE
-    path.write_text(page, encoding="utf-8")
+    write_json(folder / RESULTS, results)
+    (folder / FIGURES).mkdir(exist_ok=True)
+    for old in (folder / FIGURES).glob("*.png"):
+        if not (drawing / old.name).exists():
+            old.unlink()
+    for figure in sorted(drawing.iterdir()):
+        figure.replace(folder / FIGURES / figure.name)
+    drawing.rmdir()
+    write_text(path, page)
     for (checkpoint, _), model_verdicts in zip(probed, verdicts, strict=True):
         for verdict in model_verdicts:
             logger.info("%s: %s, %s.", checkpoint.label, verdict.outcome.upper(), verdict.name)

@@ -9,6 +9,8 @@ from lerobot_lara.evaluation.probe.data import read_pairs
 from lerobot_lara.evaluation.probe.measure import measure
 from lerobot_lara.evaluation.probe.model import Checkpoint, open_checkpoints
 from lerobot_lara.evaluation.probe.report import GENERATOR, PAGE, write_report
+from lerobot_lara.files.atomic import partial_path
+from lerobot_lara.files.lock import only_run
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +44,27 @@ def probe(
         Path of the report's page.
 
     Raises:
-        ValueError: If a checkpoint, the dataset or the camera is missing or does not fit, or `out` holds other files.
+        ValueError: If a checkpoint, the dataset or the camera is missing or does not fit, `out` holds other files, or
+            another run is writing it.
     """
     folder = output_folder(out, dataset)
     device = _check_device(device)
+    with only_run(folder, "out"):
+        return _probe(
+            checkpoints, folder, dataset=dataset, camera=camera, device=device, max_pairs=max_pairs, seed=seed
+        )
+
+
+def _probe(
+    checkpoints: list[str],
+    folder: Path,
+    *,
+    dataset: str,
+    camera: str | None,
+    device: str,
+    max_pairs: int,
+    seed: int,
+) -> Path:
     opened = open_checkpoints(checkpoints, device=device)
     pairs = read_pairs(
         dataset,
@@ -73,7 +92,8 @@ def output_folder(out: str | Path | None, dataset: str) -> Path:
         raise ValueError(
             f"`out` is the file {folder}; it must be a folder. Pass --out=<folder for the report>."
         )
-    if folder.is_dir() and any(folder.iterdir()):
+    # A run that was killed at once may have left the page that it was writing.
+    if folder.is_dir() and any(path != partial_path(folder / PAGE) for path in folder.iterdir()):
         page = folder / PAGE
         if not page.is_file() or GENERATOR.encode() not in page.read_bytes()[:2000]:
             raise ValueError(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import lerobot_lara  # noqa: F401  registers the policy types
 from lerobot_lara.data.mixture.build import build_mixture
-from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap, is_mixture, load_mixture
+from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap, is_mixture, load_mixture, require_roots
 from lerobot_lara.data.mixture.dataset import MixtureDataset
 from lerobot_lara.data.mixture.single import single_dataset
 from lerobot_lara.data.mixture.sources import Source, open_sources
@@ -31,6 +31,8 @@ from lerobot_lara.evaluation.show_data.pairs import (
 )
 from lerobot_lara.evaluation.show_data.problems import find_problems
 from lerobot_lara.evaluation.show_data.summary import describe_cameras, describe_entry
+from lerobot_lara.files.atomic import write_text
+from lerobot_lara.files.lock import only_run
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +75,40 @@ def show_data(
         Path of the page.
 
     Raises:
-        ValueError: If the data is missing or inconsistent, a flag is out of range, or `out` is a file of another kind.
+        ValueError: If the data is missing or inconsistent, a flag is out of range, `out` is a file of another kind, or
+            another run is writing it.
     """
     if pairs < 1:
         raise ValueError(f"`pairs` is {pairs}; it must be at least 1. Pass --pairs=1 or more.")
     page = _page_path(data, out)
-    mixture = _with_gap(open_data(data), frame_gap, frame_gap_s)
+    with only_run(page, "out"):
+        mixture = _with_gap(open_data(data), frame_gap, frame_gap_s)
+        content = _describe(
+            data,
+            mixture,
+            policy=policy,
+            frame_gap=frame_gap,
+            random_shift=random_shift,
+            image_transforms=image_transforms,
+            pairs=pairs,
+            seed=seed,
+        )
+        write_text(page, content)
+    return page
+
+
+def _describe(
+    data: str,
+    mixture: MixtureConfig,
+    *,
+    policy: str | None,
+    frame_gap: int | None,
+    random_shift: int,
+    image_transforms: bool,
+    pairs: int,
+    seed: int,
+) -> str:
+    """The page's content; the arguments are those of `show_data`."""
     config = configure_policy(mixture, policy, frame_gap=frame_gap, random_shift=random_shift)
     dataset, _ = build_mixture(mixture, config, path=data, video_backend=DatasetConfig(data).video_backend)
     transforms = ImageTransforms(ImageTransformsConfig(enable=True)) if image_transforms else None
@@ -98,7 +128,7 @@ def show_data(
                 "pairs_shown": _draw_pairs(dataset, shown, transforms, random_shift, seed),
             }
         )
-    content = render_template(
+    return render_template(
         "show_data.html.j2",
         generator=GENERATOR,
         data=data,
@@ -115,9 +145,6 @@ def show_data(
         problems=find_problems(entries),
         entries=entries,
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(content, encoding="utf-8")
-    return page
 
 
 def open_data(data: str) -> MixtureConfig:
@@ -133,7 +160,9 @@ def open_data(data: str) -> MixtureConfig:
         ValueError: If the mixture file is invalid, or a folder is missing or not a LeRobotDataset.
     """
     if is_mixture(data):
-        return load_mixture(data)
+        mixture = load_mixture(data)
+        require_roots(mixture, data)
+        return mixture
     folder = Path(data).expanduser()
     if not folder.is_dir():
         if data.startswith((".", "/", "~")) or data.count("/") > 1:
@@ -149,7 +178,7 @@ def open_data(data: str) -> MixtureConfig:
             "id, or a mixture file (.yaml)."
         )
     name = folder.resolve().name
-    return single_dataset(f"local/{name}", root=str(folder))
+    return single_dataset(f"local/{name}", name=name, root=str(folder))
 
 
 def configure_policy(

@@ -1,9 +1,11 @@
 """Runs the commands of a study as child processes, in the order of their dependencies and a few at a time.
 
 Every job is one command line that can be pasted into a shell. A record per job makes a study resumable: finished jobs
-are skipped, interrupted ones start again, and a finished job whose command has changed is refused.
+are skipped, interrupted ones are continued if they can be and otherwise start again, and a finished job whose command
+has changed is refused.
 """
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -11,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +23,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from lerobot_lara.files.atomic import write_json
+from lerobot_lara.files.lock import only_run
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +59,8 @@ class Job:
         needs: Names of the jobs whose output this one reads.
         inputs: Files, such as configurations, whose content decides what the command does.
         progress: Description of the command's progress bar; empty if it has none.
+        resume: Returns the command that continues an interrupted run from what that has left in `output`, or None if
+            there is nothing to continue; without it, the job starts again.
     """
 
     name: str
@@ -63,6 +71,7 @@ class Job:
     needs: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
     progress: str = ""
+    resume: Callable[[], tuple[str, ...] | None] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -81,8 +90,8 @@ class JobTime:
     """When a job ran.
 
     Args:
-        started: Start in seconds since the epoch.
-        seconds: Wall-clock duration in seconds.
+        started: Start in seconds since the epoch; of a job that was continued, as if it had not been interrupted.
+        seconds: Wall-clock duration in seconds, without interruptions.
     """
 
     started: float
@@ -109,10 +118,16 @@ def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> 
         When each job ran, by name, in this call or an earlier one.
 
     Raises:
-        ValueError: If a finished job was run with other settings, or a job would replace output that it did not make.
+        ValueError: If a finished job was run with other settings, a job would replace output that it did not make, or
+            the jobs are being run already.
         JobError: If a process fails. The processes that run at the same time are ended first.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
+    with only_run(state_dir, "state_dir"):
+        state_dir.mkdir(exist_ok=True)
+        return _run_jobs(jobs, state_dir, num_parallel)
+
+
+def _run_jobs(jobs: Sequence[Job], state_dir: Path, num_parallel: int) -> dict[str, JobTime]:
     records = {job.name: _read_record(state_dir, job) for job in jobs}
     pending: list[Job] = []
     for job in jobs:
@@ -127,8 +142,12 @@ def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> 
             pending.append(job)
     done = {job.name for job in jobs} - {job.name for job in pending}
     times = {name: JobTime(records[name]["started"], records[name]["seconds"]) for name in done}
+    commands = {}
     for job in pending:
-        _clear(job, records[job.name])
+        reads_anew = not {needed.name for needed in pending}.isdisjoint(job.needs)
+        commands[job.name] = None if reads_anew else _continuation(job, records[job.name])
+        if commands[job.name] is None:
+            _clear(job, records[job.name])
 
     running: list[_Process] = []
     try:
@@ -138,7 +157,8 @@ def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> 
                 for job in [job for job in pending if done.issuperset(job.needs)]:
                     if len(running) < num_parallel:
                         pending.remove(job)
-                        running.append(_Process(job, state_dir, slot=_free_slot(running)))
+                        slot = _free_slot(running)
+                        running.append(_Process(job, state_dir, slot=slot, continuation=commands[job.name]))
                 if not running:
                     raise ValueError(
                         f"`jobs` has {[job.name for job in pending]}, which need jobs that are not in the study; it "
@@ -194,18 +214,23 @@ def read_progress(log: Path, description: str) -> tuple[int, int] | None:
 class _Process:
     """A running job with its log and progress bar."""
 
-    def __init__(self, job: Job, state_dir: Path, *, slot: int) -> None:
+    def __init__(self, job: Job, state_dir: Path, *, slot: int, continuation: tuple[str, ...] | None) -> None:
         self.job = job
         self.slot = slot
-        self.time = JobTime(time.time(), 0.0)
         self._record_path = state_dir / f"{job.name}.json"
         self._log_path = state_dir / f"{job.name}.log"
         self._reported = time.monotonic()
-        _write_record(self._record_path, {"status": "running", **job.fingerprint})
-        logger.info("%s: started\n  %s", job.title, shell_line(job.command))
-        with self._log_path.open("wb") as log:
+        spent = 0.0 if continuation is None else _seconds_spent(self._record_path, self._log_path)
+        self.time = JobTime(time.time() - spent, 0.0)
+        write_json(self._record_path, {"status": "running", "started": self.time.started, **job.fingerprint})
+        command = continuation or job.command
+        logger.info(
+            "%s: %s\n  %s", job.title, "continued" if continuation else "started", shell_line(command)
+        )
+        with self._log_path.open("ab" if continuation else "wb") as log:
             self._process = subprocess.Popen(
-                [_resolve_program(job.command[0]), *job.command[1:]],
+                [_resolve_program(command[0]), *command[1:]],
+                preexec_fn=_end_with_parent(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -230,7 +255,7 @@ class _Process:
         if status != 0 or not self.job.is_complete:
             raise JobError(self._describe_failure(status))
         record = {"status": "done", **asdict(self.time), **self.job.fingerprint}
-        _write_record(self._record_path, record)
+        write_json(self._record_path, record)
         logger.info("%s: done in %.0f s", self.job.title, self.time.seconds)
         return True
 
@@ -287,13 +312,45 @@ def _free_slot(running: Sequence[_Process]) -> int:
     return next(slot for slot in range(len(running) + 1) if slot not in taken)
 
 
+def _end_with_parent() -> Callable[[], None] | None:
+    """What makes a child end when this process is killed, where the system can do that (Linux).
+
+    It would otherwise go on writing while the study that is run again starts the same job.
+    """
+    if sys.platform != "linux":
+        return None
+    set_option, parent, on_death = ctypes.CDLL(None).prctl, os.getpid(), 1  # PR_SET_PDEATHSIG
+
+    def end_with_parent() -> None:
+        set_option(on_death, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before the call
+            os._exit(1)
+
+    return end_with_parent
+
+
+def _seconds_spent(record: Path, log: Path) -> float:
+    """How long an interrupted job has run: until its last output."""
+    try:
+        return max(0.0, log.stat().st_mtime - float(json.loads(record.read_bytes())["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
 def _read_record(state_dir: Path, job: Job) -> dict:
+    """What is known of a job: empty if it has never run here, without "status" if its record is not one."""
     path = state_dir / f"{job.name}.json"
-    record = json.loads(path.read_text()) if path.is_file() else {}
-    if (
-        record.get("status") == "done"
-        and {key: record[key] for key in ("command", "inputs")} != job.fingerprint
-    ):
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_bytes())
+        known = {"command": list(record["command"]), "inputs": dict(record["inputs"])}
+        if record["status"] == "done":
+            JobTime(float(record["started"]), float(record["seconds"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        logger.warning("%s is not the record of a job, so %r is done again.", path, job.title)
+        return {"torn": True}
+    if record["status"] == "done" and known != job.fingerprint:
         raise ValueError(
             f"{state_dir.parent} was made with other settings: there, {job.title!r} was done by "
             f"{shell_line(record['command'])}. Pass another output directory, or --overwrite to start again."
@@ -301,11 +358,12 @@ def _read_record(state_dir: Path, job: Job) -> dict:
     return record
 
 
-def _write_record(path: Path, record: dict) -> None:
-    # Written to another file and renamed, so that a record truncated by a crash is never read.
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=2))
-    partial.replace(path)
+def _continuation(job: Job, record: dict) -> tuple[str, ...] | None:
+    """The command that continues an interrupted job, if it was the same job and it can be continued."""
+    same = {key: record.get(key) for key in ("command", "inputs")} == job.fingerprint
+    if job.resume is None or record.get("status") != "running" or not same:
+        return None
+    return job.resume()
 
 
 def _clear(job: Job, record: dict) -> None:

@@ -3,6 +3,7 @@
 A study keeps everything below one folder: `data/<name>`, `train/<name>` and `eval/<name>`.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import yaml
 
+from lerobot_lara.evaluation.study.checkpoints import continue_training
 from lerobot_lara.evaluation.study.jobs import Job
+from lerobot_lara.files.atomic import write_text
 
 ZERO = "zero"
 
@@ -65,7 +68,10 @@ class MetaworldJobs:
             *(("--action-free",) if action_free else ()),
         )
         product = folder / "meta" / "info.json"
-        return Job(f"collect_{name}", title, command, folder, product, progress="Recording")
+        # The command continues what it has begun, and leaves what is complete as it is.
+        return Job(
+            f"collect_{name}", title, command, folder, product, progress="Recording", resume=lambda: command
+        )
 
     def training(
         self,
@@ -77,7 +83,7 @@ class MetaworldJobs:
         needs: Sequence[str],
         flags: Sequence[str] = (),
     ) -> Job:
-        """Trains into `train/<name>`.
+        """Trains into `train/<name>`; continued from the newest whole checkpoint.
 
         Args:
             name: Name of the training.
@@ -109,6 +115,7 @@ class MetaworldJobs:
             needs=tuple(needs),
             inputs=(config, path) if is_mixture else (config,),
             progress="Training",
+            resume=functools.partial(continue_training, folder),
         )
 
     def evaluation(self, name: str, title: str, *, config: Path) -> Job:
@@ -173,7 +180,7 @@ def write_mixture_file(content: dict, path: Path) -> Path:
         `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    write_text(path, yaml.safe_dump(content, sort_keys=False))
     return path
 
 

@@ -13,6 +13,7 @@ COUNTERS = {"smpl", "ep", "epch", "updt_s", "data_s", "smp/s", "mem_gb"}
 _METRICS_LINE = re.compile(r"step:(?P<step>\S+) smpl:\S+ ep:\S+ epch:\S+ (?P<metrics>.*)")
 _METRIC = re.compile(r"(\S+?):(\S+)")
 _LOG_FREQUENCY = re.compile(r"'log_freq': (\d+)")
+_RESUMED = re.compile(r"'checkpoint_path': '[^']*?(\d+)'")
 _EVAL_LOSS = re.compile(r"step (\d+): eval_loss=(\S+)")
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -22,7 +23,8 @@ def parse_training_log(path: Path) -> Curves:
     """Reads every logged metric of a `lerobot-train` run.
 
     LeRobot prints steps of 1000 and more as "1K", "2K" and so on. These are counted from the step of the previous line,
-    in units of the `log_freq` that the run printed with its configuration.
+    in units of the `log_freq` that the run printed with its configuration. Where a resumed run begins, the steps after
+    its checkpoint are dropped: they were done again.
 
     Args:
         path: File with the captured standard output and error of the run.
@@ -41,6 +43,9 @@ def parse_training_log(path: Path) -> Curves:
     for line in re.split(r"[\r\n]", path.read_text(errors="replace")):
         if found := _LOG_FREQUENCY.search(line):
             log_frequency = int(found.group(1))
+        elif found := _RESUMED.search(line):
+            step = int(found.group(1))
+            curves = {name: [point for point in curve if point[0] <= step] for name, curve in curves.items()}
         elif found := _METRICS_LINE.search(line):
             step = _next_step(found.group("step"), step, log_frequency, path)
             for name, value in _METRIC.findall(found.group("metrics")):
@@ -59,4 +64,4 @@ def _next_step(text: str, previous: int, log_frequency: int | None, path: Path) 
             f"{path} is incomplete: step {text!r} is abbreviated, and the run's configuration with log_freq is "
             "missing. Capture the whole output of lerobot-train."
         )
-    return previous + log_frequency
+    return (previous // log_frequency + 1) * log_frequency

@@ -7,7 +7,6 @@ evaluate this policy next to the trained ones. It takes the flags of `lerobot-ev
         --eval.n_episodes=20 --eval.batch_size=1 --output_dir=outputs/zero
 """
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.random_utils import set_seed
 from lerobot.utils.utils import init_logging
 from torch import Tensor
+
+from lerobot_lara.files.atomic import write_json
 
 
 @dataclass
@@ -131,8 +132,7 @@ def evaluate_zero_policy(cfg: EvalPipelineConfig) -> dict[str, Any]:
     finally:
         close_envs(envs)
     output_dir = Path(cfg.output_dir or ".")
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "eval_info.json").write_text(json.dumps(info, indent=2))
+    write_json(output_dir / "eval_info.json", info)
     logging.info("Success of the zero policy: %.1f %%", info["overall"]["pc_success"])
     return info
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lerobot_lara.data.mixture.config import load_mixture
+from lerobot_lara.data.mixture.config import load_mixture, require_roots
 
 ENTRY = {"name": "a", "repo_id": "org/a"}
 
@@ -104,3 +104,19 @@ def test_bad_files_are_refused_by_name(tmp_path, content, message):
 def test_a_missing_file(tmp_path):
     with pytest.raises(ValueError, match=r"absent\.yaml does not exist"):
         load_mixture(tmp_path / "absent.yaml")
+
+
+def test_a_missing_root_is_refused_where_its_entry_is_in_use(tmp_path):
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "mixture.yaml"
+
+    def written(weight):
+        entries = [{"name": "here", "root": "here"}, {"name": "absent", "root": "absent", "weight": weight}]
+        path.write_text(yaml.safe_dump({"entries": [{"repo_id": "local/x"} | entry for entry in entries]}))
+        return load_mixture(path)
+
+    require_roots(written(weight=0), path)
+    with pytest.raises(
+        ValueError, match=r"mixture.yaml: `root` of entry 'absent' is .*absent, which does not"
+    ):
+        require_roots(written(weight=1), path)

@@ -123,7 +123,7 @@ def test_a_single_dataset_grows_the_checkpoint_if_asked_to(tiny_dataset, tmp_pat
     for name, state, action in (("small", 2, 3), ("large", 5, 7)):
         root = tiny_dataset(state_dim=state, action_dim=action)
         flags = {"policy__path": old, "policy__embodiment": name, "dataset__root": root, "steps": 1}
-        with pytest.raises(ValueError, match=rf"'{name}'; the policy knows \['robot'\].*grow_embodiments"):
+        with pytest.raises(ValueError, match=rf"`embodiments` is \['robot'\].*'{name}'.*grow_embodiments"):
             run_train(**flags, output_dir=tmp_path / f"not_{name}")
         run = run_train(**flags, policy__grow_embodiments=True, output_dir=tmp_path / name)
         log = capfd.readouterr().err

@@ -19,13 +19,13 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.scripts import lerobot_train
 from support import policies
 from support.helpers import run_train
-from support.tiny_datasets import REPO_ID
 
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.data.mixture import lerobot_compatibility, lerobot_hook
 from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import load_mixture
 from lerobot_lara.data.mixture.dataset import MixtureDataset
+from lerobot_lara.data.mixture.run_policy import add_embodiments
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.modeling_lara import LaraPolicy
 
@@ -202,14 +202,6 @@ def test_a_missing_mixture_file(tmp_path):
         run_train(**TINY_LAM, dataset__repo_id=tmp_path / "absent.yaml", output_dir=tmp_path / "out")
 
 
-def test_single_datasets_go_to_lerobots_own_function(tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(lerobot_hook, "make_mixture_datasets", None)
-    run = run_train(**TINY_LAM, dataset__root=tiny_dataset(), output_dir=tmp_path / "out", steps=1)
-    assert not any("/" in name for name in run.metrics[0])
-    assert not (run.checkpoint / "mixture.json").exists()
-    assert not lerobot_hook.is_mixture(REPO_ID)
-
-
 def test_installing_again_wraps_once():
     before = factory.make_train_eval_datasets
     lerobot_hook.install()
@@ -349,7 +341,7 @@ def test_adding_embodiments_leaves_the_configuration_as_it_was(write_mixture):
     policy = lara_config(embodiments=[], pretrained_revision="v1", rtc_config=RTCConfig(execution_horizon=3))
     policy.noted = "by LeRobot"
     before = copy.deepcopy(vars(policy))
-    changed = lerobot_hook.add_embodiments(policy, load_mixture(write_mixture(ARM, ROBOT)))
+    changed = add_embodiments(policy, load_mixture(write_mixture(ARM, ROBOT)))
     assert vars(policy) == before
     assert (changed.embodiments, changed.embodiment) == (["arm", "default"], "arm")
     assert vars(changed) == before | {"embodiments": ["arm", "default"], "embodiment": "arm"}

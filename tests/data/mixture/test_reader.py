@@ -23,7 +23,7 @@ def dataset(request, tmp_path_factory):
 
 @pytest.fixture
 def reader(dataset):
-    return ColumnReader(dataset, video_backend="pyav", tolerance_s=1e-4)
+    return ColumnReader(dataset, name="own", video_backend="pyav", tolerance_s=1e-4)
 
 
 def test_a_pair_is_two_frames_of_its_episode(dataset, reader):

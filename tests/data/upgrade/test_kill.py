@@ -98,7 +98,7 @@ def test_a_staging_folder_that_was_hardly_begun(tmp_path):
     source = make_legacy(tmp_path / "source", "v2.1", storage="image")
     staging = tmp_path / "upgraded.partial"
     staging.mkdir()
-    (staging / "upgrade.tmp").write_text('{"half')
+    (staging / "upgrade.json.partial").write_text('{"half')
     root = upgrade_dataset(source, tmp_path / "upgraded", verify="none")
     assert not staging.exists()
     staging.mkdir()
