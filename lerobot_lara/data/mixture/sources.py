@@ -14,6 +14,7 @@ from lerobot.datasets.utils import BackwardCompatibilityError
 from lerobot.utils.constants import ACTION, OBS_STATE
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
+from lerobot_lara.data.metadata import CheckedMetadata, check_data_files
 from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig, VectorMap
 from lerobot_lara.data.mixture.normalization import Stats, select_stats
 from lerobot_lara.data.mixture.reader import ColumnReader
@@ -124,6 +125,7 @@ class Source:
         Raises:
             ValueError: They are neither on this machine nor can they be downloaded.
         """
+        check_data_files(self.meta, episodes)
         everything = len(episodes) == self.meta.total_episodes
         try:
             dataset = LeRobotDataset(
@@ -235,10 +237,11 @@ def open_meta(entry: EntryConfig) -> LeRobotDatasetMetadata:
     """Opens the metadata of an entry's dataset, after downloading them from the Hub if necessary.
 
     Raises:
-        ValueError: The dataset has an older format, or is neither on this machine nor can it be downloaded.
+        ValueError: The dataset has an older format, its metadata are damaged or wrong, or it is neither on this
+            machine nor can it be downloaded.
     """
     try:
-        return LeRobotDatasetMetadata(entry.repo_id, root=entry.root, revision=entry.revision)
+        return CheckedMetadata(entry.repo_id, root=entry.root, revision=entry.revision)
     except BackwardCompatibilityError as error:
         raise ValueError(
             f"Entry {entry.name!r} ({entry.repo_id}) has an older dataset format. Convert it with `lara "

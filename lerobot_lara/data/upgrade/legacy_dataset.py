@@ -25,15 +25,10 @@ from lerobot.datasets.video_utils import decode_video_frames
 from PIL import Image
 from tqdm import tqdm
 
-from lerobot_lara.data.upgrade.validation import (
-    check_content,
-    check_info,
-    check_source_file,
-    read_json,
-    read_json_lines,
-    shown,
-    wrong_field,
-)
+from lerobot_lara.data.dataset_rules import check_legacy_info
+from lerobot_lara.data.upgrade.json_lines import read_json_lines
+from lerobot_lara.files.links import check_source_file
+from lerobot_lara.files.reading import check_content, read_json_object, shown, wrong_field
 
 logger = logging.getLogger(__name__)
 
@@ -193,9 +188,7 @@ def read_info(root: Path) -> dict[str, Any]:
             f"{root} is not a LeRobot dataset: it has no {INFO_PATH}. Give the folder that contains meta/."
         )
     check_source_file(path, root)
-    info = read_json(path)
-    if not isinstance(info, dict):
-        raise ValueError(f"{path} is {shown(info)}; it must be a JSON object. Download the dataset again.")
+    info = read_json_object(path)
     version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
     if str(version).startswith("v3."):
         raise ValueError(
@@ -209,7 +202,7 @@ def read_info(root: Path) -> dict[str, Any]:
         )
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Download the dataset again.")
-    check_info(info, path)
+    check_legacy_info(info, path)
     return info
 
 
