@@ -62,6 +62,14 @@ _SIZE_IN_MB = Rule(
 _NUMERIC = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 _DTYPES = (*_NUMERIC, "float16", "float32", "float64", "string", "language", "image", "video")
 
+_NAMES = Rule("a list, an object or null", lambda value: value is None or isinstance(value, list | dict))
+_CAMERA_NAMES = Rule(
+    '["height", "width", "channels"]',
+    lambda value: (
+        isinstance(value, list) and len(value) == 3 and all(isinstance(name, str) for name in value)
+    ),
+)
+
 _INFO = {
     "fps": Rule(
         f"a number above 0 and at most {_MAX_FPS}",
@@ -112,6 +120,9 @@ def check_info(info: dict[str, Any], path: Path) -> None:
     for field in ("fps", "features"):
         check(path, field, info.get(field), _INFO[field])
     videos = _check_fields(info, path)
+    for key, feature in info["features"].items():
+        if feature["dtype"] in ("image", "video"):
+            check(path, f"features.{key}.names", feature.get("names"), _CAMERA_NAMES)
     check_template(path, "data_path", info.get("data_path", DEFAULT_DATA_PATH), ("file_index",), PLACEHOLDERS)
     if videos:
         required = ("file_index", "video_key") if len(videos) > 1 else ("file_index",)
@@ -129,6 +140,7 @@ def _check_fields(info: dict[str, Any], path: Path) -> list[str]:
         check(path, f"features.{key}", feature, OBJECT)
         for field, rule in _FEATURE.items():
             check(path, f"features.{key}.{field}", feature.get(field), rule)
+        check(path, f"features.{key}.names", feature.get("names"), _NAMES)
         for field in ("info", "video_info"):
             check(path, f"features.{key}.{field}", feature.get(field), OBJECT_OR_NULL)
         if feature["dtype"] in ("image", "video") and len(feature["shape"]) != 3:

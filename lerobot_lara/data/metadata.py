@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from datasets.exceptions import DatasetsError
 from lerobot.datasets.dataset_metadata import CODEBASE_VERSION, LeRobotDatasetMetadata
 from lerobot.datasets.utils import (
     DEFAULT_TASKS_PATH,
@@ -26,6 +26,7 @@ from lerobot.datasets.utils import (
 from packaging.version import InvalidVersion, Version
 
 from lerobot_lara.data.dataset_rules import check_info
+from lerobot_lara.data.tables import read_schema, read_table, unreadable_table
 from lerobot_lara.files.links import check_source_file
 from lerobot_lara.files.reading import REMEDY, check_content, read_json_object, shown, wrong_field
 
@@ -54,9 +55,19 @@ class CheckedMetadata(LeRobotDatasetMetadata):
             super()._load_metadata()
         except (FileNotFoundError, NotADirectoryError):
             raise  # LeRobot downloads what is missing
-        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, pa.ArrowException) as error:
-            if isinstance(error.__cause__, OSError):
+        except (
+            DatasetsError,
+            pa.ArrowException,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
                 raise error.__cause__ from error  # a full disk, behind `datasets`
+            for path in sorted((self.root / EPISODES_DIR).glob("*/*.parquet")):
+                read_table(path)  # all columns, the damaged ones included
             raise ValueError(
                 f"{self.root / 'meta'}: LeRobot cannot read these metadata ({type(error).__name__}: "
                 f"{shown(error, str)}). Download the dataset again."
@@ -119,7 +130,7 @@ def check_data_files(meta: LeRobotDatasetMetadata, episodes: Iterable[int]) -> N
         if not path.is_file():
             continue  # LeRobot downloads it
         check_source_file(path, meta.root)
-        lacking = sorted(expected - set(_table_schema(path).names))
+        lacking = sorted(expected - set(read_schema(path).names))
         if lacking:
             raise ValueError(
                 f"{path} lacks the column `{lacking[0]}`, which {INFO_PATH} describes. Download the dataset again, or "
@@ -171,11 +182,11 @@ def _is_numeric(value: Any) -> bool:
 def _check_tasks(path: Path, root: Path) -> None:
     """Checks that the table of tasks has texts as its index and numbers them in order, as LeRobot looks them up."""
     _check_present(path, root)
-    _table_schema(path)
+    read_schema(path)
     try:
         tasks = pd.read_parquet(path)
     except Exception as error:  # pandas promises nothing about what it raises for odd metadata of a table
-        raise _unreadable(path, error) from error
+        raise unreadable_table(path, error) from error
     texts = all(isinstance(task, str) for task in tasks.index)
     if "task_index" not in tasks.columns or not texts or not len(tasks):
         raise ValueError(
@@ -203,13 +214,10 @@ def _check_episodes(root: Path, videos: list[str], total: int) -> None:
     count = 0
     for path in paths:
         _check_present(path, root)
-        schema = _table_schema(path)
+        schema = read_schema(path)
         for name in (*numbers, *times, "tasks"):
             _check_column(path, schema, name, name in times)
-        try:
-            table = pq.read_table(path, columns=[*numbers, *times, "tasks"], partitioning=None)
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(path, error) from error
+        table = read_table(path, [*numbers, *times, "tasks"])
         _check_rows(path, table, numbers, times, first=count)
         count += len(table)
     if count != total:
@@ -271,26 +279,3 @@ def _check_rows(path: Path, table: pa.Table, numbers: list[str], times: list[str
         if len(wrong):
             row = int(wrong[0])
             raise wrong_field(path, f"{name} of episode {first + row}", int(columns[name][row]), meaning)
-
-
-def _table_schema(path: Path) -> pa.Schema:
-    """Reads the schema of a parquet file.
-
-    Raises:
-        ValueError: It is a Git LFS pointer, or cut off, or no parquet file.
-    """
-    check_content([path])
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    """The error for a table that cannot be read; that of the system stays as it is."""
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM):
-        raise error
-    return ValueError(
-        f"{path} cannot be read as a parquet file ({type(error).__name__}: {shown(error, str)}). Download the dataset "
-        "again."
-    )

@@ -403,10 +403,12 @@ def _check_pairs(source: Source, lengths: list[int], gap: int) -> None:
 def _names(source: Source, column: VectorMap) -> Any:
     """Names of a mapped column's dimensions, if the dataset names them."""
     assert column.key is not None
-    names = source.meta.features[column.key]["names"]
+    names = source.meta.features[column.key].get("names")
     if column.dims is None:
         return names
-    return [names[dim] for dim in column.dims] if isinstance(names, list) else None
+    if not isinstance(names, list) or len(names) <= max(column.dims):
+        return None
+    return [names[dim] for dim in column.dims]
 
 
 def _tasks(entries: Sequence[EntrySamples]) -> list[str]:

@@ -83,14 +83,14 @@ class EntryConfig:
         check_fields(self, ENTRY_RULES, f" of entry {shown(self.name)}")
         if is_mixture(self.repo_id):
             raise ValueError(
-                f"`repo_id` of entry {self.name!r} is the mixture file {self.repo_id}; it must be a dataset. List the "
-                "datasets of that file here."
+                f"`repo_id` of entry {shown(self.name)} is the mixture file {shown(self.repo_id, str)}; it must be a "
+                "dataset. List the datasets of that file here."
             )
         mapped = list((self.cameras or {}).values())
         if len(set(mapped)) < len(mapped):
             raise ValueError(
-                f"`cameras` of entry {self.name!r} is {self.cameras}; it must not map two cameras to one. Drop one of "
-                "the two."
+                f"`cameras` of entry {shown(self.name)} is {shown(self.cameras, str)}; it must not map two cameras to "
+                "one. Drop one of the two."
             )
 
 
@@ -132,18 +132,18 @@ class MixtureConfig:
         doubled = [name for name, count in Counter(names).items() if count > 1]
         if doubled:
             raise ValueError(
-                f"`entries` has the name {doubled[0]!r} twice; names must be unique. Give every entry its own."
+                f"`entries` has the name {shown(doubled[0])} twice; names must be unique. Give every entry its own."
             )
         if all(entry.weight == 0 for entry in self.entries):
             raise ValueError("`weight` is 0 in all `entries`; it must be above 0 in at least one. Raise one.")
         if self.reference is not None and self.reference not in names:
             raise ValueError(
-                f"`reference` is {self.reference!r}; it must be the name of an entry, one of {shown(names, str)}. "
+                f"`reference` is {shown(self.reference)}; it must be the name of an entry, one of {shown(names, str)}. "
                 "Correct it."
             )
         if self.reference is not None and self[self.reference].weight == 0:
             raise ValueError(
-                f"`reference` is {self.reference!r}, whose weight is 0; it must be an entry in use. Raise its "
+                f"`reference` is {shown(self.reference)}, whose weight is 0; it must be an entry in use. Raise its "
                 "`weight`, or name another entry."
             )
 

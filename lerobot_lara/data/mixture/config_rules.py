@@ -60,8 +60,10 @@ _SECONDS = Rule(
     lambda value: _is_number(value) and 0 < value <= _MAX_GAP_S,
 )
 _INDICES = Rule("a list of whole numbers, from 0", lambda value: _list_of(_is_index, value))
+# An empty one is refused with the columns of the dataset.
+_DIMENSIONS = Rule(_INDICES.expected, lambda value: value == [] or _INDICES.accepts(value))
 
-VECTOR_RULES = {"key": _or_null(_TEXT), "dims": _or_null(_INDICES), "invert": _or_null(_INDICES)}
+VECTOR_RULES = {"key": _or_null(_TEXT), "dims": _or_null(_DIMENSIONS), "invert": _or_null(_DIMENSIONS)}
 ENTRY_RULES = {
     "name": _TEXT,
     "repo_id": _TEXT,
