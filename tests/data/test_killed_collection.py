@@ -5,7 +5,7 @@ import pytest
 
 @pytest.mark.parametrize("name", ["collect_new", "collect_overwrite"])
 def test_a_killed_recording_continues_to_what_an_undisturbed_one_gives(killed, name):
-    found = killed(name, 6, timed=2)
+    found = killed(name, 4, timed=1)
     assert [each for each in found if not each["equal"]] == []
     assert [each for each in found if each["lost"]] == []
     assert any(each["finished"] for each in found)

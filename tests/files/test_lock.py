@@ -7,11 +7,11 @@ from filelock import FileLock
 
 from lerobot_lara.files.lock import only_run
 
+# Without the package, which takes seconds to import.
 HOLDER = """
 import sys
-from pathlib import Path
-from lerobot_lara.files.lock import only_run
-with only_run(Path(sys.argv[1]), "root"):
+from filelock import FileLock
+with FileLock(sys.argv[1] + ".lock"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -19,6 +19,7 @@ with only_run(Path(sys.argv[1]), "root"):
 
 def test_another_process_is_refused_until_the_first_ends_or_is_killed(tmp_path):
     root = tmp_path / "new" / "data"
+    root.parent.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -362,14 +362,8 @@ def demo(kind: str, shared: Path) -> Command:
     if kind == "overwrite":
         forked(lambda: run(shared))
         (shared / "demo" / "of_old").touch()
-    return Command(
-        f"demo ({kind})",
-        prepare,
-        run if kind == "new" else functools.partial(run, overwrite=True),
-        again,
-        contents,
-        finished,
-    )
+    start = run if kind == "new" else functools.partial(run, overwrite=True)
+    return Command(f"demo ({kind})", prepare, start, again, contents, finished)
 
 
 def train(shared: Path) -> Command:

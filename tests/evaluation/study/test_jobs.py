@@ -1,12 +1,11 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
+from filelock import FileLock
 from tqdm import tqdm
 
 from lerobot_lara.evaluation.study import jobs
@@ -141,34 +140,29 @@ def test_job_with_a_torn_record_is_done_again(tmp_path, script, record, caplog):
 
 
 def test_the_same_jobs_do_not_run_twice_at_a_time(tmp_path, script):
-    again = (
-        "from lerobot_lara.evaluation.study.jobs import run_jobs\n"
-        f"run_jobs([], state_dir=Path({str(tmp_path / 'jobs')!r}))"
-    )
-    with pytest.raises(JobError, match="which another run is writing now"):
-        run_jobs([script("job", again)], state_dir=tmp_path / "jobs")
+    with FileLock(tmp_path / "jobs.lock"), pytest.raises(ValueError, match="another run is writing now"):
+        run_jobs([script("job")], state_dir=tmp_path / "jobs")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, children outlive a killed study")
-def test_children_end_with_a_killed_study(tmp_path):
+def test_children_end_with_a_killed_study(tmp_path, script):
     pid_file = tmp_path / "pid"
-    child = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    program = f"""
-        from pathlib import Path
-        from lerobot_lara.evaluation.study.jobs import Job, run_jobs
-        run_jobs([Job("a", "A", ("python", "-c", {child!r}), Path("a"))], state_dir=Path({str(tmp_path / "jobs")!r}))
-    """
-    study = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path)
+    write_pid = f"import os, time; Path({str(pid_file)!r}).write_text(str(os.getpid()))"
+    study = os.fork()
+    if study == 0:
+        try:
+            run_jobs([script("job", f"{write_pid}; time.sleep(60)")], state_dir=tmp_path / "jobs")
+        finally:
+            os._exit(1)
     while not pid_file.exists() or not pid_file.read_text():
-        assert study.poll() is None
-        time.sleep(0.05)
-    study.send_signal(signal.SIGKILL)
-    study.wait()
+        time.sleep(0.02)
+    os.kill(study, signal.SIGKILL)
+    os.waitpid(study, 0)
     deadline = time.monotonic() + 20
     with pytest.raises(ProcessLookupError):
         while time.monotonic() < deadline:
             os.kill(int(pid_file.read_text()), 0)
-            time.sleep(0.05)
+            time.sleep(0.02)
 
 
 def test_output_that_is_not_the_jobs_is_left_alone(tmp_path, script):
