@@ -46,3 +46,11 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
     with only_run(tmp_path / "data", "root"):
         pass
     assert "cannot be locked" in caplog.text
+
+
+def test_folders_made_for_the_lock_stay_only_if_something_is_written(tmp_path):
+    for written in (False, True):
+        with only_run(tmp_path / "a" / "b" / "data", "root"):
+            if written:
+                (tmp_path / "a" / "b" / "data").touch()
+        assert (tmp_path / "a").exists() == written
