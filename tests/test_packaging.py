@@ -478,34 +478,3 @@ def test_doctor_tries_to_render(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "__EGL_VENDOR_LIBRARY_FILENAMES", "/no/such/driver.json")
     finding = doctor.look_for_rendering()
     assert not finding.ok and "apt-get install libegl1" in finding.remedy
-
-
-@pytest.mark.parametrize(
-    ("error", "explanation"),
-    [
-        (
-            ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot"),
-            "The package 'matplotlib.pyplot' is missing. Install it with `pip install -e '.[eval]'`.",
-        ),
-        (ImportError("'metaworld' is required but not installed."), "'metaworld' is required"),
-        (ModuleNotFoundError("No module named 'lerobot_lara.gone'", name="lerobot_lara.gone"), None),
-        (ModuleNotFoundError("No module named 'peft'", name="peft"), None),
-        (ImportError("cannot import name 'x' from 'y'", name="y"), None),
-    ],
-)
-def test_a_missing_extra_is_said_and_a_broken_package_is_not_hidden(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: ImportError,
-    explanation: str | None,
-) -> None:
-    def fail(name: str) -> None:
-        raise error
-
-    monkeypatch.setattr(importlib, "import_module", fail)
-    if explanation is None:
-        with pytest.raises(ImportError):
-            cli.main(["demo"])
-    else:
-        assert cli.main(["demo"]) == 1
-        assert explanation in capsys.readouterr().err

@@ -1,10 +1,11 @@
 """The `lara` command: one module per subcommand, each with `add_arguments(parser)` and `run(args) -> int`."""
 
 import argparse
-import errno
 import importlib
 import logging
 import sys
+
+from lerobot_lara.cli.endings import PIPE_CLOSED, close_broken_stdout, ending
 
 SUBCOMMANDS = {
     "doctor": "check the installation and report what is missing",
@@ -18,70 +19,42 @@ SUBCOMMANDS = {
     "export-base": "write the policy of a `lara` checkpoint without its latent action model, as `lara_dit`",
     "demo": "run a small Meta-World study: collect, train, evaluate and report",
 }
-_FILE_SYSTEM = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ENOTDIR,
-        errno.EISDIR,
-    }
-)
-"""Errors of the operating system that a user can do something about."""
-EXTRA_OF_MODULE = {
-    "sklearn": "eval",
-    "torchmetrics": "eval",
-    "scipy": "eval",
-    "matplotlib": "eval",
-    "jinja2": "eval",
-    "metaworld": "metaworld",
-    "mujoco": "metaworld",
-    "stlpips_pytorch": "offline",
+# What to do after Ctrl+C.
+RESUME = {
+    "collect-demos": "Run the same command with --resume, and without --overwrite, to continue.",
+    "import-video": "Run the same command with --resume, and without --overwrite, to continue.",
+    "upgrade-dataset": "Run the same command again to continue.",
+    "demo": "Run the same command again, without --overwrite, to continue.",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs `lara <subcommand> ...`.
 
-    Only the module of the chosen subcommand is imported, so that `lara --help` is instant. Errors that the user can
-    fix, a `ValueError`, a missing package of an extra, or a disk that is full or must not be written, are reported
-    without a traceback.
+    Only the module of the chosen subcommand is imported, so that `lara --help` is instant. What the user can mend (a
+    `ValueError`, a missing package of an extra, a full disk) is reported in one paragraph, without a traceback.
 
     Args:
         argv: The arguments; None takes those of the process.
 
     Returns:
-        The exit status: that of the subcommand, 1 after an error that the user can fix, or 2 after one of the file
-        system.
+        The exit status: that of the subcommand, 2 after an error that the user can mend, 70 after one that is a bug,
+        130 after Ctrl+C, or 141 if the reader of the output has gone.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["--"]:  # argparse would accept a subcommand after it, whose module is not loaded
+        del arguments[0]
     try:
-        return _run(arguments)
-    except ValueError as error:
-        problem = str(error)
-    except ModuleNotFoundError as error:
-        extra = EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
-        if extra is None:
-            raise
-        problem = f"The package {error.name!r} is missing. Install it with `pip install -e '.[{extra}]'`."
-    except ImportError as error:
-        if error.name is not None:
-            raise
-        problem = str(error)  # LeRobot's `require_package`, which says what to install
-    except OSError as error:
-        if error.errno not in _FILE_SYSTEM:
-            raise
-        sys.stderr.write(
-            f"lara {arguments[0]}: {error.filename or 'A file'} cannot be read or written: {error.strerror or error}. "
-            "Make sure that there is space and that the place may be read and written, then repeat the command (with "
-            "--resume, if it has that option): what was finished is kept.\n"
-        )
-        return 2
-    sys.stderr.write(f"lara {arguments[0]}: {problem}\n")
-    return 1
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except (Exception, KeyboardInterrupt) as error:
+        subcommand = arguments[0] if arguments else ""
+        if isinstance(error, BrokenPipeError) and close_broken_stdout():
+            return PIPE_CLOSED
+        end = ending(error, subcommand, RESUME.get(subcommand, "Run the same command to start again."))
+    sys.stderr.write(end.text)
+    return end.status
 
 
 def _run(arguments: list[str]) -> int:

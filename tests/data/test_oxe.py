@@ -137,7 +137,7 @@ def test_bad_options(tmp_path, capsys):
         ),
         (["oxe_magic_soup", str(path), "--frame-gap-s=0"], "`frame_gap_s` is 0.0"),
     ):
-        assert main(["oxe-mixture", *options]) == 1
+        assert main(["oxe-mixture", *options]) == 2
         assert message in capsys.readouterr().err
     assert not path.exists()
 

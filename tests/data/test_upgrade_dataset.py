@@ -681,6 +681,6 @@ def test_command(prepared, tmp_path, capsys):
     out = tmp_path / "upgraded"
     assert main(["upgrade-dataset", str(prepared["images"]), str(out), "--verify=sample"]) == 0
     assert json.loads((out / "meta/upgrade.json").read_text())["verified"] == "sample"
-    assert main(["upgrade-dataset", str(tmp_path / "nowhere"), str(out)]) == 1
+    assert main(["upgrade-dataset", str(tmp_path / "nowhere"), str(out)]) == 2
     assert "lara upgrade-dataset: `source` is" in capsys.readouterr().err
-    assert main(["upgrade-dataset", str(prepared["images"]), str(out / "x"), "--video-file-size=0"]) == 1
+    assert main(["upgrade-dataset", str(prepared["images"]), str(out / "x"), "--video-file-size=0"]) == 2

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lerobot.datasets.compute_stats import aggregate_stats
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
 
 from lerobot_lara.batch.frame_gap import check_frame_gap
 from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap
@@ -25,7 +26,7 @@ from lerobot_lara.data.mixture.policy_checks import check_camera, check_policy, 
 from lerobot_lara.data.mixture.reader import ColumnReader
 from lerobot_lara.data.mixture.samples import EntrySamples, SampleLayout
 from lerobot_lara.data.mixture.schedule import DrawSchedule, sample_shares
-from lerobot_lara.data.mixture.sources import Source, open_sources, split_episodes
+from lerobot_lara.data.mixture.sources import MANY, Source, open_sources, split_episodes
 from lerobot_lara.data.mixture.video_checks import video_problems
 
 logger = logging.getLogger(__name__)
@@ -110,17 +111,26 @@ class MixtureBuilder:
         use_actions = policy.action_delta_indices is not None
         self.sources = open_sources(config, use_actions=use_actions)
         self._readers: dict[tuple[str, tuple[int, ...]], ColumnReader] = {}
-        for source in self.sources:
-            self._check(source)
         self.reference = next(source for source in self.sources if source.config is config.reference_entry)
         if use_actions and self.reference.action is None:
             raise ValueError(
                 f"`reference` is {self.reference.name!r}, which is action-free; it must be an entry with actions, the "
                 "dataset of the robot that the policy acts for. Name that one."
             )
+        # All that the metadata tell is checked before any data is read, which may take minutes.
         self.layout = self._layout()
         check_policy(policy, self.sources, self.layout)
         check_room(policy, self.reference, self.layout)
+        if self._policy_gap is not None:
+            for source in self.sources:
+                self._frame_gap(source, self._policy_gap)
+                check_camera(policy, source, self.layout)
+        for source in tqdm(
+            self.sources, desc="Checking datasets", unit="dataset", disable=len(self.sources) < MANY
+        ):
+            self._check(source)
+        # The statistics are complete now.
+        self.layout = replace(self.layout, state_fill=self._fill("state"), action_fill=self._fill("action"))
 
     def entries(
         self,
@@ -211,8 +221,8 @@ class MixtureBuilder:
             action_dim=dims["action"][0],
             max_state_dim=max(dims["state"]),
             max_action_dim=max(dims["action"]),
-            state_fill=self._fill("state"),
-            action_fill=self._fill("action"),
+            state_fill=np.zeros(0),
+            action_fill=np.zeros(0),
             flag_cameras=any(set(source.cameras) != set(cameras) for source in self.sources),
             flag_state=any(source.state is None for source in labeled),
         )
@@ -236,14 +246,13 @@ class MixtureBuilder:
         """Cuts episodes of one source into samples."""
         reader = self._reader(source, episodes)
         deltas = self.policy.observation_delta_indices
-        policy_gap = getattr(self.policy, "frame_gap", None)
+        policy_gap = self._policy_gap
         in_pairs = False
         if policy_gap is not None and deltas is not None:
             in_pairs = True
             gap = self._frame_gap(source, policy_gap)
             if not held_out:
                 _check_pairs(source, reader.lengths.tolist(), gap)
-                check_camera(self.policy, source, self.layout)
             deltas = [gap if delta == policy_gap else delta for delta in deltas]
         return EntrySamples(
             source=source,
@@ -257,6 +266,13 @@ class MixtureBuilder:
             action_dim=self._action_dim(source),
             needs_pair=in_pairs and source.action is None,
             image_transforms=image_transforms,
+        )
+
+    @property
+    def _policy_gap(self) -> int | None:
+        """Frame gap of a policy that learns from frame pairs."""
+        return (
+            None if self.policy.observation_delta_indices is None else getattr(self.policy, "frame_gap", None)
         )
 
     def _frame_gap(self, source: Source, policy_gap: int) -> int:
@@ -387,10 +403,12 @@ def _check_pairs(source: Source, lengths: list[int], gap: int) -> None:
 def _names(source: Source, column: VectorMap) -> Any:
     """Names of a mapped column's dimensions, if the dataset names them."""
     assert column.key is not None
-    names = source.meta.features[column.key]["names"]
+    names = source.meta.features[column.key].get("names")
     if column.dims is None:
         return names
-    return [names[dim] for dim in column.dims] if isinstance(names, list) else None
+    if not isinstance(names, list) or len(names) <= max(column.dims):
+        return None
+    return [names[dim] for dim in column.dims]
 
 
 def _tasks(entries: Sequence[EntrySamples]) -> list[str]:

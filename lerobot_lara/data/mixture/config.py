@@ -1,19 +1,23 @@
 """The mixture file: which datasets are trained on together, how often, and how each is fitted to the policy."""
 
 import os
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections import Counter
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import draccus
-import yaml
-from draccus.utils import DecodingError, ParsingError
-
 from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
+from lerobot_lara.data.mixture.config_rules import (
+    ENTRY_RULES,
+    MIXTURE_RULES,
+    VECTOR_RULES,
+    check_fields,
+    raise_together,
+)
+from lerobot_lara.files.reading import shown
+from lerobot_lara.files.yaml_file import read_yaml
 
-WEIGHTS = ("share", "per_frame")
-STATISTICS = ("dataset", "embodiment")
-ON_BROKEN_VIDEO = ("error", "skip")
+VECTORS = ("state", "action")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class VectorMap:
     key: str | None
     dims: list[int] | None = None
     invert: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, VECTOR_RULES, f" of the column {shown(self.key)}")
 
 
 @dataclass(frozen=True)
@@ -73,26 +80,17 @@ class EntryConfig:
     action_free: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
+        check_fields(self, ENTRY_RULES, f" of entry {shown(self.name)}")
+        if is_mixture(self.repo_id):
             raise ValueError(
-                f"`weight` of entry {self.name!r} is {self.weight}; it must be a number of at least 0."
-            )
-        _require_positive(f"`frame_gap_s` of entry {self.name!r}", self.frame_gap_s)
-        if self.episodes is not None and (not self.episodes or min(self.episodes) < 0):
-            raise ValueError(
-                f"`episodes` of entry {self.name!r} is {self.episodes}; it must be a list of episode numbers, from 0. "
-                "Leave it out to use all episodes."
-            )
-        if self.cameras is not None and not self.cameras:
-            raise ValueError(
-                f"`cameras` of entry {self.name!r} is empty; it must map at least one camera. Leave it out to take the "
-                "cameras of the policy's names."
+                f"`repo_id` of entry {shown(self.name)} is the mixture file {shown(self.repo_id, str)}; it must be a "
+                "dataset. List the datasets of that file here."
             )
         mapped = list((self.cameras or {}).values())
         if len(set(mapped)) < len(mapped):
             raise ValueError(
-                f"`cameras` of entry {self.name!r} is {self.cameras}; it must not map two cameras to one. Drop one of "
-                "the two."
+                f"`cameras` of entry {shown(self.name)} is {shown(self.cameras, str)}; it must not map two cameras to "
+                "one. Drop one of the two."
             )
 
 
@@ -129,33 +127,25 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         if not self.entries:
             raise ValueError("`entries` is empty; it must hold at least one dataset. Add an entry.")
-        for name, choices in (
-            ("weights", WEIGHTS),
-            ("statistics", STATISTICS),
-            ("on_broken_video", ON_BROKEN_VIDEO),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {choices}.")
+        check_fields(self, MIXTURE_RULES)
         names = [entry.name for entry in self.entries]
-        doubled = sorted({name for name in names if names.count(name) > 1})
+        doubled = [name for name, count in Counter(names).items() if count > 1]
         if doubled:
             raise ValueError(
-                f"`entries` has the name {doubled[0]!r} twice; names must be unique. Give every entry its own."
+                f"`entries` has the name {shown(doubled[0])} twice; names must be unique. Give every entry its own."
             )
         if all(entry.weight == 0 for entry in self.entries):
             raise ValueError("`weight` is 0 in all `entries`; it must be above 0 in at least one. Raise one.")
         if self.reference is not None and self.reference not in names:
             raise ValueError(
-                f"`reference` is {self.reference!r}; it must be the name of an entry, one of {names}."
+                f"`reference` is {shown(self.reference)}; it must be the name of an entry, one of {shown(names, str)}. "
+                "Correct it."
             )
         if self.reference is not None and self[self.reference].weight == 0:
             raise ValueError(
-                f"`reference` is {self.reference!r}, whose weight is 0; it must be an entry in use. Raise its "
+                f"`reference` is {shown(self.reference)}, whose weight is 0; it must be an entry in use. Raise its "
                 "`weight`, or name another entry."
             )
-        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
-            raise ValueError(f"`image_size` is {self.image_size}; it must be [height, width] in pixels.")
-        _require_positive("`frame_gap_s`", self.frame_gap_s)
 
     def __getitem__(self, name: str) -> EntryConfig:
         """The entry of a name."""
@@ -201,26 +191,18 @@ def load_mixture(path: str | Path) -> MixtureConfig:
         Its content, in which a relative `root` has become a path from the working directory.
 
     Raises:
-        ValueError: The file is missing, is not YAML, or has an unknown key or a bad value; names the file.
+        ValueError: The file is missing, is not YAML, or has an unknown key or a bad value; names the file and the
+            field.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise ValueError(
-            f"Mixture file {path} does not exist. Check the path; the working directory is {Path.cwd()}."
-        )
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"Mixture file {path} is not YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
-        raise ValueError(
-            f"Mixture file {path} holds a {type(content).__name__}; it must be a mapping with `entries: [...]`."
-        )
+        raise ValueError(f"{path} is {shown(content)}; it must be a mapping with `entries: [...]`.")
     try:
-        _reject_unknown_keys(content)
-        config = draccus.decode(MixtureConfig, content)
-    except (DecodingError, ParsingError, ValueError) as error:
-        raise ValueError(f"Mixture file {path}: {_own_error(error) or error}") from error
+        _require_known(content)
+        config = MixtureConfig(**content | {"entries": _read_entries(content["entries"])})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return replace(config, entries=[_from_folder(entry, path.parent) for entry in config.entries])
 
 
@@ -245,39 +227,59 @@ def _from_folder(entry: EntryConfig, folder: Path) -> EntryConfig:
     return replace(entry, root=os.path.normpath(folder / Path(entry.root).expanduser()))
 
 
-def _own_error(error: BaseException | None) -> BaseException | None:
-    """The error of a `__post_init__`, which draccus wraps in its own at every level; None if it is draccus's own."""
-    while error is not None and not str(error).startswith("Couldn't instantiate"):
-        error = error.__cause__
-    return None if error is None else error.__cause__
+def _read_entries(contents: list[dict[str, Any]]) -> list[EntryConfig]:
+    entries, problems = [], []
+    for content in contents:
+        vectors = {}
+        for name in VECTORS:
+            try:
+                vectors[name] = None if content.get(name) is None else VectorMap(**content[name])
+            except ValueError as error:
+                problems.append(f"`{name}` of entry {shown(content['name'])}: {error}")
+        try:
+            entries.append(EntryConfig(**content | vectors))
+        except ValueError as error:
+            problems.append(str(error))
+    raise_together(problems)
+    return entries
 
 
-def _reject_unknown_keys(content: dict[str, Any]) -> None:
-    """Refuses unknown keys; draccus would name neither the entry that they are in nor the keys that exist."""
-    _require_known("the mixture", content, MixtureConfig)
+def _require_known(content: dict[str, Any]) -> None:
+    """Refuses keys that are unknown or missing, all of them at once."""
+    problems = _key_problems("the mixture", content, MixtureConfig)
     entries = content.get("entries")
     if not isinstance(entries, list):
-        raise ValueError(f"`entries` is {entries!r}; it must be a list of datasets.")
+        problems.append(f"`entries` is {shown(entries)}; it must be a list of datasets.")
+        entries = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise ValueError(
-                f"`entries` holds {entry!r}; each entry must be a mapping with keys such as name and repo_id."
+            problems.append(
+                f"`entries` holds {shown(entry)}; each entry must be a mapping with keys such as name and repo_id."
             )
-        label = f"entry {entry.get('name', number)!r}"
-        _require_known(label, entry, EntryConfig)
-        for name in ("state", "action"):
+            continue
+        label = f"entry {shown(entry.get('name', number))}"
+        problems += _key_problems(label, entry, EntryConfig)
+        for name in VECTORS:
             if isinstance(entry.get(name), dict):
-                _require_known(f"`{name}` of {label}", entry[name], VectorMap)
+                problems += _key_problems(f"`{name}` of {label}", entry[name], VectorMap)
+            elif entry.get(name) is not None:
+                problems.append(
+                    f"`{name}` of {label} is {shown(entry[name])}; it must be a mapping with `key`."
+                )
+    raise_together(problems)
 
 
-def _require_known(label: str, content: dict[str, Any], config: type) -> None:
+def _key_problems(label: str, content: dict[str, Any], config: type) -> list[str]:
     assert is_dataclass(config)
-    known = [f.name for f in fields(config)]
-    unknown = sorted(str(key) for key in content if key not in known)
-    if unknown:
-        raise ValueError(f"`{unknown[0]}` is an unknown key in {label}; it must be one of {known}.")
-
-
-def _require_positive(label: str, seconds: float | None) -> None:
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise ValueError(f"{label} is {seconds}; it must be a number of seconds above 0.")
+    known = [field.name for field in fields(config)]
+    required = [field.name for field in fields(config) if field.default is MISSING]
+    problems = [
+        f"`{shown(key, str)}` is an unknown key in {label}; it must be one of {known}."
+        for key in content
+        if key not in known
+    ]
+    return problems + [
+        f"`{name}` is missing in {label}. Add it."
+        for name in required
+        if name not in content and name != "entries"
+    ]

@@ -2,8 +2,10 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -13,13 +15,19 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.utils import BackwardCompatibilityError
 from lerobot.utils.constants import ACTION, OBS_STATE
 from lerobot.utils.feature_utils import dataset_to_policy_features
+from tqdm import tqdm
 
+from lerobot_lara.data.metadata import CheckedMetadata, check_data_files
 from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig, VectorMap
+from lerobot_lara.data.mixture.config_rules import raise_together
 from lerobot_lara.data.mixture.normalization import Stats, select_stats
 from lerobot_lara.data.mixture.reader import ColumnReader
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+# From this number of datasets on, a bar shows how many are open.
+MANY = 10
 # What LeRobot raises for a dataset that is neither on disk nor reachable.
 UNREACHABLE = (
     OfflineModeIsEnabled,
@@ -124,6 +132,7 @@ class Source:
         Raises:
             ValueError: They are neither on this machine nor can they be downloaded.
         """
+        check_data_files(self.meta, episodes)
         everything = len(episodes) == self.meta.total_episodes
         try:
             dataset = LeRobotDataset(
@@ -152,33 +161,19 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
         use_actions: False for a policy that learns only from video; states and actions are then left out.
 
     Raises:
-        ValueError: A dataset is missing, has an older format or lacks a column or camera; two entries of one
-            embodiment differ in their dimensions; or no entry has actions although the policy learns from them.
+        ValueError: Datasets are missing, have an older format or lack a column or camera, all of which is said at
+            once; two entries of one embodiment differ in their dimensions; or no entry has actions although the policy
+            learns from them.
     """
-    metas = {entry.name: open_meta(entry) for entry in mixture.used_entries}
+    metas = _open_all(mixture)
     cameras = mixture.cameras or _reference_cameras(mixture, metas[mixture.reference_entry.name])
-    sources = []
+    sources: list[Source] = []
+    problems: list[str] = []
     for entry in mixture.used_entries:
-        meta = metas[entry.name]
-        with_vectors = use_actions and not entry.action_free
-        action = _check_vector(entry, meta, "action", entry.action, ACTION) if with_vectors else None
-        if with_vectors and action is None:
-            raise ValueError(
-                f"Entry {entry.name!r} has no `{ACTION}` column ({entry.repo_id}). Train a latent action model on it "
-                "with --policy.type=lara_lam; or name its column in `action: {key: ...}` of a mixture file, or set "
-                "`action_free: true` there."
-            )
-        sources.append(
-            Source(
-                config=entry,
-                meta=meta,
-                cameras=_check_cameras(entry, meta, cameras),
-                state=_check_vector(entry, meta, "state", entry.state, OBS_STATE) if with_vectors else None,
-                action=action,
-                embodiment=mixture.embodiment_of(entry),
-            )
-        )
-        _check_language(entry, meta)
+        source, found = _open_source(mixture, entry, metas[entry.name], cameras, use_actions=use_actions)
+        sources += [] if source is None else [source]
+        problems += found
+    raise_together(problems)
     unseen = [camera for camera in cameras if not any(camera in source.cameras for source in sources)]
     if unseen:
         logger.warning(
@@ -192,6 +187,69 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
         )
     _check_dims(sources)
     return sources
+
+
+def _open_all(mixture: MixtureConfig) -> dict[str, LeRobotDatasetMetadata]:
+    """Metadata of the entries in use; what is wrong with them is said about all of them at once."""
+    metas: dict[str, LeRobotDatasetMetadata] = {}
+    problems = []
+    entries = mixture.used_entries
+    for entry in tqdm(entries, desc="Opening datasets", unit="dataset", disable=len(entries) < MANY):
+        try:
+            metas[entry.name] = open_meta(entry)
+        except ValueError as error:
+            problems.append(str(error))
+    raise_together(problems)
+    return metas
+
+
+def _open_source(
+    mixture: MixtureConfig,
+    entry: EntryConfig,
+    meta: LeRobotDatasetMetadata,
+    cameras: list[str],
+    *,
+    use_actions: bool,
+) -> tuple[Source | None, list[str]]:
+    """The source of an entry, and what its entry names that the dataset does not have, all of it at once."""
+    problems: list[str] = []
+
+    def attempt(function: Callable[..., T], *args: Any) -> T | None:
+        try:
+            return function(*args)
+        except ValueError as error:
+            problems.append(str(error))
+            return None
+
+    with_vectors = use_actions and not entry.action_free
+    found = attempt(_check_cameras, entry, meta, cameras)
+    state = action = None
+    if with_vectors:
+        action = attempt(_check_action, entry, meta)
+        state = attempt(_check_vector, entry, meta, "state", entry.state, OBS_STATE)
+    attempt(_check_language, entry, meta)
+    source = Source(
+        config=entry,
+        meta=meta,
+        cameras=found or {},
+        state=state,
+        action=action,
+        embodiment=mixture.embodiment_of(entry),
+    )
+    attempt(source.episodes)
+    return (None if problems else source), problems
+
+
+def _check_action(entry: EntryConfig, meta: LeRobotDatasetMetadata) -> VectorMap:
+    """The column of the actions of an entry that is not action-free."""
+    action = _check_vector(entry, meta, "action", entry.action, ACTION)
+    if action is None:
+        raise ValueError(
+            f"Entry {entry.name!r} has no `{ACTION}` column ({entry.repo_id}). Train a latent action model on it "
+            "with --policy.type=lara_lam; or name its column in `action: {key: ...}` of a mixture file, or set "
+            "`action_free: true` there."
+        )
+    return action
 
 
 def split_episodes(source: Source, eval_split: float) -> tuple[list[int], list[int]]:
@@ -235,10 +293,11 @@ def open_meta(entry: EntryConfig) -> LeRobotDatasetMetadata:
     """Opens the metadata of an entry's dataset, after downloading them from the Hub if necessary.
 
     Raises:
-        ValueError: The dataset has an older format, or is neither on this machine nor can it be downloaded.
+        ValueError: The dataset has an older format, its metadata are damaged or wrong, or it is neither on this
+            machine nor can it be downloaded.
     """
     try:
-        return LeRobotDatasetMetadata(entry.repo_id, root=entry.root, revision=entry.revision)
+        return CheckedMetadata(entry.repo_id, root=entry.root, revision=entry.revision)
     except BackwardCompatibilityError as error:
         raise ValueError(
             f"Entry {entry.name!r} ({entry.repo_id}) has an older dataset format. Convert it with `lara "
@@ -267,8 +326,26 @@ def _missing_file(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> str 
     )
 
 
+def _missing_metadata(entry: EntryConfig, error: BaseException | None) -> str | None:
+    """The metadata file that a local dataset lacks; None for one that is not on this machine."""
+    while error is not None:
+        name = getattr(error, "filename", None)
+        if (
+            isinstance(error, FileNotFoundError)
+            and isinstance(name, str)
+            and Path(name).parent.name == "meta"
+        ):
+            local = entry.root is not None or (Path(name).parent / "info.json").is_file()
+            return name if local else None
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _unreachable(entry: EntryConfig, error: Exception) -> str:
     """The message for a dataset that is neither on disk nor reachable."""
+    missing = _missing_metadata(entry, error)
+    if missing is not None:
+        return f"Entry {entry.name!r}: {missing} does not exist and cannot be downloaded. Copy or download it again."
     return (
         f"Entry {entry.name!r}: the dataset {entry.repo_id} is not on this machine and cannot be downloaded "
         f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Check `repo_id` and `revision`, go online, "

@@ -48,8 +48,8 @@ from tqdm import tqdm
 
 from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, clip_length
 from lerobot_lara.data.upgrade.legacy_statistics import described_keys, episode_statistics, usable_statistics
-from lerobot_lara.data.upgrade.validation import inside
 from lerobot_lara.files.atomic import write_json, write_text
+from lerobot_lara.files.links import inside
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from lerobot.datasets.utils import (
     INFO_PATH,
     LEGACY_EPISODES_PATH,
@@ -25,15 +24,11 @@ from lerobot.datasets.video_utils import decode_video_frames
 from PIL import Image
 from tqdm import tqdm
 
-from lerobot_lara.data.upgrade.validation import (
-    check_content,
-    check_info,
-    check_source_file,
-    read_json,
-    read_json_lines,
-    shown,
-    wrong_field,
-)
+from lerobot_lara.data.dataset_rules import check_legacy_info
+from lerobot_lara.data.tables import read_schema, read_table
+from lerobot_lara.data.upgrade.json_lines import read_json_lines
+from lerobot_lara.files.links import check_source_file
+from lerobot_lara.files.reading import check_content, read_json_object, shown, wrong_field
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +97,7 @@ class LegacyDataset:
 
     def read_table(self, episode: int) -> pa.Table:
         """Reads an episode's columns, with one row per frame and without videos."""
-        return pq.read_table(self.data_path(episode), partitioning=None)
+        return read_table(self.data_path(episode))
 
     def read_statistics(self) -> list[dict[str, Any]]:
         """Reads the statistics of each episode; see `has_episode_statistics`.
@@ -193,9 +188,7 @@ def read_info(root: Path) -> dict[str, Any]:
             f"{root} is not a LeRobot dataset: it has no {INFO_PATH}. Give the folder that contains meta/."
         )
     check_source_file(path, root)
-    info = read_json(path)
-    if not isinstance(info, dict):
-        raise ValueError(f"{path} is {shown(info)}; it must be a JSON object. Download the dataset again.")
+    info = read_json_object(path)
     version, missing = info.get("codebase_version"), {"fps", "features", "chunks_size"} - set(info)
     if str(version).startswith("v3."):
         raise ValueError(
@@ -209,7 +202,7 @@ def read_info(root: Path) -> dict[str, Any]:
         )
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Download the dataset again.")
-    check_info(info, path)
+    check_legacy_info(info, path)
     return info
 
 
@@ -330,7 +323,7 @@ def _check_files(dataset: LegacyDataset) -> None:
     for path in paths:
         check_source_file(path, dataset.root)
     check_content(data, videos)
-    columns = set(pq.read_schema(dataset.data_path(0)).names)
+    columns = set(read_schema(dataset.data_path(0)).names)
     expected = set(dataset.features) - set(dataset.video_keys)
     if columns != expected:
         raise ValueError(
@@ -369,12 +362,7 @@ def _check_shapes(dataset: LegacyDataset) -> None:
 def _check_data_file(dataset: LegacyDataset, episode: int) -> None:
     """Checks the length and the tasks of an episode's data file, of which it reads one column."""
     path, length = dataset.data_path(episode), dataset.episodes[episode]["length"]
-    try:
-        table = pq.read_table(path, columns=["task_index"], partitioning=None)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path}: the data file of episode {episode} cannot be read ({error}). Download it again."
-        ) from error
+    table = read_table(path, ["task_index"])
     if len(table) != length:
         raise ValueError(
             f"{dataset.root}: episode {episode} has {len(table)} frames in its data file, but {length} in "

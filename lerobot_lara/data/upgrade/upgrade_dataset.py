@@ -9,10 +9,10 @@ from lerobot.datasets.utils import DEFAULT_VIDEO_FILE_SIZE_IN_MB
 
 from lerobot_lara.data.upgrade.legacy_conversion import convert_legacy_dataset
 from lerobot_lara.data.upgrade.legacy_dataset import info_digest, local_directory, open_legacy_dataset
-from lerobot_lara.data.upgrade.validation import read_json
 from lerobot_lara.data.upgrade.verify import MODES, UpgradeMismatchError, resolve_mode, verify_upgrade
 from lerobot_lara.files.atomic import sync_files, sync_folder, write_json
 from lerobot_lara.files.lock import only_run
+from lerobot_lara.files.reading import read_json
 from lerobot_lara.files.staging import staging_folder
 
 logger = logging.getLogger(__name__)

@@ -285,7 +285,7 @@ def test_without_a_network_the_entry_is_named(build, monkeypatch):
     def refuse(*args, **kwargs):
         raise httpx.ConnectError("[Errno 111] Connection refused")
 
-    monkeypatch.setattr("lerobot_lara.data.mixture.sources.LeRobotDatasetMetadata", refuse)
+    monkeypatch.setattr("lerobot_lara.data.mixture.sources.CheckedMetadata", refuse)
     with pytest.raises(ValueError, match=r"Entry 'far': .*cannot be downloaded \(ConnectError"):
         build({"name": "far", "repo_id": "org/far"})
 

@@ -81,17 +81,23 @@ def test_entries_of_weight_0_are_left_out(tmp_path):
         ({"entries": [ENTRY], "frame_gap_s": -1}, r"`frame_gap_s` is -1"),
         ({"entries": [ENTRY | {"episodes": []}]}, r"`episodes` of entry 'a' is \[\]"),
         ({"entries": [ENTRY | {"episodes": [-1]}]}, r"`episodes` of entry 'a' is \[-1\]"),
-        ({"entries": [ENTRY | {"cameras": {}}]}, r"`cameras` of entry 'a' is empty"),
+        (
+            {"entries": [ENTRY | {"cameras": {}}]},
+            r"`cameras` of entry 'a' is \{\}; it must be a mapping of at least one",
+        ),
         ({"entries": [ENTRY | {"cameras": {"x": "c", "y": "c"}}]}, r"must not map two cameras to one"),
         ({"entries": [ENTRY], "weights": "shares"}, r"`weights` is 'shares'; it must be one of"),
         ({"entries": [ENTRY], "statistics": "all"}, r"`statistics` is 'all'"),
         ({"entries": [ENTRY], "reference": "b"}, r"`reference` is 'b'; it must be the name of an entry"),
         ({"entries": [ENTRY], "image_size": [64]}, r"`image_size` is \[64\]"),
-        ({"entries": [{"name": "a"}]}, r"repo_id"),
-        ({"entries": [ENTRY | {"weight": "much"}]}, r"weight"),
+        ({"entries": [{"name": "a"}]}, r"`repo_id` is missing in entry 'a'"),
+        (
+            {"entries": [ENTRY | {"weight": "much"}]},
+            r"`weight` of entry 'a' is 'much'; it must be 0, or a number",
+        ),
         ({"entries": ["org/a"]}, r"`entries` holds 'org/a'"),
         ({"entries": 5}, r"`entries` is 5; it must be a list"),
-        ([ENTRY], r"holds a list; it must be a mapping with `entries"),
+        ([ENTRY], r"mixture.yaml is \[.*; it must be a mapping with `entries"),
         ("entries: [", r"is not YAML"),
     ],
 )
@@ -120,3 +126,52 @@ def test_a_missing_root_is_refused_where_its_entry_is_in_use(tmp_path):
         ValueError, match=r"mixture.yaml: `root` of entry 'absent' is .*absent, which does not"
     ):
         require_roots(written(weight=1), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": True}, "`weight` of entry 'a' is True; it must be 0, or a number from"),
+        ({"weight": "1"}, "`weight` of entry 'a' is '1'"),
+        ({"weight": 1e308}, "`weight` of entry 'a' is 1e[+]308"),
+        ({"weight": float("inf")}, "`weight` of entry 'a' is inf"),
+        ({"name": 5}, "`name` of entry 5 is 5; it must be text on one line [(]in quotes"),
+        ({"repo_id": "other.yaml"}, "`repo_id` of entry 'a' is the mixture file other.yaml"),
+        ({"action_free": "no"}, "`action_free` of entry 'a' is 'no'; it must be true or false"),
+        ({"episodes": [0.5]}, "`episodes` of entry 'a' is .*a list of episode numbers"),
+        ({"state": "observation.state"}, "`state` of entry 'a' is 'observation.state'; it must be a mapping"),
+        (
+            {"action": {"key": "action", "dims": "0"}},
+            "`action` of entry 'a': `dims` of the column 'action' is '0'",
+        ),
+        ({"cameras": {"x": 1}}, "`cameras` of entry 'a' is"),
+    ],
+)
+def test_fields_of_entries(tmp_path, change, message):
+    with pytest.raises(ValueError, match=f"mixture.yaml: .*{message}"):
+        load(tmp_path, {"entries": [ENTRY | change]})
+
+
+@pytest.mark.parametrize("size", [[10**9, 64], [0, 64], [64.0, 64], [True, 64], [64, 64, 3], "64", "1e9", 64])
+def test_sizes_of_images(tmp_path, size):
+    with pytest.raises(
+        ValueError, match=r"`image_size` is .*; it must be \[height, width\] in pixels, from 1 to"
+    ):
+        load(tmp_path, {"entries": [ENTRY], "image_size": size})
+
+
+def test_all_faults_are_said_at_once(tmp_path):
+    entries = [ENTRY | {"weight": -1, "wieght": 2}, {"name": "b", "repos": "x"}]
+    with pytest.raises(ValueError) as error:
+        load(tmp_path, {"entries": entries, "image_sizes": [1, 2]})
+    for part in ("`image_sizes` is", "`wieght` is", "`repos` is", "`repo_id` is missing in entry 'b'"):
+        assert part in str(error.value)
+    entries = [ENTRY | {"weight": -1, "frame_gap_s": 0}, {"name": "b", "repo_id": "org/b", "episodes": "all"}]
+    with pytest.raises(ValueError) as error:
+        load(tmp_path, {"entries": entries})
+    for part in ("`weight` of entry 'a'", "`frame_gap_s` of entry 'a'", "`episodes` of entry 'b'"):
+        assert part in str(error.value)
+    entries = [{"name": f"e{number}", "repo_id": "x", "weight": -1} for number in range(1000)]
+    with pytest.raises(ValueError, match="There are 980 more problems") as error:
+        load(tmp_path, {"entries": entries})
+    assert str(error.value).count("\n") == 20

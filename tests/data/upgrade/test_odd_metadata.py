@@ -10,8 +10,9 @@ from data.test_upgrade_dataset import IMAGE_KEY, LENGTHS, TASKS, edit_info, make
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
 from lerobot_lara.cli import main
-from lerobot_lara.data.upgrade import legacy_dataset, validation
+from lerobot_lara.data.upgrade import legacy_dataset
 from lerobot_lara.data.upgrade.upgrade_dataset import upgrade_dataset
+from lerobot_lara.files import reading
 
 
 @pytest.fixture(scope="module")
@@ -263,9 +264,9 @@ def test_a_file_that_is_not_about_the_dataset_does_not_matter(source, tmp_path):
 
 
 def test_long_values_are_shortened():
-    assert len(validation.shown("x" * 10_000)) < 200
-    assert validation.shown([10**5000]) == "a list that is too large to show"
-    assert validation.shown("a\nb\x1b", str) == "a\\nb\\x1b"
+    assert len(reading.shown("x" * 10_000)) < 200
+    assert reading.shown([10**5000]) == "a list that is too large to show"
+    assert reading.shown("a\nb\x1b", str) == "a\\nb\\x1b"
 
 
 def test_the_command_says_it_in_one_paragraph(source, tmp_path, capsys):

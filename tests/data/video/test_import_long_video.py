@@ -232,5 +232,5 @@ def test_the_command_takes_every_option(folder, capsys):
     assert "4 clips imported" in output
     assert "1 last windows were too short and left out: phone.mp4#t=0.9,1.15" in output
 
-    assert main([*command.split(), f"--segments={segments}", "--window-s=1", "--overwrite"]) == 1
+    assert main([*command.split(), f"--segments={segments}", "--window-s=1", "--overwrite"]) == 2
     assert "`segments` and `window_s` are both set; they exclude each other. Set" in capsys.readouterr().err

@@ -434,7 +434,7 @@ class TestBadOptions:
 
     @pytest.mark.parametrize("size", ["x", "64x", "64x64x3", "-5", "big"])
     def test_the_command_rejects_a_size_it_cannot_read(self, folder, size, capsys):
-        assert main(["import-video", str(folder), "local/clips", f"--size={size}"]) == 1
+        assert main(["import-video", str(folder), "local/clips", f"--size={size}"]) == 2
         assert f"`--size` is {size!r}; it must be HEIGHTxWIDTH" in capsys.readouterr().err
 
 
@@ -572,5 +572,5 @@ def test_the_command_takes_every_option(folder, tmp_path, capsys):
     assert [episode["tasks"] for episode in dataset.meta.episodes] == [["push"], ["none"]]
     assert dataset.meta.robot_type == "so100" and dataset.fps == 4
     assert main([*command.split(), "--resume"]) == 0
-    assert main(command.split()) == 1
+    assert main(command.split()) == 2
     assert "set `overwrite` or `resume`" in capsys.readouterr().err

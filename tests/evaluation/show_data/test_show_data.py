@@ -468,7 +468,7 @@ def test_flags_of_the_command(monkeypatch):
 )
 def test_bad_flags(datasets, flags, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["show-data", str(datasets / "robot"), *flags]) == 1
+    assert main(["show-data", str(datasets / "robot"), *flags]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.startswith("lara show-data: ")
     assert not list(tmp_path.iterdir())
@@ -486,7 +486,7 @@ def test_bad_data(write, datasets, tmp_path, capsys, monkeypatch):
         ("missing.yaml", "Mixture file missing.yaml does not exist"),
         (wrong, "maps 'observation.images.tip'; it must map cameras of the dataset"),
     ):
-        assert main(["show-data", data]) == 1
+        assert main(["show-data", data]) == 2
         assert message in capsys.readouterr().err
     assert not list((tmp_path / "empty").iterdir())
     with pytest.raises(SystemExit):
