@@ -1,7 +1,9 @@
 """Keeps tests offline, on the CPU and off the user's files, before torch or LeRobot load; marks the slow ones."""
 
 import itertools
+import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -38,14 +40,18 @@ SLOW = (
     "data/test_upgrade_dataset.py",
     "data/video/test_import_long_video.py",
     "data/video/test_import_video.py",
+    "data/test_killed_collection.py",
     "data/video/test_killed_import.py",
     "dit/test_lara_dit_policy.py::test_training_reduces_the_loss",
     "evaluation/probe/test_action_probe.py",
     "evaluation/probe/test_command.py",
+    "evaluation/probe/test_killed_probe.py",
     "evaluation/probe/test_measure.py",
     "evaluation/probe/test_verdicts.py",
     "evaluation/show_data/test_show_data.py",
+    "evaluation/study/test_killed_study.py",
     "evaluation/test_demo.py",
+    "evaluation/test_killed_demo.py",
     "evaluation/test_report.py",
     "lam/test_perceptual.py",
     "lam/test_quantizer.py::test_codebooks_stay_equal_on_two_processes",
@@ -79,6 +85,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ranks = [rank for rank, marker in enumerate(LONG) if item.get_closest_marker(marker)]
         order[item.path] = min([order[item.path], *ranks])
     items.sort(key=lambda item: order[item.path])
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Returns `run(name, moments, timed=0)`: what became of a command that was killed (`support.kill_commands`)."""
+    if not hasattr(os, "fork"):
+        pytest.skip("kills a forked process")
+
+    def run(name: str, moments: int, timed: int = 0) -> list[dict[str, Any]]:
+        tests = Path(__file__).parent
+        command = [sys.executable, "-m", "support.kill_commands", str(tmp_path), f"{name}={moments}+{timed}"]
+        paths = f"{tests.parent}{os.pathsep}{tests}"
+        environment = {**os.environ, "PYTHONPATH": paths, "SVT_LOG": "1"}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr[-3000:]
+        found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+        assert len(found) >= moments + timed
+        return found
+
+    return run
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from lerobot_lara.training.portable import is_local
-from lerobot_lara.training.validation import require_field
+from lerobot_lara.training.validation import require_field, require_simple_values
 
 if TYPE_CHECKING:
     # Whatever configuration follows the mixin in the class statement. At run time the mixin has no base: a dataclass
@@ -76,6 +76,9 @@ class LatentAlignmentConfig(BaseConfig):
     def __post_init__(self) -> None:
         # The base policy's own validation, further along the method resolution order.
         super().__post_init__()
+        require_simple_values(
+            LatentAlignmentConfig, {name: getattr(self, name) for name in self.field_names()}
+        )
         for name, choices in CHOICES.items():
             require_field(self, name, getattr(self, name) in choices, f"one of {choices}")
         require_field(self, "frame_gap", self.frame_gap >= 1, "at least 1")

@@ -78,7 +78,7 @@ class Observation:
 
         Raises:
             ValueError: A camera or the state is missing, images are not RGB in [0, 1], there are more dimensions than
-                the policy has room for, or an embodiment has no row.
+                the policy has room for, an embodiment has no row, or there is not one instruction for each sample.
         """
         require_cameras(batch, layout.cameras)
         images = [batch[camera] for camera in layout.cameras]
@@ -92,6 +92,7 @@ class Observation:
                 )
             state = _with_extra_dims(batch, keys.STATE, keys.STATE_EXTRA, layout.state_dim, "state")
         size, device = len(images[0]), images[0].device
+        _require_batch_size(batch, layout.cameras, size)
         return cls(
             images=images,
             image_valid=_image_valid(batch, layout.cameras, size, device),
@@ -173,6 +174,18 @@ def step_valid(batch: Mapping[str, Any]) -> Tensor:
 def dataset_index(batch: Mapping[str, Any]) -> Tensor | None:
     """(B,) int64 entry of the mixture that each sample is from; None without a mixture."""
     return batch[keys.DATASET_INDEX].reshape(-1) if keys.DATASET_INDEX in batch else None
+
+
+def _require_batch_size(batch: Mapping[str, Any], cameras: Iterable[str], size: int) -> None:
+    """Makes sure that there is one of everything for each sample."""
+    for key in (*cameras, keys.STATE, keys.LANGUAGE_TOKENS):
+        if key in batch and len(batch[key]) != size:
+            remedy = (
+                "Pass `task` as a list with one instruction for each." if key == keys.LANGUAGE_TOKENS else ""
+            )
+            raise ValueError(
+                f"`{key}` has {len(batch[key])} rows; it must have {size}, one for each image. {remedy}".rstrip()
+            )
 
 
 def _with_extra_dims(batch: Mapping[str, Any], key: str, extra_key: str, width: int, name: str) -> Tensor:

@@ -146,6 +146,7 @@ def collect_demos(
         finish_move(root, _RECORD)
         check_replaced(root)
         if _is_complete(root, settings=settings, resume=resume, overwrite=overwrite):
+            discard_staging(root, _RECORD)  # of a run that was killed at its very end
             logger.info("%s is already complete.", root)
         else:
             _collect(repo_id, root, settings, workers=workers, overwrite=overwrite)

@@ -20,13 +20,14 @@ def only_run(path: Path, name: str) -> Iterator[None]:
     """Holds the lock `<path>.lock` while the body runs; the operating system frees the lock of a killed process.
 
     Args:
-        path: File or folder that the body writes; its parent is created if necessary.
+        path: File or folder that the body writes; its parent is created if necessary, and removed if it stays empty.
         name: The argument that names it, for the error.
 
     Raises:
         ValueError: Another process holds the lock.
     """
     path = path.resolve()
+    created = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f"{path.name}.lock")
     lock = FileLock(file)
@@ -47,7 +48,16 @@ def only_run(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(
-            missing_ok=True
-        )  # while it is locked: whoever has opened it sees that it is gone, and tries again
+        # While it is locked: whoever has opened it sees that it is gone, and tries again.
+        file.unlink(missing_ok=True)
         lock.release()
+        _remove_empty(created)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders that were created for the lock, the innermost first, unless something was written there."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

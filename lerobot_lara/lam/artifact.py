@@ -4,16 +4,15 @@
 """
 
 import hashlib
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lerobot_lara.files.atomic import replaced_file, write_json
+from lerobot_lara.files.checkpoint_reading import WeightHeader, read_json_object
 from lerobot_lara.lam.settings import LatentActionSettings
 from lerobot_lara.training.finite import require_finite
 
@@ -28,7 +27,7 @@ policy_fields: set[str] = {"type"}
 
 def read(
     path_or_repo_id: str | Path, *, revision: str | None = None, subfolder: str | None = None, **download: Any
-) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+) -> tuple[dict[str, Any], dict[str, Tensor], WeightHeader]:
     """Reads settings and weights.
 
     Args:
@@ -38,23 +37,13 @@ def read(
         **download: Further arguments of `hf_hub_download`.
 
     Returns:
-        The model's settings, its state dict, and the weight file's name for messages.
+        The model's settings, its state dict, and the header of the weight file.
 
     Raises:
         ValueError: If there is nothing to read, it is not a latent action model, or it is damaged.
     """
     config_file = _locate(path_or_repo_id, CONFIG_FILE, revision, subfolder, **download)
-    try:
-        config = json.loads(config_file.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"Corrupted checkpoint: {config_file} is not valid JSON ({error}). Copy or download it again."
-        ) from error
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"Corrupted checkpoint: {config_file} holds {type(config).__name__}, not the fields of a configuration. "
-            "Copy or download it again."
-        )
+    config = read_json_object(config_file)
     if config.get("type") != TYPE:
         hint = " Its latent action model is in the folder `lam`." if config.get("type") == "lara" else ""
         raise ValueError(
@@ -62,21 +51,18 @@ def read(
             f"{TYPE!r}) is needed.{hint} Train one with `lerobot-train --policy.type={TYPE}`."
         )
     weights_file = _locate(path_or_repo_id, WEIGHTS_FILE, revision, subfolder, **download)
-    try:
-        weights = load_file(weights_file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"Corrupted checkpoint: {weights_file} cannot be read ({error}). Copy or download it again."
-        ) from error
+    header = WeightHeader.read(weights_file)
+    header.check_sizes(config)
     unknown = sorted(config.keys() - SETTINGS - policy_fields)
     if unknown:
         raise ValueError(
             f"{config_file}: Unknown field(s) {unknown}. It was edited, or written by another version of "
             "lerobot_lara or LeRobot. Load it with that version, or remove them."
         )
+    weights = load_file(weights_file)
     require_finite(weights, f"Weights in {weights_file}", "Use an earlier checkpoint.")
     settings = {key: value for key, value in config.items() if key in SETTINGS}
-    return settings, {key.removeprefix(PREFIX): value for key, value in weights.items()}, str(weights_file)
+    return settings, {key.removeprefix(PREFIX): value for key, value in weights.items()}, header
 
 
 def digest(path_or_repo_id: str | Path, *, revision: str | None = None, subfolder: str | None = None) -> str:

@@ -177,19 +177,20 @@ class LatentActionModel(nn.Module):
         Raises:
             ValueError: If it is missing, not a latent action model, damaged, or has unknown fields.
         """
-        settings, weights, file = artifact.read(
+        settings, weights, header = artifact.read(
             path_or_repo_id, revision=revision, subfolder=subfolder, **download
         )
         try:
             model = cls.from_config(**settings)
         except ValueError as error:
-            raise ValueError(f"{Path(file).parent / artifact.CONFIG_FILE}: {error}") from error
+            raise ValueError(f"{header.file.parent / artifact.CONFIG_FILE}: {error}") from error
+        header.check_types({artifact.PREFIX + key: value for key, value in model.state_dict().items()})
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"Corrupted checkpoint: {file} does not fit its config.json. {reason}"
+                f"Corrupted checkpoint: {header.file} does not fit its config.json. {reason}"
             ) from error
         return model.eval()
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lerobot_lara.training.validation import require_field
+from lerobot_lara.training.validation import require_field, require_simple_values
 
 CHOICES = {
     "quantizer": ("none", "vq", "fsq"),
@@ -135,11 +135,14 @@ class LatentActionSettings:
         if unknown:
             raise ValueError(f"Unknown field(s) of a latent action model: {', '.join(unknown)}.")
         if "fsq_levels" in kwargs:  # JSON knows no tuples.
-            kwargs["fsq_levels"] = tuple(kwargs["fsq_levels"])
+            levels = kwargs["fsq_levels"]
+            kwargs["fsq_levels"] = tuple(levels) if isinstance(levels, list) else levels
         return cls(**kwargs)
 
     def validate_settings(self) -> None:
         """Raises a ValueError that names the first field with an impossible value."""
+        names = [field.name for field in fields(LatentActionSettings)]
+        require_simple_values(LatentActionSettings, {name: getattr(self, name) for name in names})
         for name, choices in CHOICES.items():
             require_field(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         for name in AT_LEAST_ONE.split():

@@ -5,16 +5,19 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-from draccus.utils import DecodingError
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lerobot_lara.files.checkpoint_reading import WeightHeader
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.loading import current_loading, loading
 from lerobot_lara.policy.mixture_record import MixtureRecord
+from lerobot_lara.policy.processor_files import check_processors
 from lerobot_lara.policy.publishing import PublishingPolicy
+from lerobot_lara.policy.read_config import read_config
 from lerobot_lara.training.finite import require_finite
 
 logger = logging.getLogger(__name__)
@@ -67,7 +70,13 @@ class LaraPolicyBase(PublishingPolicy):
                 not know.
         """
         checkpoint = Checkpoint.of(pretrained_name_or_path, kwargs)
-        config = cls.adapt_config(config or cls._read_config(checkpoint, **kwargs), checkpoint, dataset_meta)
+        check_processors(checkpoint)
+        adapter = getattr(config, "pretrained_path", None)
+        if adapter is not None and str(adapter) != checkpoint.path:  # whose processors LeRobot loads
+            check_processors(Checkpoint(str(adapter), getattr(config, "pretrained_revision", None)))
+        saved = read_config(checkpoint, **kwargs)
+        cls._check_sizes(checkpoint)
+        config = cls.adapt_config(config or cls._of_this_type(saved, checkpoint), checkpoint, dataset_meta)
         with loading(checkpoint, to_train=dataset_meta is not None):
             return super().from_pretrained(
                 pretrained_name_or_path, config=config, dataset_meta=dataset_meta, **kwargs
@@ -98,17 +107,21 @@ class LaraPolicyBase(PublishingPolicy):
         return super().generate_model_card(self.mixture.repo_ids or dataset_repo_id, *args, **kwargs)
 
     @classmethod
-    def _read_config(cls, checkpoint: Checkpoint, **kwargs: Any) -> PreTrainedConfig:
-        saved_type = checkpoint.config.get("type")
-        try:
-            config = PreTrainedConfig.from_pretrained(checkpoint.path, **kwargs)
-        except DecodingError as error:
+    def _check_sizes(cls, checkpoint: Checkpoint) -> None:
+        """Compares the sizes in config.json with the weight file, before a network is built from them."""
+        weights = checkpoint.file(SAFETENSORS_SINGLE_FILE)
+        if weights is None:
             raise ValueError(
-                f"config.json of {checkpoint.path} does not fit {cls.__name__}: {error}. It was written by another "
-                "version of lerobot_lara, or edited. Load it with that version, or restore the file."
-            ) from error
+                f"{checkpoint.path} has no {SAFETENSORS_SINGLE_FILE}, so it holds no weights. Name the folder "
+                "`pretrained_model` of a checkpoint, or download it again."
+            )
+        WeightHeader.read(weights).check_sizes(checkpoint.config)
+
+    @classmethod
+    def _of_this_type(cls, config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrainedConfig:
         if not isinstance(config, cls.config_class):
-            right = get_policy_class(str(saved_type)).__name__
+            saved_type = checkpoint.config["type"]
+            right = get_policy_class(saved_type).__name__
             is_base = issubclass(cls.config_class, type(config))
             start = f", or pass a `config` of type {cls.name!r} to start from its weights" if is_base else ""
             raise ValueError(
@@ -122,6 +135,7 @@ class LaraPolicyBase(PublishingPolicy):
         # Always strict: LeRobot's default would leave a missing weight at its random start.
         try:
             assert model.loaded_from is not None
+            WeightHeader.read(Path(model_file)).check_types(model.state_dict())
             with model.arrange_weights(model.loaded_from.checkpoint):
                 model = super()._load_as_safetensor(model, model_file, map_location, strict=True)
         except (SafetensorError, OSError) as error:

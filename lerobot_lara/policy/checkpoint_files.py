@@ -1,6 +1,5 @@
 """Files of a policy checkpoint, in a folder or on the Hub."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +8,8 @@ from typing import Any
 
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from lerobot_lara.files.checkpoint_reading import read_json_object
 
 # Arguments of LeRobot's `from_pretrained` that say how to download.
 DOWNLOAD = ("token", "cache_dir", "local_files_only", "force_download")
@@ -70,13 +71,4 @@ class Checkpoint:
             raise ValueError(
                 f"{self.path} has no config.json. Name the folder `pretrained_model` of a checkpoint."
             )
-        try:
-            content = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{file} is not valid JSON ({error}). Copy or download it again.") from error
-        if not isinstance(content, dict):
-            raise ValueError(
-                f"{file} holds {type(content).__name__}; it must be an object with the fields of a configuration. "
-                "Copy or download it again."
-            )
-        return content
+        return read_json_object(file)

@@ -116,12 +116,12 @@ def _check_widths(checkpoint: Checkpoint, config: Any, dataset_meta: Any) -> Non
         if key not in saved_features or key not in shapes:
             continue
         field, dims = f"max_{name}_dim", shapes[key][0]
-        width = saved[field] or saved_features[key]["shape"][0]
+        width = saved.get(field) or saved_features[key]["shape"][0]
         if dims > width:
             raise ValueError(
                 f"The robot has {dims} {name} dimensions, but {checkpoint.path} has room for {width} (`{field}` was "
-                f"{saved[field]}), which cannot grow. Pick `{name}.dims` in a mixture file, or train a new policy with "
-                f"--policy.{field}={dims}."
+                f"{saved.get(field)}), which cannot grow. Pick `{name}.dims` in a mixture file, or train a new policy "
+                f"with --policy.{field}={dims}."
             )
         if getattr(config, f"{name}_dim") != width:
             raise ValueError(

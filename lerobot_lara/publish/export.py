@@ -1,12 +1,10 @@
 """Takes a checkpoint of an aligned policy apart: the plain base policy, or the latent action model."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from draccus.utils import DecodingError
 from huggingface_hub import snapshot_download
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
@@ -14,10 +12,14 @@ from lerobot.policies.factory import make_pre_post_processors
 from lerobot_lara.alignment.attachment import ALIGNMENT_FILE, LAM_FOLDER
 from lerobot_lara.alignment.config import LatentAlignmentConfig
 from lerobot_lara.files.atomic import sync_files, sync_folder, write_json
+from lerobot_lara.files.checkpoint_reading import read_json_object
 from lerobot_lara.files.lock import only_run
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
+from lerobot_lara.policy.checkpoint_files import Checkpoint
+from lerobot_lara.policy.processor_files import check_processors
+from lerobot_lara.policy.read_config import read_config
 
 CONFIG_FILE = "config.json"
 # The run's own record names the aligned type, with which a plain policy cannot be resumed.
@@ -38,7 +40,8 @@ def export_base(checkpoint: str | Path, directory: str | Path) -> None:
     source = Path(checkpoint)
     if not source.is_dir():
         source = Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors"]))
-    saved = json.loads((source / CONFIG_FILE).read_text())
+    check_processors(Checkpoint(str(source)))
+    saved = read_json_object(source / CONFIG_FILE)
     aligned = LatentAlignmentConfig.field_names()
     plain = {name: value for name, value in saved.items() if name not in aligned} | {
         "type": _base_type(config)
@@ -89,8 +92,8 @@ def _base_type(config: LatentAlignmentConfig) -> str:
 
 def _read(checkpoint: str | Path) -> LatentAlignmentConfig:
     try:
-        config = PreTrainedConfig.from_pretrained(checkpoint)
-    except (OSError, ValueError, DecodingError) as error:
+        config = read_config(Checkpoint(str(checkpoint)))
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"`checkpoint` {checkpoint} is no policy checkpoint: {error} Name its folder `pretrained_model`, or a Hub "
             "id."

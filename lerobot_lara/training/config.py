@@ -1,6 +1,6 @@
 """How the policies of this package are optimized: fields shared by their configurations."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,7 +8,7 @@ from lerobot.configs import PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig, OptimizerConfig
 
 from lerobot_lara.training.portable import is_local
-from lerobot_lara.training.validation import require_field
+from lerobot_lara.training.validation import require_field, require_simple_values
 
 
 @OptimizerConfig.register_subclass("lara_adamw")
@@ -50,6 +50,9 @@ class TrainingConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # LeRobot's own fields are its business.
+        own = [f.name for f in fields(self) if f.name not in PreTrainedConfig.__dataclass_fields__]
+        require_simple_values(type(self), {name: getattr(self, name) for name in own})
         known = self.dtype in ("float32", "bfloat16")
         require_field(self, "dtype", known, "'float32' or 'bfloat16'")
         require_field(self, "optimizer_lr", self.optimizer_lr > 0, "positive")

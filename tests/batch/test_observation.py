@@ -82,6 +82,11 @@ def test_a_batch_of_a_mixture():
         ({WRIST: None}, rf"lacks camera \['{WRIST}'\].*it has \['{FRONT}'\].*--rename_map"),
         ({"observation.state": None}, "lacks `observation.state`"),
         ({"observation.state": torch.zeros(2, 6)}, "6 state dimensions.*`max_state_dim` leaves room for 5"),
+        ({"observation.state": torch.zeros(1, 3)}, r"`observation.state` has 1 rows; it must have 2"),
+        (
+            {"observation.language.tokens": torch.zeros(1, 4, dtype=torch.long)},
+            "has 1 rows; it must have 2, one for each image. Pass `task` as a list with one instruction for each",
+        ),
         ({FRONT: torch.zeros(2, 1, 4, 4)}, "not RGB"),
         ({FRONT: torch.zeros(2, 3, 4, 4, dtype=torch.uint8)}, "uint8.*Divide"),
         ({FRONT: torch.full((2, 3, 4, 4), 2.0)}, r"spans \[2, 2\]"),

@@ -1,13 +1,20 @@
 """Scripted demonstrations as LeRobot datasets."""
 
+import errno
+import itertools
 import json
+import sys
+import types
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from PIL import Image
 from support.rendering import skip_without_rendering
 
 from lerobot_lara.cli import main
@@ -213,3 +220,102 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path, kwargs, m
             **{"tasks": "reach-v3", "episodes": 1, "repo_id": "a/b", "root": tmp_path / "demos", **kwargs}
         )
     assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture
+def synthetic(monkeypatch, tmp_path):
+    """Returns `collect(name="demos", **options)`, which needs no simulator."""
+
+    def record(env, *, seed, episode, steps_after_success):
+        frames = np.random.default_rng([seed, episode]).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
+        vectors = np.zeros((3, 4), np.float32)
+        values = {"images": frames, "states": vectors, "actions": vectors}
+        return values | {"simulator_seed": seed, "noise_std": 0.0, "failed_attempts": 0}
+
+    expert = types.SimpleNamespace(record_demonstration=record)
+    monkeypatch.setitem(sys.modules, "lerobot_lara.envs.scripted_expert", expert)
+    monkeypatch.setattr(collector, "_environment", lru_cache(lambda task, size: task))
+    monkeypatch.setattr(collector, "require_package", lambda *args, **kwargs: None)
+
+    def collect(name="demos", **options):
+        fields = {"repo_id": "local/demos", "tasks": "reach-v3", "episodes": 2, "image_size": 16, **options}
+        return collect_demos(root=tmp_path / name, **fields)
+
+    return collect
+
+
+def test_a_frame_that_is_not_stored_is_an_error_and_episodes_are_kept(synthetic, tmp_path, monkeypatch):
+    save, number = Image.Image.save, itertools.count()
+
+    def fail_once(image, *args, **kwargs):
+        if next(number) == 4:
+            raise OSError(errno.EIO, "Input/output error")
+        save(image, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", fail_once)
+    with pytest.raises(ValueError, match=r"reach-v3, episode 1: frame 1 could not be written.*--resume"):
+        synthetic()
+    assert not (tmp_path / "demos").exists()
+    assert len(list((tmp_path / "demos.partial" / "episodes").glob("*.npz"))) == 2
+    assert len(read_frames(synthetic(resume=True))) == 6
+    assert not (tmp_path / "demos.partial").exists()
+
+
+def test_rows_are_counted(synthetic, monkeypatch):
+    monkeypatch.setattr(
+        collector, "find_lost_rows", lambda root, length: f"only 5 rows of {length} were stored"
+    )
+    with pytest.raises(ValueError, match=r"only 5 rows of 6 were stored.*--resume"):
+        synthetic()
+
+
+def test_an_interrupted_overwrite_is_continued_and_leaves_the_old_dataset_until_then(
+    synthetic, tmp_path, monkeypatch
+):
+    root = synthetic()
+    old = read_frames(root)
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    move = collector.move_into_place
+    monkeypatch.setattr(collector, "move_into_place", die)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic(seed=1, overwrite=True)
+    pd.testing.assert_frame_equal(read_frames(root), old)
+    monkeypatch.setattr(collector, "move_into_place", move)
+    assert not read_frames(synthetic(seed=1, resume=True)).equals(old)
+
+
+def test_what_others_have_put_in_the_place_of_a_run_is_left_alone(synthetic, tmp_path):
+    foreign = tmp_path / "demos.partial" / "dataset" / "thesis.tex"
+    foreign.parent.mkdir(parents=True)
+    foreign.touch()
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match="is not an interrupted run, so it will not be touched"):
+            synthetic(**options)
+    assert foreign.exists()
+
+
+def test_two_runs_do_not_write_one_dataset(synthetic, tmp_path):
+    with FileLock(tmp_path / "demos.lock"), pytest.raises(ValueError, match="another run is writing now"):
+        synthetic()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_torn_record_is_named(synthetic, tmp_path, content):
+    (tmp_path / "demos.partial").mkdir()
+    (tmp_path / "demos.partial" / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"demos\.partial.*--overwrite"):
+        synthetic(resume=True)
+    assert len(read_frames(synthetic(overwrite=True))) == 6
+
+
+def test_a_torn_episode_is_named(synthetic, tmp_path, monkeypatch):
+    monkeypatch.setattr(collector, "move_into_place", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        synthetic()
+    episode = tmp_path / "demos.partial" / "episodes" / "reach-v3_000001.npz"
+    episode.write_bytes(episode.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"reach-v3_000001\.npz is not a whole episode.*Delete it"):
+        synthetic(resume=True)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from lerobot_lara import MetaworldFastEnvConfig
 from lerobot_lara.cli import main
@@ -89,6 +90,28 @@ def test_interrupted_run_resumes_unasked(tmp_path, stubbed, undrawn):
     run_demo(tmp_path / "demo")
     (tmp_path / "demo" / "results.json").unlink()
     assert run_demo(tmp_path / "demo").is_file()
+
+
+def test_a_deletion_that_was_interrupted_is_finished(tmp_path, stubbed, undrawn):
+    folder = tmp_path / "demo"
+    run_demo(folder)
+    (folder / "half_of_old").mkdir()
+    (folder / demo.MARKER).write_text("being deleted")
+    run_demo(folder)
+    assert not (folder / "half_of_old").exists() and (folder / demo.MARKER).read_text() == ""
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with FileLock(tmp_path / "demo.lock"), pytest.raises(ValueError, match=r"`output_dir` is .* another run"):
+        run_demo(tmp_path / "demo")
+
+
+@pytest.mark.parametrize("name", ["lam", "dit", "lara", "lara_mixture"])
+def test_little_of_a_training_is_lost(name):
+    config = yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text())
+    assert config["save_freq"] <= config["steps"] / 5
+    job = next(job for job in build_jobs(DemoSettings(), CONFIG_DIR) if f"{name}.yaml" in job.command[1])
+    assert job.resume is not None
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -1,25 +1,11 @@
 """Checkpoints of another type, and files that are none, are named with the remedy."""
 
 import pytest
-import torch
-from support.policies import TINY_LAM, features, make_lara, make_policy
 
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
-from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
 from lerobot_lara.modeling_lara import LaraPolicy
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """A checkpoint of each type, by type."""
-    torch.manual_seed(0)
-    config = LaraLAMConfig(**TINY_LAM, device="cpu", push_to_hub=False, **features(action=0))
-    LaraLAMPolicy(config).save_pretrained(tmp_path / "lara_lam")
-    make_policy().save_pretrained(tmp_path / "lara_dit")
-    make_lara(str(tmp_path / "lara_lam")).save_pretrained(tmp_path / "lara")
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -55,7 +41,7 @@ def test_a_damaged_configuration_is_named(saved, policy_class, content):
 @pytest.mark.parametrize("content", ["", "[]", "null"])
 def test_a_damaged_lam_is_named(saved, content):
     (saved / "lara_lam" / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"Corrupted checkpoint: .*config\.json"):
+    with pytest.raises(ValueError, match=r"lara_lam/config\.json"):
         LatentActionModel.from_pretrained(saved / "lara_lam")
 
 

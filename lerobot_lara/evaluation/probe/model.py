@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from draccus.utils import DecodingError
-from lerobot.configs import PreTrainedConfig
 from torch import Tensor
 
 import lerobot_lara  # noqa: F401  registers the policy types
@@ -17,6 +15,8 @@ from lerobot_lara.alignment.attachment import LAM_FOLDER
 from lerobot_lara.alignment.config import LatentAlignmentConfig
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
+from lerobot_lara.policy.checkpoint_files import Checkpoint as CheckpointFiles
+from lerobot_lara.policy.read_config import read_config
 
 # Parts of paths such as <run>/checkpoints/last/pretrained_model that do not distinguish one run from another.
 GENERIC_PARTS = {"checkpoints", "last", "pretrained_model"}
@@ -174,8 +174,8 @@ def _open(path: str, label: str, device: str) -> Checkpoint:
             f"{path}/checkpoints/last/pretrained_model."
         )
     try:
-        config = PreTrainedConfig.from_pretrained(path)
-    except (OSError, ValueError, DecodingError) as error:
+        config = read_config(CheckpointFiles(path))
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{path} cannot be opened: it is neither a folder with a policy's config.json nor a readable Hub "

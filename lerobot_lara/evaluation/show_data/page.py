@@ -32,7 +32,6 @@ from lerobot_lara.evaluation.show_data.pairs import (
 from lerobot_lara.evaluation.show_data.problems import find_problems
 from lerobot_lara.evaluation.show_data.summary import describe_cameras, describe_entry
 from lerobot_lara.files.atomic import write_text
-from lerobot_lara.files.lock import only_run
 
 logger = logging.getLogger(__name__)
 
@@ -75,25 +74,23 @@ def show_data(
         Path of the page.
 
     Raises:
-        ValueError: If the data is missing or inconsistent, a flag is out of range, `out` is a file of another kind, or
-            another run is writing it.
+        ValueError: If the data is missing or inconsistent, a flag is out of range, or `out` is a file of another kind.
     """
     if pairs < 1:
         raise ValueError(f"`pairs` is {pairs}; it must be at least 1. Pass --pairs=1 or more.")
     page = _page_path(data, out)
-    with only_run(page, "out"):
-        mixture = _with_gap(open_data(data), frame_gap, frame_gap_s)
-        content = _describe(
-            data,
-            mixture,
-            policy=policy,
-            frame_gap=frame_gap,
-            random_shift=random_shift,
-            image_transforms=image_transforms,
-            pairs=pairs,
-            seed=seed,
-        )
-        write_text(page, content)
+    content = _describe(
+        data,
+        _with_gap(open_data(data), frame_gap, frame_gap_s),
+        policy=policy,
+        frame_gap=frame_gap,
+        random_shift=random_shift,
+        image_transforms=image_transforms,
+        pairs=pairs,
+        seed=seed,
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_text(page, content)
     return page
 
 

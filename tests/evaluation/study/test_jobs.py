@@ -1,9 +1,11 @@
 import json
 import os
+import signal
 import sys
 import time
 
 import pytest
+from filelock import FileLock
 from tqdm import tqdm
 
 from lerobot_lara.evaluation.study import jobs
@@ -88,6 +90,79 @@ def test_cut_off_job_starts_again_without_its_leftovers(tmp_path, script):
     (tmp_path / "jobs" / "job.json").write_text(json.dumps({"status": "running"}))
     run_jobs([job], state_dir=tmp_path / "jobs")
     assert job.is_complete
+
+
+def test_interrupted_job_is_continued_from_what_it_has_left(tmp_path, script):
+    def resume():
+        assert (tmp_path / "job").read_text() == "half"
+        return ("python", "-c", f"open({str(tmp_path / 'job')!r}, 'a').write(' and half'); print('second')")
+
+    job = script(
+        "job", "output.write_text('half'); print('first', flush=True); raise SystemExit(3)", resume=resume
+    )
+    with pytest.raises(JobError):
+        run_jobs([job], state_dir=tmp_path / "jobs")
+    started = json.loads((tmp_path / "jobs" / "job.json").read_text())["started"]
+    times = run_jobs([job], state_dir=tmp_path / "jobs")
+    assert (tmp_path / "job").read_text() == "half and half"
+    assert (tmp_path / "jobs" / "job.log").read_text().split() == ["first", "second"]
+    assert times["job"].seconds >= 0
+    assert times["job"].started >= started, "the time between the runs does not count"
+
+
+@pytest.mark.parametrize("changed", ["command", "input"])
+def test_interrupted_job_that_reads_something_else_starts_again(tmp_path, script, changed):
+    def resume():
+        pytest.fail("continued")
+
+    (tmp_path / "jobs").mkdir()
+    job = script("job", needs=("data",), resume=resume)
+    command = list(job.command) if changed == "input" else ["other"]
+    record = {"status": "running", "started": 0.0, "command": command, "inputs": {}}
+    (tmp_path / "jobs" / "job.json").write_text(json.dumps(record))
+    data = script("data")
+    if changed == "command":
+        run_jobs([data], state_dir=tmp_path / "jobs")
+    assert run_jobs([data, job], state_dir=tmp_path / "jobs").keys() == {"data", "job"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", '{"status": "do', "[]", '{"status": "done"}', '{"status": "done", "command": [], "inputs": {}}'],
+)
+def test_job_with_a_torn_record_is_done_again(tmp_path, script, record, caplog):
+    job = script("job")
+    run_jobs([job], state_dir=tmp_path / "jobs")
+    ran(tmp_path)
+    (tmp_path / "jobs" / "job.json").write_text(record)
+    run_jobs([job], state_dir=tmp_path / "jobs")
+    assert ran(tmp_path) == ["job"] and "is not the record of a job" in caplog.text
+
+
+def test_the_same_jobs_do_not_run_twice_at_a_time(tmp_path, script):
+    with FileLock(tmp_path / "jobs.lock"), pytest.raises(ValueError, match="another run is writing now"):
+        run_jobs([script("job")], state_dir=tmp_path / "jobs")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, children outlive a killed study")
+def test_children_end_with_a_killed_study(tmp_path, script):
+    pid_file = tmp_path / "pid"
+    write_pid = f"import os, time; Path({str(pid_file)!r}).write_text(str(os.getpid()))"
+    study = os.fork()
+    if study == 0:
+        try:
+            run_jobs([script("job", f"{write_pid}; time.sleep(60)")], state_dir=tmp_path / "jobs")
+        finally:
+            os._exit(1)
+    while not pid_file.exists() or not pid_file.read_text():
+        time.sleep(0.02)
+    os.kill(study, signal.SIGKILL)
+    os.waitpid(study, 0)
+    deadline = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(int(pid_file.read_text()), 0)
+            time.sleep(0.02)
 
 
 def test_output_that_is_not_the_jobs_is_left_alone(tmp_path, script):

@@ -18,6 +18,16 @@ def test_counts_steps_that_lerobot_abbreviates(tmp_path, training_log):
     assert [step for step, _ in parse_training_log(log)["loss"]] == [400, 800, 1200, 1600, 2000, 2400]
 
 
+def test_steps_that_a_resumed_run_does_again_are_read_once(tmp_path, training_log):
+    log = training_log(tmp_path / "log", {}, steps=1700, log_freq=200)
+    with log.open("a") as file:
+        file.write(" 'checkpoint_path': '/demo/train/lara_8/checkpoints/001500',\n")
+    training_log(log, {}, steps=500, log_freq=200, first_step=1500)
+    steps = [step for step, _ in parse_training_log(log)["loss"]]
+    assert steps[:7] == [200, 400, 600, 800, 1000, 1200, 1400]
+    assert steps[7] == 1600 and steps == sorted(set(steps))
+
+
 def test_refuses_to_guess_abbreviated_steps(tmp_path, training_log):
     log = training_log(tmp_path / "log", {}, steps=1200, log_freq=400)
     log.write_text(log.read_text().replace("log_freq", "other"))
