@@ -172,7 +172,7 @@ def _staged_clips(staging: Path) -> list[StagedClip]:
         try:
             record = json.loads((folder / CLIP_PATH).read_bytes())
             clips.append(StagedClip(str(record["name"]), str(record["task"]), int(record["length"]), folder))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{folder / CLIP_PATH} is not the record of a clip ({error}). Delete {folder}; the clip is then "
                 "imported again."
