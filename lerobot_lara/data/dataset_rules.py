@@ -40,7 +40,6 @@ _SIZE_IN_MB = Rule(
 _NUMERIC = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 _DTYPES = (*_NUMERIC, "float16", "float32", "float64", "string", "language", "image", "video")
 
-_NAMES = Rule("a list, an object or null", lambda value: value is None or isinstance(value, list | dict))
 _CAMERA_NAMES = Rule(
     '["height", "width", "channels"]',
     lambda value: (
@@ -118,7 +117,6 @@ def _check_fields(info: dict[str, Any], path: Path) -> list[str]:
         check(path, f"features.{key}", feature, OBJECT)
         for field, rule in _FEATURE.items():
             check(path, f"features.{key}.{field}", feature.get(field), rule)
-        check(path, f"features.{key}.names", feature.get("names"), _NAMES)
         for field in ("info", "video_info"):
             check(path, f"features.{key}.{field}", feature.get(field), OBJECT_OR_NULL)
         if feature["dtype"] in ("image", "video") and len(feature["shape"]) != 3:
