@@ -31,6 +31,8 @@ from lerobot_lara.files.links import check_source_file
 from lerobot_lara.files.reading import REMEDY, check_content, read_json_object, shown, wrong_field
 
 _MAX_COUNT = 10**12
+# LeRobot also takes texts; for states and actions, statistics are then computed from the data.
+_LOADABLE = "biufU"
 _EPISODE_NUMBERS = (
     "episode_index",
     "length",
@@ -103,8 +105,9 @@ def check_metadata(root: Path, repo_id: str) -> None:
             raise wrong_field(
                 path, field, info.get(field), "at least 1: a dataset without episodes is of no use"
             )
+    cameras = {key for key, feature in info["features"].items() if feature["dtype"] in ("image", "video")}
     if (root / STATS_PATH).exists():
-        _check_statistics(root / STATS_PATH, root)
+        _check_statistics(root / STATS_PATH, root, cameras)
     _check_tasks(root / DEFAULT_TASKS_PATH, root)
     videos = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
     _check_episodes(root, videos, info["total_episodes"])
@@ -159,24 +162,24 @@ def _check_present(path: Path, root: Path) -> None:
     check_content([path])
 
 
-def _check_statistics(path: Path, root: Path) -> None:
+def _check_statistics(path: Path, root: Path, cameras: set[str]) -> None:
     """Checks that `stats.json` has the form that LeRobot unpacks; what the numbers are worth is checked later."""
     _check_present(path, root)
     for key, values in read_json_object(path).items():
         if not isinstance(values, dict) or "/" in key:
             raise wrong_field(path, key, values, "an object of statistics, under the key of a feature")
         for name, value in values.items():
-            if "/" in name or not _is_numeric(value):
+            if "/" in name or not _is_array(value, "biuf" if key in cameras else _LOADABLE):
                 raise wrong_field(path, f"{key}.{name}", value, "a number, or a list of numbers")
 
 
-def _is_numeric(value: Any) -> bool:
-    """Whether a value is a number or a regular array of numbers."""
+def _is_array(value: Any, kinds: str) -> bool:
+    """Whether a value is a scalar or a regular array of NumPy's kinds."""
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError):
         return False
-    return array.dtype.kind in "biuf"
+    return array.dtype.kind in kinds
 
 
 def _check_tasks(path: Path, root: Path) -> None:

@@ -157,7 +157,7 @@ def test_files_that_are_no_json(root, name, content, message):
 
 @pytest.mark.parametrize(
     "value",
-    [3, [1], {"mean": "big"}, {"mean": {"x": 1}}, {"mean": [[1], [1, 2]]}, {"mean": None}, {"a/b": 1}],
+    [3, [1], {"mean": {"x": 1}}, {"mean": [[1], [1, 2]]}, {"mean": None}, {"a/b": 1}],
 )
 def test_statistics_that_lerobot_cannot_unpack(root, value):
     edit_json(root / STATS, action=value)
@@ -268,6 +268,13 @@ def test_a_missing_file_of_a_local_dataset_is_named(root, name):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(ValueError, match=f"Entry 'tiny': .*{name} does not exist and cannot be downloaded"):
         open_dataset(root)
+
+
+def test_statistics_that_are_texts_are_refused_for_cameras_only(root):
+    edit_json(root / STATS, action={"mean": "big"})
+    open_dataset(root)  # those of the action are computed later
+    edit_json(root / STATS, **{"observation.image": {"mean": "big"}})
+    assert_refused(root, r"stats\.json: `observation\.image\.mean` is 'big'; it must be a number")
 
 
 def test_statistics_may_be_missing(root):
