@@ -296,3 +296,21 @@ def test_held_out_episodes_may_be_too_short_for_a_pair(write_mixture):
     config = load_mixture(path)
     _, held_out = build_mixture(config, lara_config(), path=path, video_backend="pyav", eval_split=0.3)
     assert len(held_out) > 0
+
+
+def test_what_the_datasets_lack_is_said_at_once_before_any_data_is_read(build, monkeypatch):
+    def read(*args, **kwargs):
+        pytest.fail("data was read")
+
+    monkeypatch.setattr("lerobot_lara.data.mixture.sources.LeRobotDataset", read)
+    first = ROBOT | {"cameras": {"front": "observation.image"}, "action": {"key": "joints"}, "episodes": [99]}
+    second = ARM | {"language_key": "words", "state": {"key": "pose"}}
+    with pytest.raises(ValueError) as error:
+        build(first, second)
+    for part in ("maps 'front'", "'joints'", "contains 99", "'words'", "'pose'"):
+        assert part in str(error.value)
+    with pytest.raises(ValueError) as error:
+        build(ROBOT | {"root": None}, ARM | {"root": None})
+    assert "Entry 'robot': " in str(error.value) and "Entry 'arm': " in str(error.value)
+    with pytest.raises(ValueError, match="`frame_gap` is 4; it must be 8"):
+        build(ROBOT, ARM, frame_gap_s=0.8)
