@@ -224,7 +224,7 @@ def look_for_modules(extra: str, *modules: str) -> Finding:
 def look_for_rendering() -> Finding:
     """Renders one frame in a separate process, as a broken driver may crash it."""
     backend = os.environ.get("MUJOCO_GL", "egl" if sys.platform == "linux" else "")
-    result = subprocess.run(
+    result = subprocess.run(  # noqa: S603  runs the program above
         [sys.executable, "-c", RENDER],
         env={**os.environ, "MUJOCO_GL": backend},
         capture_output=True,

@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> Any:
     text = read_text(path, remedy="Make sure that it is the right file, and save it as UTF-8.")
     try:
         _check_events(path, text)
-        return yaml.load(text, Loader=_LOADER)
+        return yaml.load(text, Loader=_LOADER)  # noqa: S506  it is one of the safe loaders
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:

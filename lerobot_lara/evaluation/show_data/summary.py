@@ -225,7 +225,7 @@ def _dimension_names(entry: EntrySamples, column: VectorMap) -> list[str]:
     assert column.key is not None
     feature = entry.source.meta.features[column.key]
     width = int(np.prod(feature["shape"]))
-    names = feature["names"]
+    names = feature.get("names")
     if isinstance(names, dict):
         names = next((value for value in names.values() if isinstance(value, list)), None)
     if not isinstance(names, list) or len(names) != width:

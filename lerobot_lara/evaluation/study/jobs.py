@@ -228,7 +228,7 @@ class _Process:
             "%s: %s\n  %s", job.title, "continued" if continuation else "started", shell_line(command)
         )
         with self._log_path.open("ab" if continuation else "wb") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  runs what the study is made of
                 [_resolve_program(command[0]), *command[1:]],
                 preexec_fn=_end_with_parent(),
                 stdin=subprocess.DEVNULL,
