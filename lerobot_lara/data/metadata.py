@@ -91,8 +91,8 @@ def check_metadata(root: Path, repo_id: str) -> None:
     info = read_json_object(path)
     version = info.get("codebase_version")
     try:
-        parsed = Version(version)
-    except (TypeError, InvalidVersion):
+        parsed = Version(version if isinstance(version, str) else "")
+    except InvalidVersion:
         raise wrong_field(
             path, "codebase_version", version, f"a version, such as {CODEBASE_VERSION}"
         ) from None

@@ -61,8 +61,7 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         cfg = _run_config(args, kwargs)
         if cfg is None:
             return original(*args, **kwargs)
-        # That of an earlier resumed training in this process, which would put its random state back when it is tried.
-        _set_sampler(sampler.EpisodeAwareSampler)
+        _forget_resumed_sampler()
         prepare_policy(cfg)
         if is_mixture(cfg.dataset.repo_id):
             made = make_mixture_datasets(cfg)
@@ -72,6 +71,13 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         return made
 
     return make_train_eval_datasets
+
+
+def _forget_resumed_sampler() -> None:
+    """Takes back that of an earlier training in this process: it would put a random state back when tried."""
+    for module in _lerobot_modules():
+        if getattr(vars(module).get(SAMPLER), "__module__", None) == resumed_sampler.__module__:
+            setattr(module, SAMPLER, sampler.EpisodeAwareSampler)
 
 
 def _set_sampler(sampler_class: type[sampler.EpisodeAwareSampler]) -> None:
