@@ -49,7 +49,9 @@ class GrootN16ActionHead(GR00TN17ActionHead):
     ) -> BatchFeature:
         """`action_pred` (B, T, A), sampled with LeRobot's head; arguments as in `forward`, without actions."""
         action_input = {key: value for key, value in action_input.items() if key != "action"}
-        return super().get_action(BatchFeature(data=dict(backbone_output)), BatchFeature(data=action_input), options)
+        return super().get_action(
+            BatchFeature(data=dict(backbone_output)), BatchFeature(data=action_input), options
+        )
 
     def draw_dropped_states(self, size: int, device: torch.device) -> Tensor:
         """(size,) bool, True where the state is hidden."""

@@ -33,15 +33,15 @@ class EagleBackbone(nn.Module):
 
         super().__init__()
         self.image_token_id = image_token_id
+        self.patch_size: int = vision["patch_size"]
         self.vision_model = Siglip2VisionModel(Siglip2VisionConfig(**vision))
         width, merged = text["hidden_size"], vision["hidden_size"] * MERGE**2
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(merged), nn.Linear(merged, width), nn.GELU(), nn.Linear(width, width)
         )
         # The language head is not used, but stored in the release; it shares its weights with the embedding.
-        self.language_model = Qwen3ForCausalLM(
-            Qwen3Config(**text, num_hidden_layers=num_layers, tie_word_embeddings=True, use_cache=False)
-        )
+        layers = {"num_hidden_layers": num_layers, "tie_word_embeddings": True, "use_cache": False}
+        self.language_model = Qwen3ForCausalLM(Qwen3Config(**{**text, **layers}))
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Turns images of one size into tokens.
@@ -53,7 +53,7 @@ class EagleBackbone(nn.Module):
             (N, n, D), row by row; n is (H / (2 patch)) * (W / (2 patch)).
         """
         transformer = self.vision_model.vision_model
-        patch = transformer.embeddings.patch_size
+        patch = self.patch_size
         count, height, width = len(images), images.shape[2] // patch, images.shape[3] // patch
         # (N, height * width, patch * patch * 3): a patch is flattened by row, column, channel.
         patches = images.unflatten(3, (width, patch)).unflatten(2, (height, patch))
@@ -61,7 +61,9 @@ class EagleBackbone(nn.Module):
         shapes = torch.tensor([[height, width]]).expand(count, 2)
         # The parts one by one, as the attention pooling that follows them is of no use here.
         hidden_states = transformer.embeddings(patches, shapes)
-        hidden_states = transformer.encoder(inputs_embeds=hidden_states, attention_mask=None).last_hidden_state
+        hidden_states = transformer.encoder(
+            inputs_embeds=hidden_states, attention_mask=None
+        ).last_hidden_state
         hidden_states = transformer.post_layernorm(hidden_states)  # (N, height * width, V)
         grid = hidden_states.transpose(1, 2).unflatten(2, (height, width))  # (N, V, height, width)
         merged = F.pixel_unshuffle(grid, MERGE)  # (N, 4 V, height / 2, width / 2)

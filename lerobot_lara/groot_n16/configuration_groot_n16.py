@@ -118,13 +118,18 @@ class GrootN16Config(TrainingConfig):
         require_field(self, "crop_fraction", 0 < self.crop_fraction <= 1, "in (0, 1]")
         require_field(self, "state_dropout_prob", 0 <= self.state_dropout_prob < 1, "in [0, 1)")
         identity = all(mode is NormalizationMode.IDENTITY for mode in self.normalization_mapping.values())
-        require_field(self, "normalization_mapping", identity, "IDENTITY for all: the policy normalizes itself")
+        require_field(
+            self, "normalization_mapping", identity, "IDENTITY for all: the policy normalizes itself"
+        )
 
     def check_sizes(self) -> None:
         """Raises ValueError where fields contradict the sizes of the networks, which a release may have changed."""
         horizon = self.action_horizon
         require_field(
-            self, "chunk_size", 1 <= self.chunk_size <= horizon, f"at least 1 and at most action_horizon={horizon}"
+            self,
+            "chunk_size",
+            1 <= self.chunk_size <= horizon,
+            f"at least 1 and at most action_horizon={horizon}",
         )
         layers = self.select_layer
         require_field(
@@ -146,7 +151,10 @@ class GrootN16Config(TrainingConfig):
                 "`output_features` has no `action`: the dataset is action-free, and groot_n16 learns from actions. "
                 "Train a latent action model on it instead: --policy.type=lara_lam."
             )
-        for name, feature in (("max_state_dim", self.robot_state_feature), ("max_action_dim", self.action_feature)):
+        for name, feature in (
+            ("max_state_dim", self.robot_state_feature),
+            ("max_action_dim", self.action_feature),
+        ):
             size = 0 if feature is None else feature.shape[0]
             require_field(self, name, size <= getattr(self, name), f"at least {size}, as the dataset has")
         known = sorted(self.embodiment_ids)

@@ -155,7 +155,9 @@ class GrootN16Policy(LaraPolicyBase):
         """
         self.eval()
         with self._autocast():
-            output = self.model.action_head.get_action(self._read(batch), self._robot(batch, with_action=False))
+            output = self.model.action_head.get_action(
+                self._read(batch), self._robot(batch, with_action=False)
+            )
         offset, scale = batch[keys.ACTION_OFFSET], batch[keys.ACTION_SCALE]
         normalized = output["action_pred"].float()[:, : self.config.chunk_size, : offset.shape[-1]]
         actions = decode_actions(normalized, offset, scale, batch[keys.ACTION_BOUND])
@@ -236,7 +238,9 @@ class GrootN16Policy(LaraPolicyBase):
             )
             for camera in images
         ]
-        return self.model.read(prepared, batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK].bool())
+        return self.model.read(
+            prepared, batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK].bool()
+        )
 
     def _robot(self, batch: dict[str, Tensor], *, with_action: bool) -> dict[str, Tensor]:
         inputs = {"state": batch[OBS_STATE][:, None], "embodiment_id": batch[keys.EMBODIMENT_ID]}

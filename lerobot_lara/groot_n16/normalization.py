@@ -43,15 +43,15 @@ class JointGroup:
     def offset_and_scale(self) -> tuple[Tensor, Tensor]:
         """(T or 1, D) each: a raw value is `offset + scale * normalized`; a scale of 0 marks what never changes."""
         low, high = ("mean", "std") if self.mode == "mean_std" else ("min", "max")
-        first, second = (
-            torch.as_tensor(self.statistics[name], dtype=torch.float32) for name in (low, high)
-        )
+        first, second = (torch.as_tensor(self.statistics[name], dtype=torch.float32) for name in (low, high))
         first, second = torch.atleast_2d(first), torch.atleast_2d(second)
         if self.mode == "mean_std":
             constant = second == 0
             return torch.where(constant, 0.0, first), torch.where(constant, 1.0, second)
         constant = torch.isclose(first, second)
-        return torch.where(constant, first, (first + second) / 2), torch.where(constant, 0.0, (second - first) / 2)
+        return torch.where(constant, first, (first + second) / 2), torch.where(
+            constant, 0.0, (second - first) / 2
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,11 @@ class ActionEncoding(_Tensors):
             groups: The groups.
             horizon: T, for statistics that differ between steps.
         """
-        offset, scale, clip, bound, reference = [], [], [], [], []
+        offset: list[Tensor] = []
+        scale: list[Tensor] = []
+        clip: list[bool] = []
+        bound: list[bool] = []
+        reference: list[int] = []
         for group in groups:
             for parts, values in zip((offset, scale), group.offset_and_scale(), strict=True):
                 parts.append(_to_horizon(group.name, values, horizon))

@@ -169,7 +169,11 @@ class GrootN16NormalizerProcessorStep(ProcessorStep):
             ACTION_SCALE: scale,
             ACTION_BOUND: action.bound,
         }
-        changed: Any = {**transition, TransitionKey.OBSERVATION: observation, TransitionKey.COMPLEMENTARY_DATA: extra}
+        changed: Any = {
+            **transition,
+            TransitionKey.OBSERVATION: observation,
+            TransitionKey.COMPLEMENTARY_DATA: extra,
+        }
         raw_action = transition.get(TransitionKey.ACTION)
         if isinstance(raw_action, Tensor) and raw_action.ndim == 3:
             _require_size("action", raw_action, action.size)
@@ -248,7 +252,14 @@ def make_groot_n16_pre_post_processors(
     )
     return make_policy_processor_pipelines(
         # LeRobot's own normalizer changes nothing, but its commands set its statistics by name.
-        input_steps=[steps.rename_observations, steps.add_batch_dim, prompt, steps.to_device, steps.normalize, normalizer],
+        input_steps=[
+            steps.rename_observations,
+            steps.add_batch_dim,
+            prompt,
+            steps.to_device,
+            steps.normalize,
+            normalizer,
+        ],
         output_steps=[steps.unnormalize, steps.to_cpu],
     )
 

@@ -10,7 +10,8 @@ from torch import Tensor
 # Tokens that the release adds to Qwen3's own, in the order of their ids.
 IMAGE_TOKEN, IMAGE_START, IMAGE_END = "<IMG_CONTEXT>", "<img>", "</img>"
 PROMPT = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{instruction}{images}<|im_end|>\n"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n{instruction}{images}<|im_end|>\n"
 )
 
 

@@ -21,10 +21,16 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Weights that a release may leave out: one that is the embedding, and one that only hidden states need.
 TIED, MASK_TOKEN = "backbone.model.language_model.lm_head.weight", "action_head.mask_token"
 # Fields of the policy that config.json and processor_config.json name alike.
-NETWORK_FIELDS = ("action_horizon", "max_state_dim", "max_action_dim", "select_layer", "num_inference_timesteps")
+NETWORK_FIELDS = (
+    "action_horizon",
+    "max_state_dim",
+    "max_action_dim",
+    "select_layer",
+    "num_inference_timesteps",
+)
 DATA_FIELDS = ("shortest_image_edge", "crop_fraction", "formalize_language")
 REMEDY = {
-    "N1.5": "LeRobot 0.5.1 was the last to train it (pip install 'lerobot==0.5.1'); or start from nvidia/GR00T-N1.6-3B.",
+    "N1.5": "Start from nvidia/GR00T-N1.6-3B, or use the last LeRobot with N1.5 (pip install 'lerobot==0.5.1').",
     "N1.7": "Use LeRobot's own policy: --policy.type=groot --policy.base_model_path={path}.",
 }
 
@@ -124,7 +130,9 @@ class Release:
             start += group.size
         groups = []
         for name, rule in zip(names, rules, strict=True):
-            relative = _word(rule.get("rep")) == "relative" and self.processor.get("use_relative_action", False)
+            relative = _word(rule.get("rep")) == "relative" and self.processor.get(
+                "use_relative_action", False
+            )
             mode = self._mode(modality, name)
             if not relative:
                 groups.append(self._group(tag, "action", name, mode))
@@ -208,7 +216,9 @@ class Release:
             )
         kept = {"min": statistics.get(low), "max": statistics.get(high)}
         kept |= {one: statistics.get(one) for one in ("mean", "std")}
-        return JointGroup(name, mode, kept, clip=self.processor.get("clip_outliers", True), relative_to=relative_to)
+        return JointGroup(
+            name, mode, kept, clip=self.processor.get("clip_outliers", True), relative_to=relative_to
+        )
 
     def _mode(self, modality: Mapping[str, Any], name: str) -> str:
         return "mean_std" if name in self._names(modality, "mean_std_embedding_keys") else "range"
@@ -232,7 +242,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON ({error}). Copy or download it again.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds {type(content).__name__}; it must be an object. Copy or download it again.")
+        raise ValueError(
+            f"{file} holds {type(content).__name__}; it must be an object. Copy or download it again."
+        )
     return content
 
 

@@ -37,9 +37,7 @@ class Robot:
     cameras: list[str]
 
 
-def make_robot(
-    config: GrootN16Config, stats: Mapping[str, Any] | None, meta: Any = None
-) -> Robot:
+def make_robot(config: GrootN16Config, stats: Mapping[str, Any] | None, meta: Any = None) -> Robot:
     """Takes a robot from the release that the policy starts from, or else from the statistics of its dataset.
 
     Args:
@@ -54,7 +52,9 @@ def make_robot(
         release = Release(Checkpoint(config.base_model_path, config.base_model_revision))
         if release.knows(config.embodiment_tag):
             logger.info(
-                "Normalizing with the statistics that %s has of %r.", config.base_model_path, config.embodiment_tag
+                "Normalizing with the statistics that %s has of %r.",
+                config.base_model_path,
+                config.embodiment_tag,
             )
             return _known_robot(config, release)
     return _robot_of_dataset(config, stats or {}, meta)
@@ -78,7 +78,8 @@ def resolve_cameras(config: GrootN16Config, release: Release | None) -> list[str
     if None in keys:
         raise ValueError(
             f"`cameras` is []; it must name one key for each of {names}, in which order the release was trained to see "
-            f"{config.embodiment_tag!r}, as the dataset has other names: {sorted(known)}. Pass --policy.cameras='[...]'."
+            f"{config.embodiment_tag!r}, as the dataset has other names: {sorted(known)}. Pass "
+            "--policy.cameras='[...]'."
         )
     return [key for key in keys if key is not None]
 
@@ -94,17 +95,19 @@ def _known_robot(config: GrootN16Config, release: Release) -> Robot:
         if size != expected:
             parts = ", ".join(f"{group.name} ({group.size})" for group in groups)
             raise ValueError(
-                f"`{key}` has {size} dimensions; it must have {expected} for --policy.embodiment_tag={tag}, whose {name} "
-                f"is {parts}. Arrange the dataset so, or pass --policy.embodiment_tag=new_embodiment to use the "
+                f"`{key}` has {size} dimensions; it must have {expected} for --policy.embodiment_tag={tag}, whose "
+                f"{name} is {parts}. Arrange the dataset so, or pass --policy.embodiment_tag=new_embodiment to use the "
                 "statistics of your dataset."
             )
     if config.chunk_size > (horizon := release.horizon(tag)):
         raise ValueError(
-            f"`chunk_size` is {config.chunk_size}; it must be at most {horizon} for --policy.embodiment_tag={tag}, as in "
-            f"its pretraining. Pass --policy.chunk_size={horizon}."
+            f"`chunk_size` is {config.chunk_size}; it must be at most {horizon} for --policy.embodiment_tag={tag}, as "
+            f"in its pretraining. Pass --policy.chunk_size={horizon}."
         )
     state = StateEncoding.of(states)
-    return _checked(config, state, ActionEncoding.of(actions, config.chunk_size), resolve_cameras(config, release))
+    return _checked(
+        config, state, ActionEncoding.of(actions, config.chunk_size), resolve_cameras(config, release)
+    )
 
 
 def _robot_of_dataset(config: GrootN16Config, stats: Mapping[str, Any], meta: Any) -> Robot:
@@ -123,7 +126,9 @@ def _robot_of_dataset(config: GrootN16Config, stats: Mapping[str, Any], meta: An
             else JointGroup(f"action {dim}", "range", _select(relative, dim), relative_to=dim)
             for dim in range(config.action_dim)
         ]
-    return _checked(config, state, ActionEncoding.of(groups, config.chunk_size), resolve_cameras(config, None))
+    return _checked(
+        config, state, ActionEncoding.of(groups, config.chunk_size), resolve_cameras(config, None)
+    )
 
 
 def _checked(
@@ -149,7 +154,8 @@ def _range(config: GrootN16Config, stats: Mapping[str, Any], key: str) -> dict[s
             "the --policy.embodiment_tag of a robot that the release knows."
         )
     return {
-        name: torch.as_tensor(found[one]).float().reshape(-1) for name, one in zip(("min", "max"), names, strict=True)
+        name: torch.as_tensor(found[one]).float().reshape(-1)
+        for name, one in zip(("min", "max"), names, strict=True)
     }
 
 

@@ -57,9 +57,7 @@ def backbone() -> EagleBackbone:
         num_layers=config["llm_select_layer"],
         image_token_id=config["image_token_index"],
     )
-    weights.setdefault(
-        "language_model.lm_head.weight", weights["language_model.model.embed_tokens.weight"]
-    )
+    weights.setdefault("language_model.lm_head.weight", weights["language_model.model.embed_tokens.weight"])
     model.load_state_dict(weights, strict=True)
     return model.eval()
 
@@ -123,7 +121,9 @@ def make_head(name: str, **changes: float) -> torch.nn.Module:
 def inputs(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the backbone and the data hand to the head, those of the plain file unless the other has its own."""
     tensors = golden("head_tiny")[2] | golden(name)[2]
-    backbone = {key: tensors[f"in/{key}"] for key in ("backbone_features", "backbone_attention_mask", "image_mask")}
+    backbone = {
+        key: tensors[f"in/{key}"] for key in ("backbone_features", "backbone_attention_mask", "image_mask")
+    }
     action = {key: tensors[f"in/{key}"] for key in ("state", "action", "action_mask", "embodiment_id")}
     return backbone, action
 
@@ -155,7 +155,9 @@ def test_gradients_are_the_same() -> None:
     forward(head, "head_tiny")["loss"].backward()
     expected = json.loads((GOLDEN / "groot_n16_head_tiny.json").read_text())
     norms = expected["parameter_gradient_norms"]
-    actual = {name: parameter.grad.norm().item() for name, parameter in head.named_parameters() if name in norms}
+    actual = {
+        name: parameter.grad.norm().item() for name, parameter in head.named_parameters() if name in norms
+    }
     assert actual == pytest.approx(norms, abs=1e-5, rel=1e-4)
     assert len(norms) > 100
 
