@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lerobot_lara.groot_n16.configuration_groot_n16 import GrootN16Config
+from lerobot_lara.groot_n16.geometry import head_config
 from lerobot_lara.groot_n16.normalization import JointGroup
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 
@@ -86,7 +87,8 @@ class Release:
         values |= {name: data[name] for name in DATA_FIELDS if data.get(name) is not None}
         if network.get("state_dropout_prob"):
             values["state_dropout_prob"] = network["state_dropout_prob"]
-        values["head_config"] = {name: network.get(name, size) for name, size in config.head_config.items()}
+        sizes = head_config() | config.head_config
+        values["head_config"] = {name: network.get(name, size) for name, size in sizes.items()}
         values["embodiment_ids"] = config.embodiment_ids | self.embodiment_ids
         for name, value in values.items():
             setattr(config, name, value)
