@@ -59,7 +59,9 @@ def test_names_and_sizes_are_those_of_the_release(model: GrootN16Model) -> None:
     assert {name: tuple(state[name].shape) for name in SHAPES} == SHAPES
     total = sum(parameter.numel() for parameter in model.parameters())
     assert total == pytest.approx(2.976e9, rel=1e-3)
-    assert total + state["backbone.model.language_model.lm_head.weight"].numel() == pytest.approx(3.287e9, rel=1e-3)
+    assert total + state["backbone.model.language_model.lm_head.weight"].numel() == pytest.approx(
+        3.287e9, rel=1e-3
+    )
 
 
 def test_the_top_layers_and_the_head_are_trained(model: GrootN16Model) -> None:

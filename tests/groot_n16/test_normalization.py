@@ -37,7 +37,9 @@ def make_actions() -> ActionEncoding:
     return ActionEncoding.of(
         [
             JointGroup("gripper", "range", {"min": [0.0], "max": [2.0]}),
-            JointGroup("arm", "range", {"min": [[-1.0], [-2.0], [-3.0]], "max": [[1.0], [2.0], [3.0]]}, relative_to=1),
+            JointGroup(
+                "arm", "range", {"min": [[-1.0], [-2.0], [-3.0]], "max": [[1.0], [2.0], [3.0]]}, relative_to=1
+            ),
             JointGroup("height", "mean_std", {"mean": [1.0], "std": [2.0]}),
         ],
         horizon=3,
@@ -50,7 +52,9 @@ def test_relative_actions_count_from_the_state_and_scale_with_the_step() -> None
     references = encoding.references(state, 1)
     assert references.tolist() == [[[0.0, 10.0, 0.0]]]
     normalized = encoding.encode(actions, references)
-    torch.testing.assert_close(normalized, torch.tensor([[[1.0, 1.0, 1.0], [0.0, 0.5, 0.0], [-1.0, -1.0, 4.0]]]))
+    torch.testing.assert_close(
+        normalized, torch.tensor([[[1.0, 1.0, 1.0], [0.0, 0.5, 0.0], [-1.0, -1.0, 4.0]]])
+    )
     decoded = decode_actions(normalized, *encoding.decoder(references), encoding.bound)
     torch.testing.assert_close(decoded, actions)
     # A chunk may be shorter.
@@ -73,7 +77,9 @@ def test_encodings_are_read_back_as_they_were_saved() -> None:
 
 def test_more_steps_than_statistics_are_refused() -> None:
     group = JointGroup("arm", "range", {"min": [[0.0]] * 2, "max": [[1.0]] * 2})
-    with pytest.raises(ValueError, match=r"`chunk_size` is 3; it must be at most 2.*'arm'.*--policy.chunk_size=2"):
+    with pytest.raises(
+        ValueError, match=r"`chunk_size` is 3; it must be at most 2.*'arm'.*--policy.chunk_size=2"
+    ):
         ActionEncoding.of([group], horizon=3)
 
 

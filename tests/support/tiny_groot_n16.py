@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from safetensors.torch import save_file
+from support.tiny_vlms import WORDS
 
 from lerobot_lara.groot_n16.configuration_groot_n16 import GrootN16Config
-from support.tiny_vlms import WORDS
 
 CAMERA = "observation.image"
 STATE_DIM = ACTION_DIM = 4
@@ -147,7 +147,10 @@ def write_release(folder: Path, *, model_type: str = "Gr00tN1d6", **changes: Any
     _write(folder / "model.safetensors.index.json", index)
     _write(folder / "config.json", config)
     _write(folder / "embodiment_id.json", IDS)
-    _write(folder / "processor_config.json", {"processor_class": "Gr00tN1d6Processor", "processor_kwargs": PROCESSOR})
+    _write(
+        folder / "processor_config.json",
+        {"processor_class": "Gr00tN1d6Processor", "processor_kwargs": PROCESSOR},
+    )
     _write(folder / "statistics.json", {"known_robot": STATISTICS})
     return folder
 
