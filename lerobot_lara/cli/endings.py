@@ -154,7 +154,7 @@ def _refusal(error: BaseException) -> str | None:
         if isinstance(path, str | bytes)
     ]
     place = " -> ".join(paths) or f"{type(error).__name__} ({_one_line(error)})"
-    return f"{place}: {cause}. {remedy}, then run the command again."
+    return f"{place}: {cause}. {remedy}, then run the command again (with --resume, if it has that option)."
 
 
 def _is_of_network(error: BaseException) -> bool:

@@ -40,6 +40,7 @@ from lerobot_lara.files.staging import (
     new_folder,
     staging_folder,
 )
+from lerobot_lara.files.user_path import user_path
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -312,7 +313,7 @@ def _lost_message(folder: Path, lost: str) -> str:
 def _dataset_root(root: str | Path | None, repo_id: str) -> Path:
     """The dataset's folder: `root`, or the one in LeRobot's home."""
     if root is not None:
-        return Path(root).expanduser().resolve()
+        return user_path(root).resolve()
     from lerobot.utils.constants import HF_LEROBOT_HOME
 
     return HF_LEROBOT_HOME / repo_id

@@ -2,8 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -12,36 +11,15 @@ from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_VIDEO_PATH
 from lerobot.utils.constants import DEFAULT_FEATURES
 
 from lerobot_lara.files.reading import wrong_field
+from lerobot_lara.files.rules import Rule, check, whole_number
 
 # Some tools write the newer `chunk_index` into v2.1 datasets.
 LEGACY_PLACEHOLDERS = ("episode_chunk", "chunk_index", "episode_index", "video_key")
 PLACEHOLDERS = ("chunk_index", "file_index", "video_key")
 _NUMBER_FORMAT = r"0?\d{0,2}d?"  # at most 99 digits; a width of a billion would fill the memory
 _MAX_NAME_BYTES = 200  # file systems take 255, and the upgrade adds to names
-_MAX_COUNT = 10**12
 _MAX_FPS = 10_000
 _MAX_NUMBERS = 10**9  # in one frame of one feature; an 8K image has 10**8
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a field of a metadata file must be.
-
-    Args:
-        expected: In words that follow "it must be".
-        accepts: Whether a value is that.
-    """
-
-    expected: str
-    accepts: Callable[[Any], bool]
-
-
-def whole_number(minimum: int) -> Rule:
-    """Whole numbers from `minimum` to 10**12."""
-    return Rule(
-        f"a whole number from {minimum} to {_MAX_COUNT}",
-        lambda value: type(value) is int and minimum <= value <= _MAX_COUNT,
-    )
 
 
 def _is_shape(value: Any) -> bool:
@@ -62,7 +40,6 @@ _SIZE_IN_MB = Rule(
 _NUMERIC = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 _DTYPES = (*_NUMERIC, "float16", "float32", "float64", "string", "language", "image", "video")
 
-_NAMES = Rule("a list, an object or null", lambda value: value is None or isinstance(value, list | dict))
 _CAMERA_NAMES = Rule(
     '["height", "width", "channels"]',
     lambda value: (
@@ -140,7 +117,6 @@ def _check_fields(info: dict[str, Any], path: Path) -> list[str]:
         check(path, f"features.{key}", feature, OBJECT)
         for field, rule in _FEATURE.items():
             check(path, f"features.{key}.{field}", feature.get(field), rule)
-        check(path, f"features.{key}.names", feature.get("names"), _NAMES)
         for field in ("info", "video_info"):
             check(path, f"features.{key}.{field}", feature.get(field), OBJECT_OR_NULL)
         if feature["dtype"] in ("image", "video") and len(feature["shape"]) != 3:
@@ -153,16 +129,6 @@ def _check_fields(info: dict[str, Any], path: Path) -> list[str]:
     videos = [key for key, feature in features.items() if feature["dtype"] == "video"]
     check_feature_keys(path, features, videos)
     return videos
-
-
-def check(path: Path, field: str, value: Any, rule: Rule) -> None:
-    """Checks one field.
-
-    Raises:
-        ValueError: It breaks its rule.
-    """
-    if not rule.accepts(value):
-        raise wrong_field(path, field, value, rule.expected)
 
 
 def check_feature_keys(path: Path, keys: Iterable[str], cameras: Iterable[str]) -> None:

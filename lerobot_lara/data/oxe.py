@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lerobot_lara.files.atomic import write_text
+from lerobot_lara.files.user_path import user_path
 
 DEFAULT_FRAME_GAP_S = 1.0
 IMAGE_SIZE = (224, 224)
@@ -160,9 +161,16 @@ def write_oxe_mixture(
         The path of the file.
 
     Raises:
-        ValueError: The file exists with other content, or `make_oxe_mixture` refuses the arguments.
+        ValueError: The file is not named like a mixture file or exists with other content, or an argument is refused.
     """
+    from lerobot_lara.data.mixture.config import is_mixture, make_mixture
+
     content = make_oxe_mixture(name, only=only, frame_gap_s=frame_gap_s, root=root)
+    if not is_mixture(str(path)):
+        raise ValueError(
+            f"`path` is {path}; it must end in .yaml, as --dataset.repo_id tells mixture files by that."
+        )
+    make_mixture(content)
     options = [
         *([f"--only={','.join(only)}"] if only is not None else []),
         *([f"--frame-gap-s={frame_gap_s:g}"] if frame_gap_s != DEFAULT_FRAME_GAP_S else []),
@@ -178,8 +186,8 @@ def write_oxe_mixture(
     )
     # One line per map or list of plain values.
     text = header + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
-    path = Path(path).expanduser()
-    if path.exists() and not overwrite and path.read_text() != text:
+    path = user_path(path)
+    if path.exists() and not overwrite and path.read_bytes() != text.encode():
         raise ValueError(f"{path} exists with other content. Give another path, or pass --overwrite.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)

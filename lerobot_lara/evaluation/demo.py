@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import yaml
-
+from lerobot_lara.data.mixture.config import load_mixture
 from lerobot_lara.evaluation.demo_results import collect_results
 from lerobot_lara.evaluation.report import PROBE, write_report
 from lerobot_lara.evaluation.study.jobs import Job, run_jobs
 from lerobot_lara.evaluation.study.metaworld_jobs import MetaworldJobs, write_mixture_file
 from lerobot_lara.files.atomic import write_json, write_text
 from lerobot_lara.files.lock import only_run
+from lerobot_lara.files.yaml_file import read_yaml
 
 CONFIG_DIR = Path(__file__).parents[2] / "configs" / "demo"
 MARKER = ".lara-demo"  # marks a directory as a demo run, which may be deleted with --overwrite
@@ -203,7 +203,8 @@ def write_mixture(template: Path, output_dir: Path) -> Path:
     Returns:
         Path of the mixture file.
     """
-    content = yaml.safe_load(template.read_text())
+    load_mixture(template)
+    content = read_yaml(template)
     for entry in content["entries"]:
         entry["root"] = entry["name"]
     return write_mixture_file(content, output_dir / "data" / MIXTURE)

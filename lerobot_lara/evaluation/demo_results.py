@@ -1,6 +1,5 @@
 """Collects the results of a finished demo study from the files that its jobs wrote."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from lerobot_lara.evaluation.study.jobs import (
     shell_line,
 )
 from lerobot_lara.evaluation.study.metaworld_jobs import ZERO, checkpoint, read_outcomes
+from lerobot_lara.evaluation.study.result_files import reading_result
 
 # The report's tables and figures keep this order.
 ARMS = (ZERO, *TRAINED_ARMS)
@@ -48,17 +48,17 @@ def collect_results(
         `read_probe`), "settings", "training" (steps, batch size and fields of the policy), "seeds", "versions",
         "hardware", "wall_times" (seconds of each job, and the "total" during which any job ran), "titles",
         "environment" and "commands".
+
+    Raises:
+        ValueError: A file that a job has written is missing, torn or odd.
     """
     plain_settings = dict(settings)
     seeds = {
         name.removesuffix("_seed"): plain_settings.pop(name)
         for name in ("demo_seed", "video_seed", "eval_seed")
     }
-    training = {
-        name: json.loads((checkpoint(output_dir, name) / "train_config.json").read_text())
-        for name in ("lara_lam", *TRAINED_ARMS)
-    }
-    seeds["training"] = training["lara"]["seed"]
+    training = {name: _read_training(output_dir, name) for name in ("lara_lam", *TRAINED_ARMS)}
+    seeds["training"] = training["lara"].pop("seed")
     return {
         "arms": {arm: read_successes(output_dir / "eval" / arm / "eval_info.json") for arm in ARMS},
         "latent_action_model": read_probe(output_dir / PROBE / "metrics.json"),
@@ -78,6 +78,12 @@ def collect_results(
         "environment": {**ENVIRONMENT_DEFAULTS, **ENVIRONMENT},
         "commands": {job.name: shell_line(job.command) for job in jobs},
     }
+
+
+def _read_training(output_dir: Path, name: str) -> dict[str, Any]:
+    """What the results tell of a training."""
+    with reading_result(checkpoint(output_dir, name) / "train_config.json") as config:
+        return {key: config[key] for key in ("steps", "batch_size", "policy", "seed")}
 
 
 def read_successes(eval_info: Path) -> dict[str, dict[str, int]]:
@@ -102,18 +108,18 @@ def read_probe(metrics: Path) -> dict[str, Any]:
     # Imported here, because the probe loads LeRobot's datasets, which takes seconds.
     from lerobot_lara.evaluation.probe.prediction import COPY, OWN, SHUFFLED
 
-    content = json.loads(metrics.read_text())
-    (model,) = content["models"]
-    psnr = {} if model["prediction"] is None else model["prediction"]["psnr"]
     names = {"psnr": OWN, "shuffled_psnr": SHUFFLED, "copy_psnr": COPY}
-    return {
-        "pairs": content["pairs"],
-        "frame_gap": content["frame_gap"],
-        "gap_seconds": content["frame_gap"] / content["fps"],
-        **{name: psnr[kind]["value"] if psnr else None for name, kind in names.items()},
-        "latents": model["latents"],
-        "verdicts": model["verdicts"],
-    }
+    with reading_result(metrics) as content:
+        (model,) = content["models"]
+        psnr = {} if model["prediction"] is None else model["prediction"]["psnr"]
+        return {
+            "pairs": content["pairs"],
+            "frame_gap": content["frame_gap"],
+            "gap_seconds": content["frame_gap"] / content["fps"],
+            **{name: psnr[kind]["value"] if psnr else None for name, kind in names.items()},
+            "latents": model["latents"],
+            "verdicts": model["verdicts"],
+        }
 
 
 def _package_versions() -> dict[str, str]:

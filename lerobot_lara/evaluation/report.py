@@ -1,6 +1,5 @@
 """Writes the demo's report: one self-contained HTML page that states the results, whatever they are."""
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from lerobot_lara.evaluation import figures
 from lerobot_lara.evaluation.intervals import difference_p_value, wilson_interval
 from lerobot_lara.evaluation.page import data_uri, render_template
+from lerobot_lara.evaluation.study.result_files import reading_result
 from lerobot_lara.evaluation.study.training_log import parse_training_log
 from lerobot_lara.files.atomic import write_text
 
@@ -157,9 +157,9 @@ def _film_strips(results: Mapping[str, Any], output_dir: Path) -> Iterable[figur
     """Yields the first filmed success of each task and trained arm, or its first filmed episode if there is none."""
     for task in next(iter(results["arms"].values())):
         for arm in TRAINED_ARMS:
-            info = json.loads((output_dir / "eval" / arm / "eval_info.json").read_text())
-            entry = next(entry for entry in info["per_task"] if entry["task_group"] == task)
-            directory = output_dir / "eval" / arm / "videos" / f"{task}_{entry['task_id']}"
+            with reading_result(output_dir / "eval" / arm / "eval_info.json") as info:
+                (entry,) = (entry for entry in info["per_task"] if entry["task_group"] == task)
+                directory = output_dir / "eval" / arm / "videos" / f"{task}_{int(entry['task_id'])}"
             videos = {
                 episode: directory / f"eval_episode_{episode}.mp4"
                 for episode in range(len(entry["metrics"]["successes"]))

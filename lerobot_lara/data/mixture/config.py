@@ -15,6 +15,7 @@ from lerobot_lara.data.mixture.config_rules import (
     raise_together,
 )
 from lerobot_lara.files.reading import shown
+from lerobot_lara.files.user_path import user_path
 from lerobot_lara.files.yaml_file import read_yaml
 
 VECTORS = ("state", "action")
@@ -194,16 +195,25 @@ def load_mixture(path: str | Path) -> MixtureConfig:
         ValueError: The file is missing, is not YAML, or has an unknown key or a bad value; names the file and the
             field.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is {shown(content)}; it must be a mapping with `entries: [...]`.")
     try:
-        _require_known(content)
-        config = MixtureConfig(**content | {"entries": _read_entries(content["entries"])})
+        config = make_mixture(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return replace(config, entries=[_from_folder(entry, path.parent) for entry in config.entries])
+
+
+def make_mixture(content: dict[str, Any]) -> MixtureConfig:
+    """Makes the mixture that the content of a mixture file describes; a `root` stays as it is written.
+
+    Raises:
+        ValueError: A key is unknown or missing, or a value is wrong; names all keys, or all values, at once.
+    """
+    _require_known(content)
+    return MixtureConfig(**content | {"entries": _read_entries(content["entries"])})
 
 
 def require_roots(mixture: MixtureConfig, path: str | Path) -> None:
@@ -224,7 +234,7 @@ def _from_folder(entry: EntryConfig, folder: Path) -> EntryConfig:
     """The entry with a relative `root` taken from the folder of its mixture file."""
     if entry.root is None:
         return entry
-    return replace(entry, root=os.path.normpath(folder / Path(entry.root).expanduser()))
+    return replace(entry, root=os.path.normpath(folder / user_path(entry.root)))
 
 
 def _read_entries(contents: list[dict[str, Any]]) -> list[EntryConfig]:

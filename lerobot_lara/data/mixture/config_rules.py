@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lerobot_lara.data.dataset_rules import Rule
 from lerobot_lara.files.reading import shown
+from lerobot_lara.files.rules import Rule
 
 _MAX_SHOWN = 20  # problems in one message
 _MAX_WEIGHT = 10**9

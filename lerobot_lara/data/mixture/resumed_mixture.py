@@ -6,10 +6,13 @@ from typing import Any
 
 from lerobot.configs.train import TrainPipelineConfig
 
+from lerobot_lara.files.reading import read_json_object, shown
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.mixture_record import MIXTURE_FILE
 
 logger = logging.getLogger(__name__)
+
+_REMEDY = "Resume from another checkpoint, or start a new run from this one with --policy.path."
 
 
 def check_resumed(cfg: TrainPipelineConfig, mixture: dict[str, Any], *, strict: bool = True) -> None:
@@ -54,7 +57,18 @@ def check_resumed(cfg: TrainPipelineConfig, mixture: dict[str, Any], *, strict: 
 def _recorded_mixture(path: str, revision: str | None) -> dict[str, Any] | None:
     """The `mixture.json` of a checkpoint; None if it has none, as after training on a single dataset."""
     file = Checkpoint(path, revision).file(MIXTURE_FILE)
-    return None if file is None else json.loads(file.read_text())
+    if file is None:
+        return None
+    recorded = read_json_object(file, remedy=_REMEDY)
+    entries = recorded.get("entries")
+    named = isinstance(entries, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
+    )
+    if not named:
+        raise ValueError(
+            f"{file}: `entries` is {shown(entries)}; it must be a list of datasets with names. {_REMEDY}"
+        )
+    return recorded
 
 
 def _difference(recorded: dict[str, Any], mixture: dict[str, Any]) -> str:
@@ -68,5 +82,8 @@ def _difference(recorded: dict[str, Any], mixture: dict[str, Any]) -> str:
         if changed:
             key = changed[0]
             return f"`{key}` of entry {name!r} was {old[name].get(key)} and is now {entry[key]}"
-    changed = [key for key in mixture if recorded.get(key) != mixture[key]]
-    return f"`{changed[0]}` was {recorded.get(changed[0])} and is now {mixture[changed[0]]}"
+        gone = sorted(old[name].keys() - entry.keys())
+        if gone:
+            return f"`{gone[0]}` of entry {name!r} was {old[name][gone[0]]} and is now gone"
+    changed = [key for key in {**mixture, **recorded} if recorded.get(key) != mixture.get(key)]
+    return f"`{changed[0]}` was {recorded.get(changed[0])} and is now {mixture.get(changed[0])}"

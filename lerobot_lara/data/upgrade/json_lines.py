@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from lerobot_lara.data.dataset_rules import OBJECT, Rule, check, whole_number
+from lerobot_lara.data.dataset_rules import OBJECT
 from lerobot_lara.files.reading import REMEDY, parse_json, read_text, wrong_field
+from lerobot_lara.files.rules import Rule, check, whole_number
 
 _TEXTS = Rule(
     "a list of texts, if it is there",

@@ -50,6 +50,7 @@ from lerobot_lara.data.upgrade.legacy_dataset import LegacyDataset, clip_length
 from lerobot_lara.data.upgrade.legacy_statistics import described_keys, episode_statistics, usable_statistics
 from lerobot_lara.files.atomic import write_json, write_text
 from lerobot_lara.files.links import inside
+from lerobot_lara.files.reading import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def convert_legacy_dataset(dataset: LegacyDataset, staging: Path, video_file_siz
         result = inside(staging / f"{name}.done.json", staging)
         if not result.exists():
             write_json(result, function())
-        return json.loads(result.read_text())
+        return read_json(result, remedy=f"Delete {staging} and start again.")
 
     run_stage("links", lambda: _link(dataset, links))
     run_stage("clips", lambda: _check_clips(dataset))

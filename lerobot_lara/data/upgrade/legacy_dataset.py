@@ -29,6 +29,7 @@ from lerobot_lara.data.tables import read_schema, read_table
 from lerobot_lara.data.upgrade.json_lines import read_json_lines
 from lerobot_lara.files.links import check_source_file
 from lerobot_lara.files.reading import check_content, read_json_object, shown, wrong_field
+from lerobot_lara.files.user_path import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def local_directory(source: str | Path) -> Path | None:
     Raises:
         ValueError: It is neither.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         return path.resolve()
     if isinstance(source, Path) or path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):

@@ -14,6 +14,7 @@ from lerobot_lara.files.atomic import sync_files, sync_folder, write_json
 from lerobot_lara.files.lock import only_run
 from lerobot_lara.files.reading import read_json
 from lerobot_lara.files.staging import staging_folder
+from lerobot_lara.files.user_path import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def upgrade_dataset(
         raise ValueError(f"`verify` is {verify!r}; it must be one of {', '.join(MODES)}.")
     if video_file_size_in_mb < 1:
         raise ValueError(f"`video_file_size_in_mb` is {video_file_size_in_mb}; it must be at least 1.")
-    root = Path(directory).expanduser().resolve()
+    root = user_path(directory).resolve()
     staging = staging_folder(root)
     local = local_directory(source)
     if local is not None and any(

@@ -17,13 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lerobot.datasets.compute_stats import aggregate_stats, compute_episode_stats
-from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.io_utils import load_info, load_stats, write_info, write_stats, write_tasks
 from lerobot.datasets.utils import DEFAULT_EPISODES_PATH, update_chunk_file_indices
 from lerobot.datasets.video_utils import concatenate_video_files
 from lerobot.utils.constants import DEFAULT_FEATURES
 from lerobot.utils.utils import flatten_dict
 
+from lerobot_lara.data.metadata import CheckedMetadata
 from lerobot_lara.data.video.dataset import ERRORS_PATH, MANIFEST_PATH
 from lerobot_lara.data.video.decode import count_packets
 from lerobot_lara.data.video.stage_clip import StagedClip
@@ -47,7 +47,7 @@ def assemble(repo_id: str, folder: Path, clips: Sequence[StagedClip], *, base: P
         clips: Clips, each of which becomes an episode; at least one.
         base: Dataset whose episodes come first; its files are linked or copied, and stay as they are.
     """
-    meta = None if base is None else LeRobotDatasetMetadata(repo_id, root=base)
+    meta = None if base is None else CheckedMetadata(repo_id, root=base)
     if meta is None:
         info = load_info(clips[0].folder)
         info.total_episodes = info.total_frames = 0

@@ -104,6 +104,7 @@ def _open_for_resume(root: Path, staging: Path | None, *, occupied: bool) -> Exi
             raise ValueError(
                 f"{root} cannot be resumed: it has no meta/info.json. Set `overwrite` to start over."
             )
+        _check_dataset(root)
         if settings is not None and settings != found:
             raise ValueError(
                 f"{staging} holds an import with other settings than those of {root}. Delete it, or set `overwrite`."
@@ -113,6 +114,18 @@ def _open_for_resume(root: Path, staging: Path | None, *, occupied: bool) -> Exi
     return Existing(
         base, occupied and replaces, clips, [clip for clip in staged if clip.name not in held], settings
     )
+
+
+def _check_dataset(root: Path) -> None:
+    """Checks the metadata of the dataset to which clips are added, before the first of them is decoded."""
+    from lerobot_lara.data.metadata import check_metadata
+
+    try:
+        check_metadata(root, root.name)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{root} cannot be resumed: {error.filename} is missing. Set `overwrite` to start over."
+        ) from error
 
 
 def start_staging(root: Path, settings: ImportSettings, existing: Existing, *, overwrite: bool) -> int:
@@ -172,7 +185,7 @@ def _staged_clips(staging: Path) -> list[StagedClip]:
         try:
             record = json.loads((folder / CLIP_PATH).read_bytes())
             clips.append(StagedClip(str(record["name"]), str(record["task"]), int(record["length"]), folder))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{folder / CLIP_PATH} is not the record of a clip ({error}). Delete {folder}; the clip is then "
                 "imported again."

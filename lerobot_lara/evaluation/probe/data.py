@@ -4,7 +4,6 @@ Shapes: N pairs, K frame gap, A action dimensions, S side of the images.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from lerobot_lara.backbones.images import resize
 from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig
 from lerobot_lara.data.mixture.reader import ColumnReader
 from lerobot_lara.data.mixture.sources import Source, open_sources
+from lerobot_lara.files.user_path import user_path
 
 MIN_EPISODES = 4
 # Largest distance in seconds between a decoded frame and its timestamp; LeRobot's own default.
@@ -178,7 +178,7 @@ def _share_out(available: np.ndarray, total: int) -> np.ndarray:
 
 
 def _open_source(dataset: str, camera: str | None) -> Source:
-    folder = Path(dataset).expanduser()
+    folder = user_path(dataset)
     root = str(folder) if folder.is_dir() else None
     # LeRobot would fill a folder without metadata from the Hub.
     if root is not None and not (folder / "meta" / "info.json").is_file():

@@ -11,6 +11,7 @@ from lerobot_lara.evaluation.probe.model import Checkpoint, open_checkpoints
 from lerobot_lara.evaluation.probe.report import GENERATOR, PAGE, write_report
 from lerobot_lara.files.atomic import partial_path
 from lerobot_lara.files.lock import only_run
+from lerobot_lara.files.user_path import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def output_folder(out: str | Path | None, dataset: str) -> Path:
     Raises:
         ValueError: If it is a file, or holds anything but a report of `lara probe`.
     """
-    folder = OUTPUT_DIR / Path(dataset).expanduser().resolve().name if out is None else Path(out).expanduser()
+    folder = OUTPUT_DIR / user_path(dataset).resolve().name if out is None else user_path(out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(
             f"`out` is the file {folder}; it must be a folder. Pass --out=<folder for the report>."

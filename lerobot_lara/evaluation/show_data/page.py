@@ -32,6 +32,7 @@ from lerobot_lara.evaluation.show_data.pairs import (
 from lerobot_lara.evaluation.show_data.problems import find_problems
 from lerobot_lara.evaluation.show_data.summary import describe_cameras, describe_entry
 from lerobot_lara.files.atomic import write_text
+from lerobot_lara.files.user_path import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ def open_data(data: str) -> MixtureConfig:
         mixture = load_mixture(data)
         require_roots(mixture, data)
         return mixture
-    folder = Path(data).expanduser()
+    folder = user_path(data)
     if not folder.is_dir():
         if data.startswith((".", "/", "~")) or data.count("/") > 1:
             raise ValueError(
@@ -231,7 +232,7 @@ def training_flags(policy: PreTrainedConfig, data: str) -> list[str]:
         policy: The configured policy; only what differs from the defaults of its type becomes a flag.
         data: A mixture file, a folder with a LeRobotDataset, or a Hub id.
     """
-    folder = Path(data).expanduser()
+    folder = user_path(data)
     local = [f"--dataset.repo_id=local/{folder.resolve().name}", f"--dataset.root={data}"]
     default = type(policy)(device="cpu")
     changed = [
@@ -270,13 +271,13 @@ def _with_gap(mixture: MixtureConfig, frame_gap: int | None, frame_gap_s: float 
 
 
 def _is_local(data: str) -> bool:
-    return is_mixture(data) or Path(data).expanduser().is_dir()
+    return is_mixture(data) or user_path(data).is_dir()
 
 
 def _page_path(data: str, out: str | Path | None) -> Path:
-    name = Path(data).expanduser().resolve().name if _is_local(data) else data.replace("/", "_")
+    name = user_path(data).resolve().name if _is_local(data) else data.replace("/", "_")
     stem = Path(name).stem if is_mixture(data) else name
-    page = OUTPUT_DIR / f"{stem}.html" if out is None else Path(out).expanduser()
+    page = OUTPUT_DIR / f"{stem}.html" if out is None else user_path(out)
     if page.is_dir():
         raise ValueError(
             f"`out` is the folder {page}; it must be a file. Pass the page itself, e.g. "

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -43,6 +44,7 @@ ENVIRONMENT_DEFAULTS = {"MUJOCO_GL": "egl"} if sys.platform == "linux" else {}
 PROGRESS_INTERVAL_S = 30.0
 POLL_INTERVAL_S = 0.5
 LOG_TAIL_LINES = 30
+MAX_TIME_S = 1e12  # since the epoch; the year 33658
 
 
 @dataclass(frozen=True)
@@ -333,7 +335,7 @@ def _seconds_spent(record: Path, log: Path) -> float:
     """How long an interrupted job has run: until its last output."""
     try:
         return max(0.0, log.stat().st_mtime - float(json.loads(record.read_bytes())["started"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0.0
 
 
@@ -344,10 +346,12 @@ def _read_record(state_dir: Path, job: Job) -> dict:
         return {}
     try:
         record = json.loads(path.read_bytes())
-        known = {"command": list(record["command"]), "inputs": dict(record["inputs"])}
-        if record["status"] == "done":
-            JobTime(float(record["started"]), float(record["seconds"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        known: dict[str, Any] = {"command": list(record["command"]), "inputs": dict(record["inputs"])}
+        texts = [*known["command"], *known["inputs"], *known["inputs"].values(), record["status"]]
+        times = [record[name] for name in ("started", "seconds")] if record["status"] == "done" else []
+        if not all(isinstance(text, str) for text in texts) or not all(map(_is_time, times)):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         logger.warning("%s is not the record of a job, so %r is done again.", path, job.title)
         return {"torn": True}
     if record["status"] == "done" and known != job.fingerprint:
@@ -356,6 +360,11 @@ def _read_record(state_dir: Path, job: Job) -> dict:
             f"{shell_line(record['command'])}. Pass another output directory, or --overwrite to start again."
         )
     return record
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a finite number of seconds."""
+    return type(value) in (int, float) and 0 <= value < MAX_TIME_S
 
 
 def _continuation(job: Job, record: dict) -> tuple[str, ...] | None:

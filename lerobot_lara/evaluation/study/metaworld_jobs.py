@@ -4,7 +4,6 @@ A study keeps everything below one folder: `data/<name>`, `train/<name>` and `ev
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,10 @@ import yaml
 
 from lerobot_lara.evaluation.study.checkpoints import continue_training
 from lerobot_lara.evaluation.study.jobs import Job
+from lerobot_lara.evaluation.study.result_files import reading_result
 from lerobot_lara.files.atomic import write_text
+from lerobot_lara.files.reading import shown
+from lerobot_lara.files.yaml_file import read_yaml
 
 ZERO = "zero"
 
@@ -127,7 +129,7 @@ class MetaworldJobs:
             config: Configuration of the training.
         """
         # Images between two action chunks are never looked at and need not be rendered.
-        chunk = int(yaml.safe_load(config.read_text())["policy"]["n_action_steps"])
+        chunk = _action_steps(config)
         program = ("lerobot-eval", f"--policy.path={self.checkpoint(name)}")
         return self._evaluation(name, title, program, render_interval=chunk, needs=(f"train_{name}",))
 
@@ -164,6 +166,18 @@ class MetaworldJobs:
         )
 
 
+def _action_steps(config: Path) -> int:
+    """Actions that the policy of a training configuration executes of every chunk."""
+    content = read_yaml(config)
+    policy = content.get("policy") if isinstance(content, dict) else None
+    steps = policy.get("n_action_steps") if isinstance(policy, dict) else None
+    if type(steps) is not int or steps < 1:
+        raise ValueError(
+            f"{config}: `policy.n_action_steps` is {shown(steps)}; it must be a whole number of at least 1. Set it."
+        )
+    return steps
+
+
 def checkpoint(output_dir: Path, name: str) -> Path:
     """Last checkpoint of a training in the study at `output_dir`."""
     return output_dir / "train" / name / "checkpoints" / "last" / "pretrained_model"
@@ -189,8 +203,15 @@ def read_outcomes(eval_info: Path) -> dict[str, list[bool]]:
 
     Returns:
         Success of the episodes of each task, in the order of evaluation.
+
+    Raises:
+        ValueError: The file is missing, torn or odd.
     """
-    per_task = json.loads(eval_info.read_text())["per_task"]
-    return {
-        task["task_group"]: [bool(success) for success in task["metrics"]["successes"]] for task in per_task
-    }
+    with reading_result(eval_info) as content:
+        outcomes = {
+            str(task["task_group"]): [bool(success) for success in task["metrics"]["successes"]]
+            for task in content["per_task"]
+        }
+        if not outcomes or not all(outcomes.values()):
+            raise ValueError("no episodes")
+    return outcomes

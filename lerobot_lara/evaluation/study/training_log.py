@@ -34,7 +34,7 @@ def parse_training_log(path: Path) -> Curves:
         losses and diagnostics, and `eval_loss` if the run held out episodes.
 
     Raises:
-        ValueError: If a step is abbreviated and the log lacks the run's configuration.
+        ValueError: If a step is abbreviated and the log lacks the run's configuration, or a metric is no number.
     """
     curves: Curves = {}
     log_frequency = None
@@ -50,16 +50,26 @@ def parse_training_log(path: Path) -> Curves:
             step = _next_step(found.group("step"), step, log_frequency, path)
             for name, value in _METRIC.findall(found.group("metrics")):
                 if name not in COUNTERS:
-                    curves.setdefault(name, []).append((step, float(value)))
+                    curves.setdefault(name, []).append((step, _number(value, path)))
         elif found := _EVAL_LOSS.search(line):
-            curves.setdefault("eval_loss", []).append((int(found.group(1)), float(found.group(2))))
+            curves.setdefault("eval_loss", []).append((int(found.group(1)), _number(found.group(2), path)))
     return curves
+
+
+def _number(text: str, path: Path) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged: it logs {text!r} where a number must be. Delete the folder of that training, and run "
+            "the same command again."
+        ) from error
 
 
 def _next_step(text: str, previous: int, log_frequency: int | None, path: Path) -> int:
     if text.isdigit():
         return int(text)
-    if log_frequency is None:
+    if not log_frequency:
         raise ValueError(
             f"{path} is incomplete: step {text!r} is abbreviated, and the run's configuration with log_freq is "
             "missing. Capture the whole output of lerobot-train."

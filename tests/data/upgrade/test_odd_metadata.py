@@ -228,7 +228,7 @@ def test_tasks_that_are_no_numbers(source):
 
 def test_a_data_file_that_is_damaged(source):
     (source / "data/chunk-001/episode_000002.parquet").write_bytes(b"PAR1 and more")
-    assert_refused(source, r"episode_000002\.parquet: cannot be read as a parquet file")
+    assert_refused(source, r"episode_000002\.parquet cannot be read as a parquet file")
 
 
 @pytest.mark.parametrize("names", [{"a": 1}, ["rgb"], "rgb", [], [1, 2, 3]])

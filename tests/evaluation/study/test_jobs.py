@@ -128,7 +128,17 @@ def test_interrupted_job_that_reads_something_else_starts_again(tmp_path, script
 
 @pytest.mark.parametrize(
     "record",
-    ["", '{"status": "do', "[]", '{"status": "done"}', '{"status": "done", "command": [], "inputs": {}}'],
+    [
+        *("", '{"status": "do', "[]", "null", "[" * 100_000, '{"status": "done"}'),
+        '{"status": "done", "command": [], "inputs": {}}',
+        '{"status": "done", "command": [1], "inputs": {}, "started": 1, "seconds": 1}',
+        '{"status": "done", "command": "ls", "inputs": [["a"]], "started": 1, "seconds": 1}',
+        '{"status": "done", "command": [], "inputs": {}, "started": NaN, "seconds": 1}',
+        '{"status": "done", "command": [], "inputs": {}, "started": 1, "seconds": -1}',
+        '{"status": "done", "command": [], "inputs": {}, "started": 1e400, "seconds": 1}',
+        f'{{"status": "done", "command": [], "inputs": {{}}, "started": {10**400}, "seconds": 1}}',
+        '{"status": ["done"], "command": [], "inputs": {}}',
+    ],
 )
 def test_job_with_a_torn_record_is_done_again(tmp_path, script, record, caplog):
     job = script("job")
