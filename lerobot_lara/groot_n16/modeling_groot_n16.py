@@ -111,8 +111,7 @@ class GrootN16Policy(LaraPolicyBase):
     def adapt_config(cls, config: Any, checkpoint: Checkpoint, dataset_meta: Any) -> Any:
         """Refuses the checkpoint of a type that this one does not build on."""
         saved = checkpoint.config["type"]
-        known = saved in PreTrainedConfig.get_known_choices()
-        if not known or not issubclass(type(config), PreTrainedConfig.get_choice_class(saved)):
+        if not issubclass(type(config), PreTrainedConfig.get_choice_class(saved)):
             raise ValueError(
                 f"{checkpoint.path} is a checkpoint of type {saved!r}; it must be of type {cls.name!r}. Pass "
                 f"--policy.type={saved}, or start from nvidia/GR00T-N1.6-3B."

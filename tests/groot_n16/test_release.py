@@ -95,9 +95,9 @@ def test_other_models_are_refused(tokenizer: str, copy: Path, model_type: str, m
         GrootN16Policy.from_pretrained(copy, config=tiny_config(tokenizer))
 
 
-@pytest.mark.parametrize("type_name", ["groot", "lara_dit", "no_such_type"])
+@pytest.mark.parametrize("type_name", ["groot", "lara_dit"])
 def test_checkpoints_of_other_types_are_refused(tokenizer: str, copy: Path, type_name: str) -> None:
-    edit(copy / "config.json", type=type_name)
+    (copy / "config.json").write_text(json.dumps({"type": type_name}))
     with pytest.raises(
         ValueError, match=f"is a checkpoint of type '{type_name}'; it must be of type 'groot_n16'"
     ):
