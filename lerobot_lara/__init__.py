@@ -9,9 +9,17 @@ from lerobot_lara.data.mixture import lerobot_hook
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.processor_lara_dit import LaraTokenizerProcessorStep
 from lerobot_lara.envs.configuration_metaworld_fast import MetaworldFastEnvConfig
+from lerobot_lara.groot_n16.configuration_groot_n16 import GrootN16Config
+from lerobot_lara.groot_n16.processor_groot_n16 import (
+    GrootN16NormalizerProcessorStep,
+    GrootN16PromptProcessorStep,
+)
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 
 __all__ = [
+    "GrootN16Config",
+    "GrootN16NormalizerProcessorStep",
+    "GrootN16PromptProcessorStep",
     "LaraConfig",
     "LaraDiTConfig",
     "LaraLAMConfig",

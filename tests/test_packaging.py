@@ -19,7 +19,7 @@ from lerobot_lara.cli import doctor
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lerobot_lara"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-POLICY_TYPES = {"lara_lam": "LaraLAM", "lara_dit": "LaraDiT", "lara": "Lara"}
+POLICY_TYPES = {"lara_lam": "LaraLAM", "lara_dit": "LaraDiT", "lara": "Lara", "groot_n16": "GrootN16"}
 # What each folder of the package may import from the others (itself always); the files at the top import anything.
 LAYERS = {
     "files": set(),
@@ -31,6 +31,7 @@ LAYERS = {
     "lam": {"files", "batch", "backbones", "training", "policy"},
     "dit": {"files", "batch", "backbones", "training", "policy"},
     "alignment": {"files", "batch", "backbones", "training", "policy", "lam"},
+    "groot_n16": {"files", "training", "policy"},
     "data": {"files", "batch", "training", "policy", "envs"},
     "publish": {"files", "batch", "backbones", "policy", "lam", "dit", "alignment", ""},
     "evaluation": {
@@ -62,6 +63,15 @@ PURE = {
         "vlm_settings.py",
     },
     "alignment": {"attachment.py", "config.py", "mixin.py"},
+    "groot_n16": {
+        "configuration_groot_n16.py",
+        "modeling_groot_n16.py",
+        "processor_groot_n16.py",
+        "action_head.py",
+        "model.py",
+        "release.py",
+        "robot.py",
+    },
 }
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 DISTRIBUTION = "lerobot_policy_lara"
-POLICY_TYPES = ("lara_lam", "lara_dit", "lara")
+POLICY_TYPES = ("lara_lam", "lara_dit", "lara", "groot_n16")
 ENV_TYPE = "metaworld_fast"
 REINSTALL = "`make setup` in the clone, or `pip install -e .`"
 

@@ -75,8 +75,8 @@ class LaraPolicyBase(PublishingPolicy):
         if adapter is not None and str(adapter) != checkpoint.path:  # whose processors LeRobot loads
             check_processors(Checkpoint(str(adapter), getattr(config, "pretrained_revision", None)))
         saved = read_config(checkpoint, **kwargs)
-        cls._check_sizes(checkpoint)
         config = cls.adapt_config(config or cls._of_this_type(saved, checkpoint), checkpoint, dataset_meta)
+        cls._check_sizes(checkpoint)
         with loading(checkpoint, to_train=dataset_meta is not None):
             return super().from_pretrained(
                 pretrained_name_or_path, config=config, dataset_meta=dataset_meta, **kwargs

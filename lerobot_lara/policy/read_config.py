@@ -24,10 +24,10 @@ def read_config(checkpoint: Checkpoint, **kwargs: Any) -> PreTrainedConfig:
             checkpoint and the field.
     """
     saved_type = checkpoint.config.get("type")
-    if not isinstance(saved_type, str):
+    if not isinstance(saved_type, str) or saved_type not in PreTrainedConfig.get_known_choices():
         raise ValueError(
-            f"config.json of {checkpoint.path} has the `type` {saved_type!r}; it must name a type of policy, such as "
-            "'lara'. Restore the file, or name the folder `pretrained_model` of a checkpoint."
+            f"config.json of {checkpoint.path} has the `type` {saved_type!r}; it must be a type of policy that is "
+            "installed, such as 'lara'. Restore the file, or name the folder `pretrained_model` of a checkpoint."
         )
     try:
         config = PreTrainedConfig.from_pretrained(checkpoint.path, **kwargs)

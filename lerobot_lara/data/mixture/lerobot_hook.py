@@ -61,17 +61,30 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         cfg = _run_config(args, kwargs)
         if cfg is None:
             return original(*args, **kwargs)
+        _forget_resumed_sampler()
         prepare_policy(cfg)
         if is_mixture(cfg.dataset.repo_id):
             made = make_mixture_datasets(cfg)
         else:
             made = make_single_datasets(cfg) if _is_ours_to_read(cfg) else original(*args, **kwargs)
-        for module in _lerobot_modules():
-            if SAMPLER in vars(module) and module is not sampler:
-                setattr(module, SAMPLER, resumed_sampler(cfg))
+        _set_sampler(resumed_sampler(cfg))
         return made
 
     return make_train_eval_datasets
+
+
+def _forget_resumed_sampler() -> None:
+    """Takes back that of an earlier training in this process: it would put a random state back when tried."""
+    for module in _lerobot_modules():
+        if getattr(vars(module).get(SAMPLER), "__module__", None) == resumed_sampler.__module__:
+            setattr(module, SAMPLER, sampler.EpisodeAwareSampler)
+
+
+def _set_sampler(sampler_class: type[sampler.EpisodeAwareSampler]) -> None:
+    """Lets the modules that have imported LeRobot's sampler use a class."""
+    for module in _lerobot_modules():
+        if SAMPLER in vars(module) and module is not sampler:
+            setattr(module, SAMPLER, sampler_class)
 
 
 def _wrap_single(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -106,14 +106,11 @@ def usable_stats(
 
 def _fault(stats: dict[str, Any], low: np.ndarray, high: np.ndarray) -> str | None:
     """What makes statistics useless for values between `low` and `high`, (D,) each; None if nothing does."""
-    try:
-        arrays = {
-            name: np.asarray(value, dtype=np.float64).reshape(-1)
-            for name, value in stats.items()
-            if name != "count"
-        }
-    except (TypeError, ValueError):
-        return "are not numbers"
+    arrays = {
+        name: np.asarray(value, dtype=np.float64).reshape(-1)
+        for name, value in stats.items()
+        if name != "count"
+    }
     if not arrays:
         return "are missing"
     for name, values in arrays.items():

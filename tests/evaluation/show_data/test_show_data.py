@@ -483,7 +483,7 @@ def test_bad_data(write, datasets, tmp_path, capsys, monkeypatch):
         ("./absent", "absent does not exist: it should be a folder"),
         ("data/of/absent", "absent does not exist: it should be a folder"),
         ("nobody/nothing", "the dataset nobody/nothing is not on this machine"),
-        ("missing.yaml", "missing.yaml does not exist"),
+        ("missing.yaml", "missing.yaml does not exist. Check the path"),
         (wrong, "maps 'observation.images.tip'; it must map cameras of the dataset"),
     ):
         assert main(["show-data", data]) == 2
