@@ -4,8 +4,8 @@
 
 `backbone` reads two images of 224 x 224 pixels and 280 tokens, without gradients; `head` is forward and backward of the
 action head alone; `step` is both, with the released choice of trained parameters and without the optimizer; `chunk`
-samples 50 actions in four Euler steps. Times are milliseconds under bfloat16 autocast. The float32 weights alone take
-several GB, so a graphics card or 32 GB of memory is needed.
+samples 50 actions in four Euler steps. Times are milliseconds under bfloat16 autocast. On a GPU, a step takes at least
+17 GiB.
 """
 
 import argparse
