@@ -4,6 +4,7 @@ Importing this package registers its policy types and its environment with LeRob
 mixture file as its dataset; models are imported when they are built.
 """
 
+from lerobot_lara.alignment import bases as _bases  # noqa: F401  registers the aligned policies of LeRobot
 from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.data.mixture import lerobot_hook
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig

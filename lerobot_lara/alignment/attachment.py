@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,6 +28,7 @@ from lerobot_lara.policy.loading import current_loading, loading
 from lerobot_lara.policy.publishing import PublishingPolicy, published_name
 from lerobot_lara.training.finite import require_finite
 from lerobot_lara.training.memory import configure_networks
+from lerobot_lara.training.randomness import own_randomness
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +97,16 @@ class AttachedLAM(PublishingPolicy):
     def attach_lam(self) -> None:
         """Loads the LAM and the alignment head, so that `forward` can train.
 
-        The LAM is the checkpoint's own aligned copy, unless `lam_path` names another than it started from.
+        The LAM is the checkpoint's own aligned copy, unless `lam_path` names another than it started from. The random
+        numbers of the alignment head's start are its own: the policy's training goes on with the same as without.
 
         Raises:
             ValueError: `lam_path` is missing, is no LAM, or its frame gap or latent width do not fit.
         """
+        with own_randomness(torch.initial_seed() % 2**63, next(self.parameters()).device):
+            self._attach_lam()
+
+    def _attach_lam(self) -> None:
         config = self.config
         own = self._has_own_lam()
         keeps_own = own and self._means_own_lam(config.lam_path)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from lerobot.configs import PreTrainedConfig
+
 from lerobot_lara.training.portable import is_local
 from lerobot_lara.training.validation import require_field, require_simple_values
 
@@ -131,3 +133,11 @@ class LatentAlignmentConfig(BaseConfig):
     def field_names() -> set[str]:
         """Names of the fields this mixin adds: what a plain base configuration does not know."""
         return set(LatentAlignmentConfig.__dataclass_fields__)
+
+
+def base_type(config_class: type[LatentAlignmentConfig]) -> str:
+    """The type of the policy that is aligned: the first configuration behind the mixin that LeRobot knows by name."""
+    classes = config_class.__mro__
+    behind = classes[classes.index(LatentAlignmentConfig) + 1 :]
+    known = {PreTrainedConfig.get_choice_class(name): name for name in PreTrainedConfig.get_known_choices()}
+    return next(known[candidate] for candidate in behind if candidate in known)

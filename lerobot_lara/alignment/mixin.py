@@ -8,6 +8,7 @@ alignment head and the joint objective
 and leaves inference alone. What a base has to provide is `lerobot_lara.policy.alignment_contract.AlignmentBase`.
 """
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -74,10 +75,16 @@ class LatentAlignmentMixin(AttachedLAM):
         with self._tap:
             flow_loss, flow_log = self._base.flow_loss(present)
         hidden_states, token_valid = self._base.action_tokens(self._tap.take(), present)
-        with own_randomness(self._random_seed(), pairs.frames.device):
+        self._check_learns(hidden_states)
+        half = hidden_states.dtype in (torch.bfloat16, torch.float16)
+        with (
+            own_randomness(self._random_seed(), pairs.frames.device),
+            # A base in half precision is trained in it: so is the LAM, whose losses take care of themselves.
+            torch.autocast(pairs.frames.device.type, hidden_states.dtype) if half else nullcontext(),
+        ):
             latent_action, lam_loss, lam_log = self._latent_action(lam, pairs, frame_tokens)
         alignment_loss, predicted = alignment(
-            hidden_states,
+            hidden_states.to(next(alignment.parameters()).dtype),
             latent_action,
             token_valid=token_valid,
             pair_valid=pairs.valid,
@@ -89,6 +96,15 @@ class LatentAlignmentMixin(AttachedLAM):
         numbers = read_numbers(log)
         require_finite_losses(numbers, batch)
         return loss, numbers
+
+    def _check_learns(self, hidden_states: Tensor) -> None:
+        """Refuses hidden states that no trained parameter has a part in: aligning them would teach nothing."""
+        if self.training and torch.is_grad_enabled() and not hidden_states.requires_grad:
+            layer = self.config.alignment_layer
+            raise ValueError(
+                f"`alignment_layer` is {layer}, but nothing up to that block is trained, so that the alignment could "
+                "not teach the policy. Choose a later block, or train more of the policy."
+            )
 
     def _present(
         self, batch: dict[str, Tensor], lam: LatentActionModel, pairs: FramePairs

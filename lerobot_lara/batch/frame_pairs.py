@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lerobot_lara.batch.keys import FRAME_PAIR, FRAME_PAIR_IS_PAD
 from lerobot_lara.batch.observation import dataset_index, require_cameras
 
 
@@ -31,18 +33,28 @@ class FramePairs:
         """Picks one camera's pairs out of a batch.
 
         Args:
-            batch: A batch of LeRobot's dataset for a policy whose `observation_delta_indices` are [0, K].
-            camera: Key of the images.
+            batch: A batch with `FRAME_PAIR`, whose frames may be uint8; or one of LeRobot's dataset for a policy whose
+                `observation_delta_indices` are [0, K].
+            camera: Key of the images in a batch without `FRAME_PAIR`.
 
         Raises:
-            ValueError: The camera is missing, or its images have no time axis of two frames.
+            ValueError: There are no pairs of frames.
         """
+        if FRAME_PAIR in batch:
+            frames, is_pad = batch[FRAME_PAIR], batch.get(FRAME_PAIR_IS_PAD)
+            if frames.ndim != 5 or frames.shape[1] != 2:
+                raise ValueError(
+                    f"`{FRAME_PAIR}` has shape {tuple(frames.shape)}; it must be (B, 2, 3, H, W), two frames of each "
+                    "sample."
+                )
+            frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
+            return cls(frames, None if is_pad is None else ~is_pad.bool().any(dim=1), dataset_index(batch))
         require_cameras(batch, [camera])
         frames = batch[camera]
         if frames.ndim != 5 or frames.shape[1] != 2:
             raise ValueError(
                 f"`{camera}` has shape {tuple(frames.shape)}; it must be that of pairs of frames (B, 2, 3, H, W), "
-                "which LeRobot's dataset yields for this policy type."
+                f"as in the batches of `lerobot-train` for this policy type, or `{FRAME_PAIR}` must be there beside it."
             )
         # LeRobot's --rename_map renames the images but not their flags; those of all observations are alike.
         flags = [
@@ -60,13 +72,18 @@ def present_batch(batch: Mapping[str, Any], observed: Iterable[str]) -> dict[str
     """The batch as it is at o_t: no policy may see the second frame.
 
     Args:
-        batch: Observations with a time axis of two frames after the batch axis.
+        batch: Observations with a time axis of two frames after the batch axis; or as the policy itself takes them,
+            with the pair apart as `FRAME_PAIR`.
         observed: Keys of the policy's observations.
 
     Returns:
-        A new dict, with the first frame of each observation and of its `<key>_is_pad`.
+        A new dict, with the first frame of each observation and of its `<key>_is_pad`; or without the pair.
     """
     present = dict(batch)
+    if FRAME_PAIR in present:
+        del present[FRAME_PAIR]
+        present.pop(FRAME_PAIR_IS_PAD, None)
+        return present
     for key in observed:
         for name in (key, f"{key}_is_pad"):
             if name in batch:

@@ -18,6 +18,10 @@ STATE_EXTRA = "observation.state_extra"
 ACTION_EXTRA = "observation.action_extra"
 # (B, A' + A) bool: dimensions that a sample's robot does not have.
 ACTION_DIM_IS_PAD = "action_dim_is_pad"
+# (B, 2, 3, H, W): frames for the latent action model, apart from the observations of a policy that must not see the
+# second; `<key>_is_pad` is (B, 2) bool. No processor may touch it, hence not `observation.images`.
+FRAME_PAIR = "observation.frame_pair"
+FRAME_PAIR_IS_PAD = f"{FRAME_PAIR}_is_pad"
 
 # Prefix, before a camera's key, of its encoded images (B, P, D), where they are known already; set behind the
 # preprocessor.

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 
 from lerobot_lara.alignment.attachment import ALIGNMENT_FILE, LAM_FOLDER
-from lerobot_lara.alignment.config import LatentAlignmentConfig
+from lerobot_lara.alignment.config import LatentAlignmentConfig, base_type
 from lerobot_lara.files.atomic import sync_files, sync_folder, write_json
 from lerobot_lara.files.checkpoint_reading import read_json_object
 from lerobot_lara.files.lock import only_run
@@ -44,7 +43,7 @@ def export_base(checkpoint: str | Path, directory: str | Path) -> None:
     saved = read_json_object(source / CONFIG_FILE)
     aligned = LatentAlignmentConfig.field_names()
     plain = {name: value for name, value in saved.items() if name not in aligned} | {
-        "type": _base_type(config)
+        "type": base_type(type(config))
     }
     with _new_checkpoint(directory) as new:
         for file in sorted([*source.glob("*.json"), *source.glob("*.safetensors")]):
@@ -80,14 +79,6 @@ def export_lam(checkpoint: str | Path, directory: str | Path) -> None:
         policy.save_pretrained(new)
         for pipeline in make_pre_post_processors(lam_config):
             pipeline.save_pretrained(new)
-
-
-def _base_type(config: LatentAlignmentConfig) -> str:
-    """The type of the policy that is aligned: the first configuration behind the mixin that LeRobot knows by name."""
-    classes = type(config).__mro__
-    behind = classes[classes.index(LatentAlignmentConfig) + 1 :]
-    known = {PreTrainedConfig.get_choice_class(name): name for name in PreTrainedConfig.get_known_choices()}
-    return next(known[candidate] for candidate in behind if candidate in known)
 
 
 def _read(checkpoint: str | Path) -> LatentAlignmentConfig:

@@ -247,13 +247,16 @@ class MixtureBuilder:
         reader = self._reader(source, episodes)
         deltas = self.policy.observation_delta_indices
         policy_gap = self._policy_gap
-        in_pairs = False
-        if policy_gap is not None and deltas is not None:
-            in_pairs = True
+        frame_pair = None
+        if policy_gap is not None:
             gap = self._frame_gap(source, policy_gap)
             if not held_out:
                 _check_pairs(source, reader.lengths.tolist(), gap)
-            deltas = [gap if delta == policy_gap else delta for delta in deltas]
+            if getattr(self.policy, "frame_pair_apart", False):
+                frame_pair = (getattr(self.policy, "lam_camera", None) or self.layout.cameras[0], gap)
+            else:
+                assert deltas is not None
+                deltas = [gap if delta == policy_gap else delta for delta in deltas]
         return EntrySamples(
             source=source,
             reader=reader,
@@ -264,16 +267,18 @@ class MixtureBuilder:
             state_units=self._units(source, "state"),
             action_units=self._units(source, "action"),
             action_dim=self._action_dim(source),
-            needs_pair=in_pairs and source.action is None,
+            frame_pair=frame_pair,
+            needs_pair=policy_gap is not None and source.action is None,
             image_transforms=image_transforms,
         )
 
     @property
     def _policy_gap(self) -> int | None:
         """Frame gap of a policy that learns from frame pairs."""
-        return (
-            None if self.policy.observation_delta_indices is None else getattr(self.policy, "frame_gap", None)
+        learns = self.policy.observation_delta_indices is not None or getattr(
+            self.policy, "frame_pair_apart", False
         )
+        return getattr(self.policy, "frame_gap", None) if learns else None
 
     def _frame_gap(self, source: Source, policy_gap: int) -> int:
         """Frame gap of a source; that of the reference dataset must be the policy's."""
@@ -372,6 +377,7 @@ class MixtureBuilder:
                     "usable_frames": len(entry),
                     "fps": entry.source.fps,
                     "window": list(entry.observation_deltas or (0,)),
+                    **({} if entry.frame_pair is None else {"frame_pair": [0, entry.frame_pair[1]]}),
                     "labeled": entry.labeled,
                     "embodiment": entry.source.embodiment,
                 }
@@ -422,7 +428,7 @@ def _tasks(entries: Sequence[EntrySamples]) -> list[str]:
 def _log(mixture: dict[str, Any]) -> None:
     """Logs one line for each entry of a mixture's record."""
     for entry in mixture["entries"]:
-        gap = max(entry["window"])
+        gap = max(entry.get("frame_pair", entry["window"]))
         logger.info(
             "Data: %.1f %% %s: %d episodes, %d frames at %g fps, frame gap %d (%.2f s), %s",
             100 * entry["draws"] / mixture["draws_per_epoch"],

@@ -16,6 +16,7 @@ from typing import Any
 
 from lerobot.datasets import factory, sampler
 
+from lerobot_lara.data.frame_pair_view import with_frame_pairs
 from lerobot_lara.data.mixture.config import is_mixture
 from lerobot_lara.data.mixture.lerobot_compatibility import FUNCTION, check_lerobot, find_differences
 from lerobot_lara.data.mixture.resumed_order import resumed_sampler
@@ -67,6 +68,8 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             made = make_mixture_datasets(cfg)
         else:
             made = make_single_datasets(cfg) if _is_ours_to_read(cfg) else original(*args, **kwargs)
+            if getattr(cfg.policy, "frame_pair_apart", False):
+                made = with_frame_pairs(made, cfg)
         _set_sampler(resumed_sampler(cfg))
         return made
 

@@ -40,6 +40,8 @@ def _check_plain_policy(
 ) -> None:
     """Refuses a mixture that a policy type without masks and embodiments would misread."""
     embodiments = sorted({source.embodiment for source in sources})
+    # An aligned policy whose loss leaves padded actions out learns from video by its latent actions.
+    free = [] if getattr(policy, "masks_padded_actions", False) else free
     wider = layout.max_action_dim > layout.action_dim or layout.max_state_dim > layout.state_dim
     for holds, reason in (
         (free, f"cannot learn from samples without actions, but the entries {free} are action-free"),

@@ -20,6 +20,8 @@ from lerobot_lara.batch.keys import (
     ACTION_EXTRA,
     DATASET_INDEX,
     EMBODIMENT_ID,
+    FRAME_PAIR,
+    FRAME_PAIR_IS_PAD,
     STATE_EXTRA,
 )
 from lerobot_lara.data.mixture.config import VectorMap
@@ -76,6 +78,8 @@ class EntrySamples:
         state_units: Conversion of states to the reference dataset's units; None without a state.
         action_units: Conversion of actions to the reference dataset's units; None for an action-free entry.
         action_dim: Action dimensions of the dataset's robot, even if the entry is action-free.
+        frame_pair: Camera of the policy and K in this dataset's own frames, for a pair beside the observations; None
+            for no such pair.
         needs_pair: Leave out frames whose window reaches beyond the episode, as nothing learns from them.
         image_transforms: LeRobot's augmentation of (V, 3, H, W) or (3, H, W) uint8 images.
     """
@@ -92,6 +96,7 @@ class EntrySamples:
         state_units: UnitConversion | None,
         action_units: UnitConversion | None,
         action_dim: int,
+        frame_pair: tuple[str, int] | None,
         needs_pair: bool,
         image_transforms: Callable[[Tensor], Tensor] | None,
     ) -> None:
@@ -105,7 +110,9 @@ class EntrySamples:
         self.action_units = action_units
         self.action_dim = action_dim
         self.image_transforms = image_transforms
-        beyond = max(self.observation_deltas or (0,)) if needs_pair else 0
+        self.frame_pair = frame_pair
+        last = max(self.observation_deltas or (0,)) if frame_pair is None else frame_pair[1]
+        beyond = last if needs_pair else 0
         self._usable_ends = np.cumsum(reader.num_pairs(beyond))
 
     def __len__(self) -> int:
@@ -135,7 +142,8 @@ class EntrySamples:
         position, row = self.locate(frame)
         rows, clamped = self.reader.window(position, row, self.observation_deltas or (0,))
         is_pad = torch.from_numpy(clamped)
-        sample = self._images(self.reader.episodes[position], rows, is_pad)
+        pair, crosses = self.reader.window(position, row, (0, self.frame_pair[1] if self.frame_pair else 0))
+        sample = self._images(self.reader.episodes[position], rows, is_pad, pair, torch.from_numpy(crosses))
         if self.layout.action_deltas is not None:
             sample |= self._state(rows, is_pad) | self._actions(position, row)
         return sample | {
@@ -165,19 +173,29 @@ class EntrySamples:
             else self.reader.text(config.language_key, row)
         )
 
-    def _images(self, episode: int, rows: list[int], is_pad: Tensor) -> dict[str, Any]:
-        """Images of the policy's cameras at the rows of the window, with flags for padded and missing ones."""
+    def _images(
+        self, episode: int, rows: list[int], is_pad: Tensor, pair: list[int], crosses: Tensor
+    ) -> dict[str, Any]:
+        """Images of the policy's cameras at the rows of the window, with flags for padded and missing ones.
+
+        Beside them the rows of the frame pair, where the policy wants it apart: decoded and augmented with the others.
+        """
         sample: dict[str, Any] = {}
         timed = self.observation_deltas is not None
         for camera, size in self.layout.image_sizes.items():
             key = self.source.cameras.get(camera)
+            with_pair = self.frame_pair is not None and camera == self.frame_pair[0]
+            wanted = [*rows, *pair] if with_pair else rows
             if key is None:
-                images = torch.zeros(len(rows), 3, *size, dtype=torch.uint8)
+                images = torch.zeros(len(wanted), 3, *size, dtype=torch.uint8)
             else:
-                images = fit_image(self.reader.images(key, episode, rows), size)
-            images = images if timed else images[0]
+                images = fit_image(self.reader.images(key, episode, wanted), size)
+            images = images if timed or with_pair else images[0]
             if key is not None and self.image_transforms is not None:
                 images = self.image_transforms(images)
+            if with_pair:
+                sample[FRAME_PAIR], sample[FRAME_PAIR_IS_PAD] = images[-2:], crosses | (key is None)
+                images = images[:-2] if timed else images[0]
             sample[camera] = images
             if timed or self.layout.flag_cameras:
                 sample[f"{camera}_is_pad"] = is_pad | (key is None)

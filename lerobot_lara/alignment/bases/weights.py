@@ -1,0 +1,88 @@
+"""Whether a policy has the weights of its checkpoint: several of LeRobot's policies go on without some of them."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from huggingface_hub.constants import SAFETENSORS_INDEX_FILE, SAFETENSORS_SINGLE_FILE
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lerobot_lara.files.checkpoint_reading import read_json_object
+from lerobot_lara.policy.checkpoint_files import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+# What alignment adds to a policy's state, and keeps in files of its own.
+NOT_OF_THE_BASE = ("lam.", "alignment.", "slow_lam.")
+# This many tensors are compared by value.
+COMPARED = 3
+
+
+def check_weights(policy: nn.Module, checkpoint: Checkpoint, *, prefixes: tuple[str, ...] = ("",)) -> None:
+    """Compares names and shapes of all weights with the checkpoint's files, and some by value.
+
+    Args:
+        policy: The loaded policy.
+        checkpoint: What it was loaded from.
+        prefixes: What may stand before a name of the file in the policy.
+
+    Raises:
+        ValueError: A weight of the policy is not in the files, has another shape, or was not loaded.
+    """
+    state = {k: v for k, v in policy.state_dict().items() if not k.startswith(NOT_OF_THE_BASE)}
+    with _opened(checkpoint) as stored:
+        if not stored:
+            return
+        found = {
+            prefix + name: (file, name)
+            for name, file in stored.items()
+            for prefix in prefixes
+            if prefix + name in state
+        }
+        shared = {state[name].data_ptr() for name in found}
+        missing = [n for n, v in state.items() if n not in found and v.data_ptr() not in shared and v.numel()]
+        if missing:
+            raise ValueError(
+                f"The weights of {checkpoint.path} lack {len(missing)} of the policy's, such as {missing[:3]}, which "
+                "would stay at their random start. Keep the checkpoint's own sizes; if they are unchanged, download it "
+                "again."
+            )
+        if unused := len(stored) - len({name for _, name in found.values()}):
+            logger.warning("%d weights of %s have no place in the policy.", unused, checkpoint.path)
+        for name, (file, stored_name) in found.items():
+            shape = file.get_slice(stored_name).get_shape()
+            if tuple(shape) != tuple(state[name].shape):
+                raise ValueError(
+                    f"`{stored_name}` of {checkpoint.path} has shape {tuple(shape)}, but the policy's is "
+                    f"{tuple(state[name].shape)}. Keep the checkpoint's own sizes."
+                )
+        names = sorted(name for name in found if state[name].is_floating_point())
+        for name in names[:: max(1, len(names) // COMPARED)][:COMPARED]:
+            file, stored_name = found[name]
+            if not _same(state[name], file.get_tensor(stored_name)):
+                raise ValueError(
+                    f"`{name}` was not loaded from {checkpoint.path}: the policy has other values. This LeRobot may "
+                    "not read that checkpoint."
+                )
+
+
+def _same(value: Tensor, stored: Tensor) -> bool:
+    return torch.equal(value.cpu(), stored.to(value.dtype))
+
+
+@contextmanager
+def _opened(checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
+    """Yields the name of each stored weight with the open file that has it; empty where there are no such files."""
+    index = checkpoint.file(SAFETENSORS_INDEX_FILE)
+    names = (
+        [SAFETENSORS_SINGLE_FILE]
+        if index is None
+        else sorted(set(read_json_object(index)["weight_map"].values()))
+    )
+    paths = [path for name in names if (path := checkpoint.file(name)) is not None]
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(path, "pt")) for path in paths]
+        yield {key: file for file in files for key in file.keys()}  # noqa: SIM118  is no dict

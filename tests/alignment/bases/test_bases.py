@@ -1,0 +1,168 @@
+"""Each policy of LeRobot that can be aligned, in memory: what is tapped, and that it stays the base."""
+
+import pytest
+import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from support.tiny_bases import CAMERA, CHUNK
+from support.tiny_datasets import REPO_ID
+
+from lerobot_lara.alignment.mixin import LatentAlignmentMixin
+from lerobot_lara.batch.keys import FRAME_PAIR, FRAME_PAIR_IS_PAD
+
+SIZE = 3
+
+
+@pytest.fixture
+def batch(tiny_base):
+    """A preprocessed batch with frame pairs; the last sample's actions end early."""
+    config = tiny_base.config(False)
+    deltas = config.observation_delta_indices
+    steps = {"action": config.action_delta_indices}
+    if deltas is not None:
+        steps |= dict.fromkeys((CAMERA, "observation.state"), deltas)
+    timestamps = {key: [step / 10 for step in value] for key, value in steps.items()}
+    dataset = LeRobotDataset(REPO_ID, root=tiny_base.data, delta_timestamps=timestamps)
+    samples = [dataset[row] for row in (2, 5, 13)]
+    made = torch.utils.data.default_collate(samples)
+    generator = torch.Generator().manual_seed(1)
+    made[FRAME_PAIR] = torch.randint(0, 256, (SIZE, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    made[FRAME_PAIR_IS_PAD] = torch.zeros(SIZE, 2, dtype=torch.bool)
+    config._runtime_dataset_meta = dataset.meta
+    preprocess, _ = make_pre_post_processors(
+        config, dataset_stats=dataset.meta.stats, dataset_meta=dataset.meta
+    )
+    return preprocess(made)
+
+
+def plain(batch):
+    return {key: value for key, value in batch.items() if not key.startswith(FRAME_PAIR)}
+
+
+def wake(policy):
+    """Zero weights, of gates above all, would hide a wrong tap."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.abs().max() == 0:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def test_no_processor_touches_the_pair(batch):
+    assert batch[FRAME_PAIR].dtype == torch.uint8 and batch[FRAME_PAIR].shape == (SIZE, 2, 3, 32, 32)
+    assert batch[FRAME_PAIR_IS_PAD].shape == (SIZE, 2)
+
+
+def test_with_weight_0_loss_and_gradients_are_the_bases(tiny_base, batch):
+    aligned = wake(tiny_base.policy(alignment_loss_weight=0.0, lam_loss_weight=0.0)).train()
+    base = wake(tiny_base.policy(aligned=False)).train()
+    torch.manual_seed(3)
+    loss, log = aligned(dict(batch))
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    expected, _ = base(plain(batch))
+    assert torch.equal(loss, expected) and torch.equal(after, torch.rand(1))
+    assert log["alignment_loss"] > 0 and all(isinstance(value, float) for value in log.values())
+    loss.backward()
+    expected.backward()
+    own = dict(aligned.named_parameters())
+    for name, parameter in base.named_parameters():
+        assert torch.equal(own[name], parameter), name
+        if parameter.grad is None:
+            assert own[name].grad is None
+        else:
+            assert torch.equal(own[name].grad, parameter.grad), name
+
+
+def test_the_base_never_sees_the_pair(tiny_base, batch, monkeypatch):
+    seen = []
+    base = get_policy_class(tiny_base.name)
+    forward = base.flow_loss if hasattr(base, "flow_loss") else base.forward
+    name = "flow_loss" if hasattr(base, "flow_loss") else "forward"
+    monkeypatch.setattr(base, name, lambda self, given: seen.append(set(given)) or forward(self, given))
+    policy = tiny_base.policy().train()
+    policy(dict(batch))
+    assert len(seen) == 1 and not {key for key in seen[0] if key.startswith(FRAME_PAIR)}
+
+
+def test_every_block_is_tapped_once_at_the_action_tokens(tiny_base, batch):
+    """A loss on the tokens of block n alone reaches the blocks up to n, and its actions alone among the samples."""
+    policy = wake(tiny_base.policy()).train()
+    depth = len(policy.alignment_taps)
+    assert depth == 4
+    for layer in range(1, depth + 1):
+        policy = wake(tiny_base.policy(alignment_layer=layer, freeze_lam=True)).train()
+        taken = []
+        take = policy._tap.take
+        policy._tap.take = lambda take=take, taken=taken: taken.append(take()) or taken[-1]
+        chosen = []
+        pick = policy.action_tokens
+        policy.action_tokens = lambda h, b, pick=pick, chosen=chosen: chosen.append(pick(h, b)) or chosen[-1]
+        policy(dict(batch))
+        assert len(taken) == len(chosen) == 1
+        tokens, valid = chosen[0]
+        assert tokens.requires_grad and tokens.shape[-1] == policy.alignment_width
+        assert tokens.shape[0] == SIZE and tokens.shape[1] % CHUNK in (
+            0,
+            2,
+        )  # groot_n16 pads to its horizon of 10
+        assert valid.shape == tokens.shape[:2]
+        is_pad = batch["action_is_pad"]
+        assert valid[0].all() or tiny_base.name == "groot_n16"
+        assert not valid[2].all() and valid[2].any() and is_pad[2].any()
+        tokens.float().sum().backward()
+        blocks = _blocks(policy, tiny_base.name)
+        reached = [any(p.grad is not None and p.grad.abs().max() > 0 for p in b.parameters()) for b in blocks]
+        assert reached == [True] * layer + [False] * (depth - layer)
+
+
+def _blocks(policy, name):
+    if name == "smolvla":
+        return policy.model.vlm_with_expert.lm_expert.layers
+    if name in ("pi0", "pi05"):
+        return policy.model.paligemma_with_expert.gemma_expert.model.layers
+    return [point.module for point in policy.alignment_taps]
+
+
+def test_the_action_tokens_carry_the_actions(tiny_base, batch):
+    """Changing one step's action changes its token at the first block's input side most directly: block 1's output."""
+    policy = wake(tiny_base.policy(alignment_layer=1, freeze_lam=True)).eval()
+    kept = []
+    pick = policy.action_tokens
+    policy.action_tokens = lambda h, b: kept.append(pick(h, b)[0]) or pick(h, b)
+    changed = dict(batch)
+    changed["action"] = batch["action"].clone()
+    changed["action"][:, 1] += 5
+    for given in (batch, changed):
+        torch.manual_seed(3)
+        policy(dict(given))
+    difference = (kept[0] - kept[1]).float().abs().sum(-1)
+    steps = difference.shape[1] // (2 if tiny_base.name == "vla_jepa" else 1)
+    folded = difference.unflatten(1, (-1, steps)).sum(1)
+    assert (folded.argmax(1) == 1).all(), folded
+
+
+def test_a_policy_that_acts_has_no_lam(tiny_base, tmp_path, monkeypatch):
+    policy = tiny_base.policy()
+    policy.save_pretrained(tmp_path / "out")
+    monkeypatch.setattr(
+        "lerobot_lara.lam.latent_action_model.LatentActionModel.__init__",
+        lambda *args, **kwargs: pytest.fail("a LAM was built"),
+    )
+    acting = type(policy).from_pretrained(tmp_path / "out")
+    assert isinstance(acting, LatentAlignmentMixin) and acting.lam is None and acting.alignment is None
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(tiny_base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    policy = tiny_base.policy()
+    policy.save_pretrained(tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    weights = load_file(file)
+    name = next(key for key in sorted(weights) if "layers." in key or "blocks." in key)
+    weights[f"{name}_renamed"] = weights.pop(name)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises((ValueError, RuntimeError), match=name.rpartition(".")[0]):
+        type(policy).from_pretrained(tmp_path / "out")
