@@ -156,7 +156,7 @@ def _smolvla(folder: Path) -> dict[str, Any]:
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     ).save_pretrained(folder)
-    options = {"vlm_model_name": str(folder), "num_vlm_layers": 4, "resize_imgs_with_padding": [32, 32]}
+    options = {"vlm_model_name": str(folder), "num_vlm_layers": 4, "resize_imgs_with_padding": (32, 32)}
     return options | PADDED | COMMON | features(32)
 
 
@@ -164,7 +164,7 @@ def _pi(folder: Path) -> dict[str, Any]:
     snapshot = _into_hub_cache("google/paligemma-3b-pt-224")
     _tokenizer().save_pretrained(snapshot)
     (snapshot / "config.json").write_text('{"model_type": "paligemma"}')
-    return {"image_resolution": [32, 32], "tokenizer_max_length": 24} | PADDED | COMMON | features(32)
+    return {"image_resolution": (32, 32), "tokenizer_max_length": 24} | PADDED | COMMON | features(32)
 
 
 def _qwen3_vl(folder: Path) -> str:
@@ -255,7 +255,7 @@ def _multi_task_dit(folder: Path) -> dict[str, Any]:
             "objective": "flow_matching",
             "horizon": CHUNK,
             "n_action_steps": 4,
-            "image_crop_shape": [32, 32],
+            "image_crop_shape": (32, 32),
             "num_integration_steps": 4,
             "device": "cpu",
             "push_to_hub": False,
@@ -362,7 +362,7 @@ def _evo1(folder: Path) -> dict[str, Any]:
         "use_amp": False,
     }
     sizes = {"embed_dim": 32, "hidden_dim": 16, "state_hidden_dim": 16, "num_heads": 2, "num_layers": 4}
-    rest = {"image_resolution": [32, 32], "max_views": 1, "num_inference_timesteps": 2}
+    rest = {"image_resolution": (32, 32), "max_views": 1, "num_inference_timesteps": 2}
     return vlm | sizes | rest | PADDED | COMMON | features(32)
 
 
@@ -405,7 +405,7 @@ def _wall_x(folder: Path) -> dict[str, Any]:
         "pad_token_id": 0,
         "num_experts": 2,
         "mlp_moe": True,
-        "dim_inputs": [32, 32],
+        "dim_inputs": (32, 32),
         "experts": [expert, expert],
         "dof_config": {"arm": 20},
     }

@@ -59,7 +59,7 @@ class TinyBase:
             # Zero gradients of the LAM could change the last bit of an active clip's norm.
             options["optimizer_grad_clip_norm"] = 1e9
         options |= self.alignment if aligned else {}
-        named = {f"policy__{name}": value for name, value in options.items()}
+        named = {f"policy__{k}": list(v) if isinstance(v, tuple) else v for k, v in options.items()}
         kind = f"lara_{self.name}" if aligned else self.name
         return run_train(
             **{"policy__type": kind, "dataset__root": self.data, "output_dir": output_dir, "steps": 3}
