@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from lerobot_lara import GrootN16Config, LaraConfig, LaraLAMConfig, cli
+from lerobot_lara.alignment.bases import BASES
 
 ROOT = Path(__file__).parents[1]
 HIDDEN = {".venv", ".git", "outputs", "node_modules"}
 # Names what there was.
 CHANGELOG = ROOT / "CHANGELOG.md"
 GUIDES = sorted(path for path in ROOT.rglob("*.md") if not HIDDEN & set(path.relative_to(ROOT).parts))
-FIELDS = {field.name for config in (LaraConfig, LaraLAMConfig, GrootN16Config) for field in fields(config)}
+FIELDS = {
+    field.name for config in (LaraConfig, LaraLAMConfig, GrootN16Config, *BASES) for field in fields(config)
+}
 
 
 def text_of(guide: Path) -> str:

@@ -19,7 +19,22 @@ from lerobot_lara.cli import doctor
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lerobot_lara"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-POLICY_TYPES = {"lara_lam": "LaraLAM", "lara_dit": "LaraDiT", "lara": "Lara", "groot_n16": "GrootN16"}
+POLICY_TYPES = {
+    "lara_lam": "LaraLAM",
+    "lara_dit": "LaraDiT",
+    "lara": "Lara",
+    "groot_n16": "GrootN16",
+    "lara_smolvla": "LaraSmolVLA",
+    "lara_pi0": "LaraPI0",
+    "lara_pi05": "LaraPI05",
+    "lara_groot": "LaraGroot",
+    "lara_groot_n16": "LaraGrootN16",
+    "lara_multi_task_dit": "LaraMultiTaskDiT",
+    "lara_xvla": "LaraXVLA",
+    "lara_vla_jepa": "LaraVLAJEPA",
+    "lara_evo1": "LaraEvo1",
+    "lara_wall_x": "LaraWallX",
+}
 # What each folder of the package may import from the others (itself always); the files at the top import anything.
 LAYERS = {
     "files": set(),
@@ -30,7 +45,7 @@ LAYERS = {
     "policy": {"files", "batch", "training"},
     "lam": {"files", "batch", "backbones", "training", "policy"},
     "dit": {"files", "batch", "backbones", "training", "policy"},
-    "alignment": {"files", "batch", "backbones", "training", "policy", "lam"},
+    "alignment": {"files", "batch", "backbones", "training", "policy", "lam", "groot_n16"},
     "groot_n16": {"files", "training", "policy"},
     "data": {"files", "batch", "training", "policy", "envs"},
     "publish": {"files", "batch", "backbones", "policy", "lam", "dit", "alignment", ""},
@@ -62,7 +77,16 @@ PURE = {
         "networks.py",
         "vlm_settings.py",
     },
-    "alignment": {"attachment.py", "config.py", "mixin.py"},
+    "alignment": {
+        "attachment.py",
+        "config.py",
+        "mixin.py",
+        *(
+            f"bases/{path.name}"
+            for path in (PACKAGE / "alignment" / "bases").glob("*.py")
+            if path.stem != "weights"
+        ),
+    },
     "groot_n16": {
         "configuration_groot_n16.py",
         "modeling_groot_n16.py",

@@ -128,7 +128,7 @@ class LatentAlignmentMixin(AttachedLAM):
         output = lam(pairs.frames, valid=pairs.valid, frame_tokens=lam_tokens)
         terms = {"loss": output.loss} | output.losses | output.metrics
         log = {f"lam_{name}": value for name, value in terms.items()}
-        if hasattr(self, "mixture"):
+        if self.mixture is not None:
             log |= self.mixture.means(
                 "lam_prediction_error",
                 output.pair_error,

@@ -15,8 +15,9 @@ SUBCOMMANDS = {
     "oxe-mixture": "write a mixture file of Open X-Embodiment datasets",
     "show-data": "write a page that shows a dataset or mixture as a policy sees it",
     "probe": "measure whether the latent actions of checkpoints are meaningful, and write a report",
-    "export-lam": "write the latent action model of a `lara` checkpoint as a `lara_lam` checkpoint",
-    "export-base": "write the policy of a `lara` checkpoint without its latent action model, as `lara_dit`",
+    "bases": "list the policies of LeRobot that can be aligned, and what works with each",
+    "export-lam": "write the latent action model of an aligned checkpoint as a `lara_lam` checkpoint",
+    "export-base": "write the policy of an aligned checkpoint without its latent action model, as its plain base",
     "demo": "run a small Meta-World study: collect, train, evaluate and report",
 }
 # What to do after Ctrl+C.

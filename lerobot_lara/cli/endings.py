@@ -31,6 +31,9 @@ EXTRA_OF_MODULE = {
     "stlpips_pytorch": "offline",
     "timm": "timm",
     "num2words": "vlm",
+    "tree": "groot",
+    "torchdiffeq": "wall_x",
+    "qwen_vl_utils": "wall_x",
     "peft": "vlm",
 }
 # What the system refuses: cause and remedy.

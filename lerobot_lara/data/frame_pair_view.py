@@ -65,7 +65,8 @@ class FramePairView(Dataset):
         """The dataset's sample, with the pair (2, 3, H, W) and (2,) bool, True where it crosses the episode's end."""
         sample = self._dataset[row]
         window = sample[self._camera]
-        present = window if self._present is None else window[self._present]
+        # LeRobot leaves the time axis out where a window has one frame of video.
+        present = window if self._present is None or window.ndim == 3 else window[self._present]
         position = int(np.searchsorted(self._reader.starts, row, side="right")) - 1
         rows, is_pad = self._reader.window(position, row, [0, self._frame_gap])
         future = present

@@ -102,10 +102,6 @@ class LaraPolicyBase(PublishingPolicy):
         super()._save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         self.mixture.save(save_directory)
 
-    def generate_model_card(self, dataset_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
-        """LeRobot's model card, with the datasets of a mixture instead of its file."""
-        return super().generate_model_card(self.mixture.repo_ids or dataset_repo_id, *args, **kwargs)
-
     @classmethod
     def _check_sizes(cls, checkpoint: Checkpoint) -> None:
         """Compares the sizes in config.json with the weight file, before a network is built from them."""

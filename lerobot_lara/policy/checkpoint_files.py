@@ -59,6 +59,14 @@ class Checkpoint:
         except EntryNotFoundError:
             return None
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether it has a config.json that can be had now."""
+        try:
+            return self.file("config.json") is not None
+        except (ValueError, OSError):
+            return False
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """`config.json` as it was saved, whatever the flags of this run say.

@@ -18,6 +18,7 @@ class PublishingPolicy(PreTrainedPolicy):
 
     Attributes:
         is_published: Whether what is being saved will be pushed.
+        mixture: The mixture that the policy is trained on; None in a policy that keeps no record.
     """
 
     # LeRobot asks every policy class for these; the types of the package set their own.
@@ -25,6 +26,7 @@ class PublishingPolicy(PreTrainedPolicy):
     name: Any = "publishing_policy"
     config: Any
     is_published = False
+    mixture: Any = None
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """LeRobot's `push_to_hub`, without paths of this machine."""
@@ -38,6 +40,11 @@ class PublishingPolicy(PreTrainedPolicy):
             kwargs["dataset_meta"].repo_id = published_run(cfg).dataset.repo_id
         with self._publishing():
             return super().push_model_to_hub(published_run(cfg), *args, **kwargs)
+
+    def generate_model_card(self, dataset_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
+        """LeRobot's model card, with the datasets of a mixture instead of its file."""
+        repo_ids = [] if self.mixture is None else self.mixture.repo_ids
+        return super().generate_model_card(repo_ids or dataset_repo_id, *args, **kwargs)
 
     @contextmanager
     def _publishing(self) -> Iterator[None]:

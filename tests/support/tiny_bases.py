@@ -203,7 +203,9 @@ def _groot(folder: Path) -> dict[str, Any]:
         **PADDED,
     )
     torch.manual_seed(0)
-    GR00TN17(config, load_backbone_weights=False).save_pretrained(folder / "groot")
+    # In shards, as released: LeRobot takes a single file for a checkpoint of its own.
+    model = GR00TN17(config, load_backbone_weights=False)
+    model.save_pretrained(folder / "groot", max_shard_size="200KB")
     return (
         {"base_model_path": str(folder / "groot"), "use_bf16": False}
         | PADDED
@@ -405,7 +407,7 @@ def _wall_x(folder: Path) -> dict[str, Any]:
         "pad_token_id": 0,
         "num_experts": 2,
         "mlp_moe": True,
-        "dim_inputs": (32, 32),
+        "dim_inputs": [32, 32],
         "experts": [expert, expert],
         "dof_config": {"arm": 20},
     }

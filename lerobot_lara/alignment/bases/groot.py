@@ -10,7 +10,9 @@ from lerobot.policies.groot.processor_groot import make_groot_pre_post_processor
 from torch import Tensor
 
 from lerobot_lara.alignment.bases.lerobot_policy import LeRobotAlignmentConfig, LeRobotAlignmentMixin
+from lerobot_lara.groot_n16.release import generation
 from lerobot_lara.policy.alignment_contract import TapPoint
+from lerobot_lara.policy.checkpoint_files import Checkpoint
 
 
 @PreTrainedConfig.register_subclass("lara_groot")
@@ -30,6 +32,16 @@ class LaraGrootPolicy(LeRobotAlignmentMixin, GrootPolicy):
     config_class = LaraGrootConfig
     name = "lara_groot"
     weight_prefixes = ("", "_groot_model.")
+
+    @classmethod
+    def check_type(cls, checkpoint: Checkpoint) -> None:
+        """Takes NVIDIA's own layout too, of N1.7."""
+        found = generation(checkpoint.config)
+        if found is None:
+            super().check_type(checkpoint)
+        elif found != "N1.7":
+            advice = " Pass --policy.type=lara_groot_n16." if found == "N1.6" else ""
+            raise ValueError(f"{checkpoint.path} is of GR00T {found}; it must be of GR00T N1.7.{advice}")
 
     @property
     def alignment_width(self) -> int:

@@ -16,6 +16,7 @@ from lerobot_lara.alignment.config import LatentAlignmentConfig, base_type
 from lerobot_lara.alignment.mixin import LatentAlignmentMixin
 from lerobot_lara.policy.alignment_contract import TapPoint
 from lerobot_lara.policy.checkpoint_files import Checkpoint
+from lerobot_lara.policy.mixture_record import MixtureRecord
 
 
 class LeRobotAlignmentConfig(LatentAlignmentConfig):
@@ -54,7 +55,8 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
 
     Args:
         config: A configuration with `LeRobotAlignmentConfig`'s fields.
-        **kwargs: Those of LeRobot's training.
+        dataset_meta: Passed by LeRobot's training; that of a mixture is recorded in checkpoints.
+        **kwargs: The base's.
 
     Raises:
         ValueError: A package is missing, or see `LatentAlignmentMixin`.
@@ -63,9 +65,10 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
     # What LeRobot puts before a weight's name when it loads a file of the base's own format.
     weight_prefixes: ClassVar[tuple[str, ...]] = ("",)
 
-    def __init__(self, config: Any, **kwargs: Any) -> None:
+    def __init__(self, config: Any, *, dataset_meta: Any = None, **kwargs: Any) -> None:
         require_packages(config)
-        super().__init__(config, **kwargs)
+        super().__init__(config, dataset_meta=dataset_meta, **kwargs)
+        self.mixture = MixtureRecord(dataset_meta)
 
     @classmethod
     def from_pretrained(
@@ -93,6 +96,7 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
             pretrained_name_or_path, config=config, dataset_meta=dataset_meta, **kwargs
         )
         check_weights(policy, checkpoint, prefixes=cls.weight_prefixes)
+        policy.mixture = MixtureRecord(dataset_meta)  # some bases do not hand it to the constructor
         return policy
 
     @classmethod
@@ -107,6 +111,10 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
                 f"{checkpoint.path} is a checkpoint of type {found!r}; it must be of type {own!r} or {cls.name!r} for "
                 f"--policy.type={cls.name}. {advice}."
             )
+
+    def _save_pretrained(self, save_directory: Path, *args: Any, **kwargs: Any) -> None:
+        super()._save_pretrained(save_directory, *args, **kwargs)
+        self.mixture.save(save_directory)
 
     def flow_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any] | None]:
         """The base's own forward pass."""

@@ -19,6 +19,11 @@ class LaraMultiTaskDiTConfig(LeRobotAlignmentConfig, MultiTaskDiTConfig):
 
     released_size: ClassVar[tuple[int, int]] = (512, 6)
 
+    @property
+    def masks_padded_actions(self) -> bool:  # type: ignore[override]
+        """Only where its loss is told to."""
+        return self.do_mask_loss_for_padding
+
 
 class LaraMultiTaskDiTPolicy(LeRobotAlignmentMixin, MultiTaskDiTPolicy):
     """MultiTaskDiTPolicy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""

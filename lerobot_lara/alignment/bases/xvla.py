@@ -1,7 +1,7 @@
 """`lara_xvla`: LeRobot's X-VLA, aligned with a latent action model."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
@@ -18,7 +18,6 @@ from lerobot_lara.policy.alignment_contract import TapPoint
 class LaraXVLAConfig(LeRobotAlignmentConfig, XVLAConfig):
     """`XVLAConfig`'s fields, plus those of `LatentAlignmentConfig`."""
 
-    masks_padded_actions: ClassVar[Any] = True
     released_size: ClassVar[tuple[int, int]] = (1024, 24)
 
 

@@ -223,7 +223,9 @@ class MixtureBuilder:
             max_action_dim=max(dims["action"]),
             state_fill=np.zeros(0),
             action_fill=np.zeros(0),
-            flag_cameras=any(set(source.cameras) != set(cameras) for source in self.sources),
+            # A policy that must not notice the alignment gets no flags that its own data would not have.
+            flag_cameras=not getattr(self.policy, "frame_pair_apart", False)
+            and any(set(source.cameras) != set(cameras) for source in self.sources),
             flag_state=any(source.state is None for source in labeled),
         )
 

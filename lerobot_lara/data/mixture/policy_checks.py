@@ -39,10 +39,13 @@ def _check_plain_policy(
     policy: PreTrainedConfig, sources: Sequence[Source], layout: SampleLayout, free: list[str]
 ) -> None:
     """Refuses a mixture that a policy type without masks and embodiments would misread."""
-    embodiments = sorted({source.embodiment for source in sources})
-    # An aligned policy whose loss leaves padded actions out learns from video by its latent actions.
-    free = [] if getattr(policy, "masks_padded_actions", False) else free
+    judged = list(sources)
+    if getattr(policy, "masks_padded_actions", False):
+        # Aligned: it learns from video by its latent actions alone, and its own loss leaves those samples out.
+        judged, free = [source for source in sources if source.action is not None], []
+    embodiments = sorted({source.embodiment for source in judged})
     wider = layout.max_action_dim > layout.action_dim or layout.max_state_dim > layout.state_dim
+    lacks_camera = any(set(source.cameras) != set(layout.cameras) for source in judged)
     for holds, reason in (
         (free, f"cannot learn from samples without actions, but the entries {free} are action-free"),
         (
@@ -50,7 +53,7 @@ def _check_plain_policy(
             f"has one set of projections, but the entries are of embodiments {embodiments}",
         ),
         (wider, "takes only the dimensions of the reference dataset, but an entry has more"),
-        (layout.flag_cameras, "would take a missing camera for a black image, but an entry lacks one"),
+        (lacks_camera, "would take a missing camera for a black image, but an entry lacks one"),
         (layout.flag_state, "would take a missing state for a real one, but an entry lacks it"),
     ):
         if holds:

@@ -37,6 +37,7 @@ def prepare_policy(cfg: TrainPipelineConfig) -> None:
     if getattr(policy, "pretrained_path", None) is None:
         return
     checkpoint = Checkpoint(str(policy.pretrained_path), getattr(policy, "pretrained_revision", None))
+    _check_not_aligned(policy, checkpoint)
     if cfg.resume and hasattr(policy, "embodiments"):
         _check_embodiments(policy)
     if cfg.resume:
@@ -47,6 +48,19 @@ def prepare_policy(cfg: TrainPipelineConfig) -> None:
         names, name = embodiments_to_train(policy, checkpoint.config, grow=policy.grow_embodiments)
         if policy.grow_embodiments or (names, name) != (policy.embodiments, policy.embodiment):
             cfg.policy = _with(policy, embodiments=names, embodiment=name, grow_embodiments=False)
+
+
+def _check_not_aligned(policy: Any, checkpoint: Checkpoint) -> None:
+    """Refuses an aligned checkpoint for the plain base, which would take its weights without a word and go on alone."""
+    if hasattr(policy, "lam_path") or not checkpoint.is_readable:
+        return
+    saved = checkpoint.config.get("type")
+    if saved == f"lara_{policy.type}":
+        raise ValueError(
+            f"{checkpoint.path} is a checkpoint of type {saved!r}; it must be of type {policy.type!r} for "
+            f"--policy.type={policy.type}. Write one with `lara export-base {checkpoint.path} <folder>`, or train on "
+            f"with --policy.path={checkpoint.path}."
+        )
 
 
 def _with(policy: Any, **changes: Any) -> Any:

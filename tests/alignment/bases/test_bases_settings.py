@@ -1,0 +1,75 @@
+"""Settings of the aligned policies: adapters, compilation, gradient checkpointing, half precision, what is frozen."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+only = lambda *names: pytest.mark.parametrize("tiny_base", names, indirect=True)  # noqa: E731
+
+
+@only("smolvla", "pi05", "groot", "multi_task_dit")
+def test_an_adapter_has_the_alignment_head_and_nothing_of_the_lam(tiny_base, tmp_path):
+    pytest.importorskip("peft")
+    start = tiny_base.train(tmp_path / "start", aligned=False, steps=1).checkpoint
+    targets = {
+        "groot": {"peft__target_modules": r".*transformer_blocks.*to_q"},
+        "multi_task_dit": {"peft__target_modules": r".*transformer_blocks.*mlp\.0"},
+    }.get(tiny_base.name, {})
+    run = tiny_base.train(tmp_path / "run", steps=3, policy__pretrained_path=start, peft__r=2, **targets)
+    adapter = load_file(run.checkpoint / "adapter_model.safetensors")
+    assert any("lora_A" in key for key in adapter)
+    assert any("alignment_head" in key for key in adapter)
+    assert not any(".lam." in key or key.startswith("lam.") for key in adapter)
+    assert not (run.checkpoint / "model.safetensors").exists()
+    record = json.loads((run.checkpoint / "adapter_config.json").read_text())
+    assert record["r"] == 2
+
+
+@only("pi05")
+def test_gradient_checkpointing_changes_nothing(tiny_base, tmp_path):
+    runs = [
+        tiny_base.train(tmp_path / str(on), steps=2, policy__gradient_checkpointing=on)
+        for on in (False, True)
+    ]
+    assert [m["loss"] for m in runs[0].metrics] == [m["loss"] for m in runs[1].metrics]
+    assert [m["alignment_loss"] for m in runs[0].metrics] == [m["alignment_loss"] for m in runs[1].metrics]
+
+
+@only("smolvla")
+def test_a_compiled_base_is_tapped(tiny_base, tmp_path, monkeypatch):
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: original(model, backend="eager"))
+    compiled = tiny_base.train(tmp_path / "compiled", policy__compile_model=True)
+    eager = tiny_base.train(tmp_path / "eager")
+    assert [m["loss"] for m in compiled.metrics] == [m["loss"] for m in eager.metrics]
+
+
+@only("pi05", "xvla")
+def test_a_base_in_bfloat16_trains(tiny_base, tmp_path):
+    run = tiny_base.train(tmp_path / "run", policy__dtype="bfloat16")
+    assert all(0 < metrics["alignment_loss"] < 3 for metrics in run.metrics)
+    weights = load_file(run.checkpoint / "alignment.safetensors")
+    assert all(value.dtype != torch.bfloat16 for value in weights.values() if value.is_floating_point())
+
+
+@only("smolvla")
+def test_blocks_of_which_nothing_is_trained_are_refused(tiny_base, tmp_path):
+    policy = tiny_base.policy(alignment_layer=1).train()
+    policy.requires_grad_(False)
+    with pytest.raises(ValueError, match="`alignment_layer` is 1, but nothing up to that block is trained"):
+        policy._check_learns(torch.zeros(1, 1, 1))
+
+
+@only("smolvla", "evo1", "xvla")
+def test_the_lam_has_its_own_learning_rate(tiny_base):
+    if tiny_base.name == "xvla":
+        parameters = tiny_base.policy().get_optim_params()
+        assert isinstance(parameters, dict) and any(name.startswith("lam.") for name in parameters)
+        return
+    policy = tiny_base.policy(lam_lr=1e-3)
+    groups = policy.get_optim_params()
+    of_lam = {id(p) for p in policy.lam.parameters() if p.requires_grad}
+    assert {id(p) for p in groups[-1]["params"]} == of_lam and groups[-1]["lr"] == 1e-3
+    assert not any(id(p) in of_lam for group in groups[:-1] for p in group["params"])
