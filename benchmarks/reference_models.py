@@ -66,3 +66,68 @@ def write_qwen3_vl_2b(folder: Path) -> str:
         video_token_id=video,
     ).save_pretrained(folder)
     return f"random:{folder}"
+
+
+def write_smolvlm2_500m(folder: Path, *, tiny: bool = False) -> str:
+    """HuggingFaceTB/SmolVLM2-500M-Video-Instruct, with a tokenizer of a few words; returns the folder's name.
+
+    Args:
+        folder: Created.
+        tiny: Few and narrow layers, to try a script on a CPU.
+    """
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    named = {
+        "image_token": "<image>",
+        "fake_image_token": "<fake_token_around_image>",
+        "global_image_token": "<global-img>",
+        "end_of_utterance_token": "<end_of_utterance>",
+    }
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "<bos>": 2, "<eos>": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        extra_special_tokens=named,
+    )
+    transformers.SmolVLMProcessor(
+        transformers.SmolVLMImageProcessor(),
+        tokenizer,
+        transformers.SmolVLMVideoProcessor(),
+        image_seq_len=64,
+        chat_template="x",
+    ).save_pretrained(folder)
+    text = {
+        "model_type": "llama",
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "head_dim": 64,
+        "vocab_size": 49280,
+        "max_position_embeddings": 8192,
+        "pad_token_id": 1,
+    }
+    vision = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 512,
+        "patch_size": 16,
+    }
+    if tiny:
+        text |= {"num_hidden_layers": 2}
+        vision |= {"num_hidden_layers": 1, "image_size": 64}
+    transformers.SmolVLMConfig(
+        text_config=text,
+        vision_config=vision,
+        scale_factor=4,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    ).save_pretrained(folder)
+    return str(folder)
