@@ -410,6 +410,7 @@ def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
     listed = capsys.readouterr().out
     assert {
         "doctor",
+        "bases",
         "collect-demos",
         "import-video",
         "export-lam",

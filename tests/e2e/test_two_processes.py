@@ -12,7 +12,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.policies import TINY_LAM
+from support.tiny_bases import CAMERA, base_options
 from support.tiny_datasets import REPO_ID, make_tiny_dataset
+
+from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 pytestmark = pytest.mark.e2e
 
@@ -32,11 +36,13 @@ LAM_FLAGS = {
 }
 
 
-def train_on_two_processes(folder: Path, flags: Mapping[str, Any]) -> None:
+def train_on_two_processes(
+    folder: Path, flags: Mapping[str, Any], defaults: Mapping[str, Any] = LAM_FLAGS
+) -> None:
     """Runs `lerobot-train` with what `accelerate launch` starts on several GPUs; on the CPU that would ask for MPI."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command += [str(Path(__file__).parents[1] / "support" / "train_and_report.py")]
-    command += [f"--{name}={value}" for name, value in (LAM_FLAGS | dict(flags)).items()]
+    command += [f"--{name}={value}" for name, value in (dict(defaults) | dict(flags)).items()]
     environment = os.environ | {"REPORT_DIR": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -86,3 +92,34 @@ def test_a_mixture_is_shared_out(tmp_path):
     assert all(
         {"prediction_error/slow", "prediction_error/fast"} <= log.keys() for rank in logs for log in rank
     )
+
+
+@pytest.mark.timeout(900)
+def test_an_aligned_policy_of_lerobot_trains(tmp_path):
+    """Its frame pairs come from a view over LeRobot's dataset, which both processes share out."""
+    torch.manual_seed(0)
+    LatentActionModel.from_config(**TINY_LAM).save_pretrained(tmp_path / "lam")
+    options = base_options("multi_task_dit", tmp_path / "base")
+    options = {f"policy.{k}": list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    for name in ("input_features", "output_features"):
+        del options[f"policy.{name}"]
+    flags = options | {
+        "policy.type": "lara_multi_task_dit",
+        "policy.push_to_hub": "false",
+        "policy.lam_path": tmp_path / "lam",
+        "policy.frame_gap": 4,
+        "dataset.repo_id": REPO_ID,
+        "dataset.root": make_tiny_dataset(tmp_path / "data", num_frames=20, cameras=(CAMERA,)),
+        "output_dir": tmp_path / "out",
+        "steps": 4,
+        "save_freq": 4,
+        "batch_size": 4,
+        "num_workers": 0,
+    }
+    train_on_two_processes(tmp_path, flags, {})
+    checkpoint = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
+    assert (checkpoint / "lam" / "model.safetensors").is_file()
+    started, ended = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "lam", checkpoint / "lam")
+    )
+    assert any(not torch.equal(started[key], ended[key]) for key in ended)

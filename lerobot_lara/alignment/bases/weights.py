@@ -1,7 +1,7 @@
 """Whether a policy has the weights of its checkpoint: several of LeRobot's policies go on without some of them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # What alignment adds to a policy's state, and keeps in files of its own.
 NOT_OF_THE_BASE = ("lam.", "alignment.", "slow_lam.")
+# What a file may have for both, as pi0's and pi0.5's.
+EMBEDDING, OUTPUT = "embed_tokens.weight", "lm_head.weight"
 # This many tensors are compared by value.
 COMPARED = 3
 
@@ -44,6 +46,7 @@ def check_weights(policy: nn.Module, checkpoint: Checkpoint, *, prefixes: tuple[
         }
         shared = {state[name].data_ptr() for name in found}
         missing = [n for n, v in state.items() if n not in found and v.data_ptr() not in shared and v.numel()]
+        missing = [name for name in missing if not _is_output_layer(name, state, found)]
         if missing:
             raise ValueError(
                 f"The weights of {checkpoint.path} lack {len(missing)} of the policy's, such as {missing[:3]}, which "
@@ -67,6 +70,14 @@ def check_weights(policy: nn.Module, checkpoint: Checkpoint, *, prefixes: tuple[
                     f"`{name}` was not loaded from {checkpoint.path}: the policy has other values. This LeRobot may "
                     "not read that checkpoint."
                 )
+
+
+def _is_output_layer(name: str, state: dict[str, Tensor], found: Iterable[str]) -> bool:
+    """Whether a weight is an embedding that the file has once, as the output layer."""
+    if not name.endswith(EMBEDDING):
+        return False
+    outputs = [state[other] for other in found if other.endswith(OUTPUT)]
+    return any(torch.equal(state[name], output) for output in outputs)
 
 
 def _same(value: Tensor, stored: Tensor) -> bool:

@@ -4,11 +4,13 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from support.policies import TINY_LAM
 from support.tiny_bases import CAMERA, CHUNK
 from support.tiny_datasets import REPO_ID
 
 from lerobot_lara.alignment.mixin import LatentAlignmentMixin
 from lerobot_lara.batch.keys import FRAME_PAIR, FRAME_PAIR_IS_PAD
+from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 SIZE = 3
 
@@ -166,3 +168,42 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(tiny_base, tmp_path):
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises((ValueError, RuntimeError), match=name.rpartition(".")[0]):
         type(policy).from_pretrained(tmp_path / "out")
+
+
+def test_a_lam_of_the_authors_form_aligns(tiny_base, batch, tmp_path):
+    """Codes, one vector added to the frame's tokens, and no normalization, as converted LAMs have."""
+    form = {
+        "quantizer": "vq",
+        "codebook_size": 8,
+        "latent_fusion": "add",
+        "latent_projection": "tanh_mlp",
+        "normalize_latent": False,
+        "residual_prediction": False,
+    }
+    torch.manual_seed(0)
+    LatentActionModel.from_config(**TINY_LAM | form).save_pretrained(tmp_path / "lam")
+    policy = tiny_base.policy(lam_path=str(tmp_path / "lam"), alignment_target="joint").train()
+    loss, log = policy(dict(batch))
+    loss.backward()
+    assert loss.isfinite() and log["alignment_loss"] > 0
+    with pytest.raises(ValueError, match=r"frame gap of 4 control steps, but `frame_gap` is 9"):
+        tiny_base.policy(lam_path=str(tmp_path / "lam"), frame_gap=9)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        policy.eval()({**batch, FRAME_PAIR: batch[FRAME_PAIR].float()})
+
+
+@pytest.mark.parametrize("tiny_base", ["pi0", "pi05"], indirect=True)
+def test_a_file_in_the_form_of_openpi_is_known(tiny_base, tmp_path):
+    """Its names have no prefix, and the embedding is stored once, as the output layer."""
+    from safetensors.torch import load_file, save_file
+
+    policy = tiny_base.policy()
+    policy.save_pretrained(tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    weights = {key.removeprefix("model."): value for key, value in load_file(file).items()}
+    embedding = next(key for key in weights if key.endswith("language_model.embed_tokens.weight"))
+    output = next(key for key in weights if key.endswith("paligemma.lm_head.weight"))
+    del weights[embedding]
+    save_file(weights, file, metadata={"format": "pt"})
+    loaded = type(policy).from_pretrained(tmp_path / "out").state_dict()
+    assert torch.equal(loaded[f"model.{embedding}"], weights[output])
