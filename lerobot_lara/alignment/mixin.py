@@ -99,7 +99,8 @@ class LatentAlignmentMixin(AttachedLAM):
 
     def _check_learns(self, hidden_states: Tensor) -> None:
         """Refuses hidden states that no trained parameter has a part in: aligning them would teach nothing."""
-        if self.training and torch.is_grad_enabled() and not hidden_states.requires_grad:
+        teaches = self.training and torch.is_grad_enabled() and self.config.alignment_loss_weight > 0
+        if teaches and not hidden_states.requires_grad:
             layer = self.config.alignment_layer
             raise ValueError(
                 f"`alignment_layer` is {layer}, but nothing up to that block is trained, so that the alignment could "

@@ -21,6 +21,7 @@ from lerobot_lara.policy.processor_files import check_processors
 from lerobot_lara.policy.read_config import read_config
 
 CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"
 # The run's own record names the aligned type, with which a plain policy cannot be resumed.
 NOT_OF_THE_BASE = {CONFIG_FILE, ALIGNMENT_FILE, "train_config.json"}
 
@@ -39,6 +40,11 @@ def export_base(checkpoint: str | Path, directory: str | Path) -> None:
     source = Path(checkpoint)
     if not source.is_dir():
         source = Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors"]))
+    if (source / ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"`checkpoint` {checkpoint} is a low-rank adapter; it must be a whole policy. Merge it into its base "
+            "first, with `merge_and_unload` of peft."
+        )
     check_processors(Checkpoint(str(source)))
     saved = read_json_object(source / CONFIG_FILE)
     aligned = LatentAlignmentConfig.field_names()

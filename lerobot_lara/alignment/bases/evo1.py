@@ -22,7 +22,7 @@ class LaraEvo1Config(LeRobotAlignmentConfig, Evo1Config):
 
 
 class LaraEvo1Policy(LeRobotAlignmentMixin, Evo1Policy):
-    """Evo1Policy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`Evo1Policy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraEvo1Config
     name = "lara_evo1"

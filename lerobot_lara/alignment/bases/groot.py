@@ -27,7 +27,7 @@ class LaraGrootConfig(LeRobotAlignmentConfig, GrootConfig):
 
 
 class LaraGrootPolicy(LeRobotAlignmentMixin, GrootPolicy):
-    """GrootPolicy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`GrootPolicy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraGrootConfig
     name = "lara_groot"

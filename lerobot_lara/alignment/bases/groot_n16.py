@@ -22,7 +22,7 @@ class LaraGrootN16Config(LeRobotAlignmentConfig, GrootN16Config):
 
 
 class LaraGrootN16Policy(LatentAlignmentMixin, GrootN16Policy):
-    """GrootN16Policy with an aligned DiT; taps, width and action tokens are its own."""
+    """`GrootN16Policy`, aligned; taps, width and action tokens are its own."""
 
     config_class = LaraGrootN16Config
     name = "lara_groot_n16"

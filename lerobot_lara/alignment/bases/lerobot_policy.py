@@ -95,7 +95,8 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
         policy = super().from_pretrained(
             pretrained_name_or_path, config=config, dataset_meta=dataset_meta, **kwargs
         )
-        check_weights(policy, checkpoint, prefixes=cls.weight_prefixes)
+        anew = tuple(getattr(policy.config, "reinit_modules", None) or ())
+        check_weights(policy, checkpoint, prefixes=cls.weight_prefixes, reinitialized=anew)
         policy.mixture = MixtureRecord(dataset_meta)  # some bases do not hand it to the constructor
         return policy
 

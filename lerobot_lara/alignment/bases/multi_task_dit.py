@@ -26,7 +26,7 @@ class LaraMultiTaskDiTConfig(LeRobotAlignmentConfig, MultiTaskDiTConfig):
 
 
 class LaraMultiTaskDiTPolicy(LeRobotAlignmentMixin, MultiTaskDiTPolicy):
-    """MultiTaskDiTPolicy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`MultiTaskDiTPolicy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraMultiTaskDiTConfig
     name = "lara_multi_task_dit"

@@ -26,7 +26,7 @@ class LaraPI0Config(LeRobotAlignmentConfig, PI0Config):
 
 
 class LaraPI0Policy(LeRobotAlignmentMixin, PI0Policy):
-    """PI0Policy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`PI0Policy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraPI0Config
     name = "lara_pi0"

@@ -26,7 +26,7 @@ class LaraPI05Config(LeRobotAlignmentConfig, PI05Config):
 
 
 class LaraPI05Policy(LeRobotAlignmentMixin, PI05Policy):
-    """PI05Policy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`PI05Policy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraPI05Config
     name = "lara_pi05"

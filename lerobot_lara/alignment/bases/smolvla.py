@@ -27,7 +27,7 @@ class LaraSmolVLAConfig(LeRobotAlignmentConfig, SmolVLAConfig):
 
 
 class LaraSmolVLAPolicy(LeRobotAlignmentMixin, SmolVLAPolicy):
-    """SmolVLAPolicy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`SmolVLAPolicy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraSmolVLAConfig
     name = "lara_smolvla"

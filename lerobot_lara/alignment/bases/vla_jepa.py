@@ -23,7 +23,7 @@ class LaraVLAJEPAConfig(LeRobotAlignmentConfig, VLAJEPAConfig):
 
 
 class LaraVLAJEPAPolicy(LeRobotAlignmentMixin, VLAJEPAPolicy):
-    """VLAJEPAPolicy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`VLAJEPAPolicy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraVLAJEPAConfig
     name = "lara_vla_jepa"

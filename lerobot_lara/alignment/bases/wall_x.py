@@ -24,7 +24,7 @@ class LaraWallXConfig(LeRobotAlignmentConfig, WallXConfig):
 
 
 class LaraWallXPolicy(LeRobotAlignmentMixin, WallXPolicy):
-    """WallXPolicy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`WallXPolicy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraWallXConfig
     name = "lara_wall_x"

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,13 +24,20 @@ EMBEDDING, OUTPUT = "embed_tokens.weight", "lm_head.weight"
 COMPARED = 3
 
 
-def check_weights(policy: nn.Module, checkpoint: Checkpoint, *, prefixes: tuple[str, ...] = ("",)) -> None:
+def check_weights(
+    policy: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    prefixes: tuple[str, ...] = ("",),
+    reinitialized: tuple[str, ...] = (),
+) -> None:
     """Compares names and shapes of all weights with the checkpoint's files, and some by value.
 
     Args:
         policy: The loaded policy.
         checkpoint: What it was loaded from.
         prefixes: What may stand before a name of the file in the policy.
+        reinitialized: Beginnings of names of weights that may start anew, which are not compared.
 
     Raises:
         ValueError: A weight of the policy is not in the files, has another shape, or was not loaded.
@@ -39,37 +47,66 @@ def check_weights(policy: nn.Module, checkpoint: Checkpoint, *, prefixes: tuple[
         if not stored:
             return
         found = {
-            prefix + name: (file, name)
+            prefix + name: Stored(file, name)
             for name, file in stored.items()
             for prefix in prefixes
             if prefix + name in state
         }
-        shared = {state[name].data_ptr() for name in found}
-        missing = [n for n, v in state.items() if n not in found and v.data_ptr() not in shared and v.numel()]
-        missing = [name for name in missing if not _is_output_layer(name, state, found)]
-        if missing:
-            raise ValueError(
-                f"The weights of {checkpoint.path} lack {len(missing)} of the policy's, such as {missing[:3]}, which "
-                "would stay at their random start. Keep the checkpoint's own sizes; if they are unchanged, download it "
-                "again."
-            )
-        if unused := len(stored) - len({name for _, name in found.values()}):
+        _check_names(state, found, checkpoint)
+        if unused := len(stored) - len({weight.name for weight in found.values()}):
             logger.warning("%d weights of %s have no place in the policy.", unused, checkpoint.path)
-        for name, (file, stored_name) in found.items():
-            shape = file.get_slice(stored_name).get_shape()
-            if tuple(shape) != tuple(state[name].shape):
-                raise ValueError(
-                    f"`{stored_name}` of {checkpoint.path} has shape {tuple(shape)}, but the policy's is "
-                    f"{tuple(state[name].shape)}. Keep the checkpoint's own sizes."
-                )
-        names = sorted(name for name in found if state[name].is_floating_point())
-        for name in names[:: max(1, len(names) // COMPARED)][:COMPARED]:
-            file, stored_name = found[name]
-            if not _same(state[name], file.get_tensor(stored_name)):
-                raise ValueError(
-                    f"`{name}` was not loaded from {checkpoint.path}: the policy has other values. This LeRobot may "
-                    "not read that checkpoint."
-                )
+        kept = {name: weight for name, weight in found.items() if not name.startswith(reinitialized)}
+        _check_shapes(state, kept, checkpoint)
+        _check_values(state, kept, checkpoint)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight in an open file.
+
+    Args:
+        file: The file.
+        name: Its name there.
+    """
+
+    file: Any
+    name: str
+
+
+def _check_names(state: dict[str, Tensor], found: dict[str, Stored], checkpoint: Checkpoint) -> None:
+    shared = {state[name].data_ptr() for name in found}
+    missing = [
+        name
+        for name, value in state.items()
+        if name not in found and value.numel() and value.data_ptr() not in shared
+        if not _is_output_layer(name, state, found)
+    ]
+    if missing:
+        raise ValueError(
+            f"The weights of {checkpoint.path} lack {len(missing)} of the policy's, such as {missing[:3]}, which would "
+            "stay at their random start. Keep the checkpoint's own sizes; if they are unchanged, download it again."
+        )
+
+
+def _check_shapes(state: dict[str, Tensor], found: dict[str, Stored], checkpoint: Checkpoint) -> None:
+    for name, weight in found.items():
+        shape = tuple(weight.file.get_slice(weight.name).get_shape())
+        if shape != tuple(state[name].shape):
+            raise ValueError(
+                f"`{weight.name}` of {checkpoint.path} has shape {shape}, but the policy's is "
+                f"{tuple(state[name].shape)}. Keep the checkpoint's own sizes."
+            )
+
+
+def _check_values(state: dict[str, Tensor], found: dict[str, Stored], checkpoint: Checkpoint) -> None:
+    names = sorted(name for name in found if state[name].is_floating_point())
+    for name in names[:: max(1, len(names) // COMPARED)][:COMPARED]:
+        stored = found[name].file.get_tensor(found[name].name)
+        if not torch.equal(state[name].cpu(), stored.to(state[name].dtype)):
+            raise ValueError(
+                f"`{name}` was not loaded from {checkpoint.path}: the policy has other values. This LeRobot may not "
+                "read that checkpoint."
+            )
 
 
 def _is_output_layer(name: str, state: dict[str, Tensor], found: Iterable[str]) -> bool:
@@ -78,10 +115,6 @@ def _is_output_layer(name: str, state: dict[str, Tensor], found: Iterable[str]) 
         return False
     outputs = [state[other] for other in found if other.endswith(OUTPUT)]
     return any(torch.equal(state[name], output) for output in outputs)
-
-
-def _same(value: Tensor, stored: Tensor) -> bool:
-    return torch.equal(value.cpu(), stored.to(value.dtype))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class LaraXVLAConfig(LeRobotAlignmentConfig, XVLAConfig):
 
 
 class LaraXVLAPolicy(LeRobotAlignmentMixin, XVLAPolicy):
-    """XVLAPolicy with an aligned DiT; see `LatentAlignmentMixin` for what training adds."""
+    """`XVLAPolicy`, aligned; see `LatentAlignmentMixin` for what training adds."""
 
     config_class = LaraXVLAConfig
     name = "lara_xvla"

@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lerobot_lara.publish.export import export_base
+
 only = lambda *names: pytest.mark.parametrize("tiny_base", names, indirect=True)  # noqa: E731
 
 
@@ -25,6 +27,8 @@ def test_an_adapter_has_the_alignment_head_and_nothing_of_the_lam(tiny_base, tmp
     assert not (run.checkpoint / "model.safetensors").exists()
     record = json.loads((run.checkpoint / "adapter_config.json").read_text())
     assert record["r"] == 2
+    with pytest.raises(ValueError, match="is a low-rank adapter; it must be a whole policy"):
+        export_base(run.checkpoint, tmp_path / "plain")
 
 
 @only("pi05")
@@ -73,3 +77,20 @@ def test_the_lam_has_its_own_learning_rate(tiny_base):
     of_lam = {id(p) for p in policy.lam.parameters() if p.requires_grad}
     assert {id(p) for p in groups[-1]["params"]} == of_lam and groups[-1]["lr"] == 1e-3
     assert not any(id(p) in of_lam for group in groups[:-1] for p in group["params"])
+
+
+@only("vla_jepa")
+def test_what_the_base_is_told_to_start_anew_may_have_another_shape(tiny_base, tmp_path):
+    from safetensors.torch import save_file
+
+    policy = tiny_base.policy()
+    policy.save_pretrained(tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    weights = load_file(file)
+    name = next(key for key in weights if "action_decoder" in key or "proj_out" in key)
+    weights[name] = torch.zeros(weights[name].shape[0] + 1, *weights[name].shape[1:])
+    save_file(weights, file, metadata={"format": "pt"})
+    config = tiny_base.config(reinit_modules=[name])
+    assert type(policy).from_pretrained(tmp_path / "out", config=config).state_dict()[name].shape[0] > 0
+    with pytest.raises((ValueError, RuntimeError)):
+        type(policy).from_pretrained(tmp_path / "out")
