@@ -17,6 +17,7 @@ from lerobot_lara.alignment.mixin import LatentAlignmentMixin
 from lerobot_lara.policy.alignment_contract import TapPoint
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.mixture_record import MixtureRecord
+from lerobot_lara.policy.processor_files import check_processors
 
 
 class LeRobotAlignmentConfig(LatentAlignmentConfig):
@@ -88,10 +89,12 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
             **kwargs: The base's, such as `revision`.
 
         Raises:
-            ValueError: The checkpoint is of another type, or its weights were not all loaded.
+            ValueError: The checkpoint is of another type, has processors that run foreign code, or its weights were
+                not all loaded.
         """
         checkpoint = Checkpoint.of(pretrained_name_or_path, kwargs)
         cls.check_type(checkpoint)
+        check_processors(checkpoint)
         policy = super().from_pretrained(
             pretrained_name_or_path, config=config, dataset_meta=dataset_meta, **kwargs
         )

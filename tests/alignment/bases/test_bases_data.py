@@ -239,6 +239,17 @@ def test_an_aligned_checkpoint_for_the_plain_base_is_refused(tiny_base, tmp_path
         tiny_base.train(tmp_path / "run", aligned=False, policy__pretrained_path=start)
 
 
+@one_base
+def test_a_base_with_foreign_code_among_its_processors_is_refused(tiny_base, tmp_path):
+    start = tiny_base.train(tmp_path / "start", aligned=False, steps=1).checkpoint
+    file = start / "policy_preprocessor.json"
+    pipeline = json.loads(file.read_text())
+    pipeline["steps"].append({"class": "os.system", "config": {}})
+    file.write_text(json.dumps(pipeline))
+    with pytest.raises(ValueError, match=r"policy_preprocessor\.json.*os\.system"):
+        tiny_base.train(tmp_path / "run", policy__pretrained_path=start)
+
+
 @pytest.mark.parametrize("tiny_base", ["groot", "groot_n16"], indirect=True)
 @pytest.mark.parametrize("model_type", ["Gr00tN1d6", "Gr00tN1d7", "gr00t_n1_5"])
 def test_another_generation_of_gr00t_is_refused(tiny_base, tmp_path, model_type):
