@@ -145,6 +145,24 @@ def test_the_action_tokens_carry_the_actions(tiny_base, batch):
     assert (folded.argmax(1) == 1).all(), folded
 
 
+def test_a_sample_has_its_own_tokens(tiny_base, batch):
+    """Also where the base denoises a batch several times."""
+    policy = wake(tiny_base.policy(alignment_layer=1, freeze_lam=True)).eval()
+    kept = []
+    pick = policy.action_tokens
+    policy.action_tokens = lambda h, b: kept.append(pick(h, b)[0]) or pick(h, b)
+    changed = dict(batch)
+    changed["action"] = batch["action"].clone()
+    changed["action"][0] += 5
+    for given in (batch, changed):
+        torch.manual_seed(3)
+        policy(dict(given))
+    difference = (kept[0] - kept[1]).float().abs().amax(-1)
+    steps = CHUNK if difference.shape[1] % CHUNK == 0 else difference.shape[1]
+    assert (difference.unflatten(1, (-1, steps)).amax(-1)[0] > 1e-4).all(), "every copy of the first sample"
+    assert difference[1:].max() < 1e-5
+
+
 def test_a_policy_that_acts_has_no_lam(tiny_base, tmp_path, monkeypatch):
     policy = tiny_base.policy()
     policy.save_pretrained(tmp_path / "out")
