@@ -11,7 +11,9 @@ built without files of the Hub, and for the latent action model of the paper.
 
 import argparse
 import logging
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +32,8 @@ from lerobot_lara.batch.keys import FRAME_PAIR, FRAME_PAIR_IS_PAD
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 SIZE = 8
+# Names the cache that this script has made for itself.
+OWN_CACHE = "ALIGNED_BASES_CACHE"
 logger = logging.getLogger("aligned_bases")
 
 
@@ -47,8 +51,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if args.released:
             count_released(Path(folder), torch.device(args.device), args.bases)
-        else:
+        elif os.environ.get("HF_HOME") == os.environ.get(OWN_CACHE, ""):
             time_tiny(Path(folder), args.bases, args.seconds)
+        else:
+            # Tiny bases put files under names of the Hub into its cache, which must not be the user's.
+            own = os.environ | {"HF_HOME": folder, OWN_CACHE: folder}
+            subprocess.run([sys.executable, *sys.argv], env=own, check=True)
 
 
 def time_tiny(folder: Path, bases: str | None, seconds: float) -> None:

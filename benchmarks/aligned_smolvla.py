@@ -44,6 +44,13 @@ PAPER_LAM = {
     "fdm_num_layers": 12,
     "fdm_num_heads": 12,
     "fdm_patch_size": 16,
+    "mlp_ratio": 4.0,
+    "latent_projection": "tanh_mlp",
+    "normalize_latent": False,
+    "quantizer": "vq",
+    "codebook_size": 128,
+    "residual_prediction": False,
+    "change_weight": 0.0,
 }
 logger = logging.getLogger("aligned_smolvla")
 
