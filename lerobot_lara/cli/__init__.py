@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "oxe-mixture": "write a mixture file of Open X-Embodiment datasets",
     "show-data": "write a page that shows a dataset or mixture as a policy sees it",
     "probe": "measure whether the latent actions of checkpoints are meaningful, and write a report",
+    "label": "compute the latent actions of a dataset once, for policies to be trained on",
     "bases": "list the policies of LeRobot that can be aligned, and what works with each",
     "export-lam": "write the latent action model of an aligned checkpoint as a `lara_lam` checkpoint",
     "export-base": "write the policy of an aligned checkpoint without its latent action model, as its plain base",
@@ -25,6 +26,7 @@ RESUME = {
     "collect-demos": "Run the same command with --resume, and without --overwrite, to continue.",
     "import-video": "Run the same command with --resume, and without --overwrite, to continue.",
     "upgrade-dataset": "Run the same command again to continue.",
+    "label": "Run the same command again, without --overwrite, to continue.",
     "demo": "Run the same command again, without --overwrite, to continue.",
 }
 

@@ -224,12 +224,12 @@ class LatentActionModel(nn.Module):
         """Their transformer blocks."""
         return [*self.inverse_dynamics.transformer.blocks, *self.forward_dynamics.transformer.blocks]
 
-    def encode(self, frames: Tensor, *, frame_tokens: FrameTokens | None = None) -> LatentActionOutput:
+    def encode(self, frames: Tensor | None, *, frame_tokens: FrameTokens | None = None) -> LatentActionOutput:
         """Infers latent actions, without noise or codebook updates; deterministic in eval mode.
 
         Args:
-            frames: (B, 2, 3, H, W) RGB in [0, 1], any size: o_t and o_{t+K}.
-            frame_tokens: `encode_frames(frame_encoder, frames)`, where it is known already; the frames then were
+            frames: (B, 2, 3, H, W) RGB in [0, 1], any size: o_t and o_{t+K}. Not looked at with `frame_tokens`.
+            frame_tokens: Tokens of both frames, of `frame_encoder`, where they are known already; the frames then were
                 checked before.
 
         Returns:
@@ -238,7 +238,9 @@ class LatentActionModel(nn.Module):
         Raises:
             ValueError: If the frames have another shape or range.
         """
-        frame_tokens = frame_tokens or self._encode_frames(frames)
+        if frame_tokens is None:
+            assert frames is not None
+            frame_tokens = self._encode_frames(frames)
         latent_action = self.inverse_dynamics(*frame_tokens)
         quantized, code_indices, _ = self.quantizer(latent_action)
         return LatentActionOutput(latent_action, quantized, code_indices)

@@ -123,7 +123,7 @@ class ColumnReader:
         """
         first, last = min(rows), max(rows)
         chunk = self._table.data.column(key).slice(first, last - first + 1).combine_chunks()
-        return _to_array(chunk)[np.asarray(rows) - first]
+        return to_array(chunk)[np.asarray(rows) - first]
 
     def all_numbers(self, key: str) -> Iterator[tuple[int, np.ndarray]]:
         """Reads a whole numeric column, in parts that fit into memory.
@@ -137,7 +137,7 @@ class ColumnReader:
         row = 0
         for chunk in self._table.data.column(key).chunks:
             if len(chunk):
-                yield row, _to_array(chunk)
+                yield row, to_array(chunk)
             row += len(chunk)
 
     def place(self, row: int) -> tuple[int, int]:
@@ -258,10 +258,10 @@ class ColumnReader:
         )
 
 
-def _to_array(chunk: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def to_array(chunk: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Rows of a numeric column: (n, D); missing values are NaN."""
     if isinstance(chunk, pa.ChunkedArray):
-        return np.concatenate([_to_array(part) for part in chunk.chunks])
+        return np.concatenate([to_array(part) for part in chunk.chunks])
     if not chunk.type.num_fields:
         return chunk.to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
     if chunk.null_count:  # `flatten` would leave these rows out

@@ -6,8 +6,9 @@ from typing import Any
 
 from lerobot.utils.constants import OBS_STATE
 
-from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig, VectorMap
-from lerobot_lara.data.mixture.sources import color_cameras, open_meta
+from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig, VectorMap, is_mixture
+from lerobot_lara.data.mixture.sources import Source, color_cameras, open_meta, open_sources
+from lerobot_lara.files.user_path import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,40 @@ def single_dataset(
     if not rename_map:
         return MixtureConfig([entry])
     return MixtureConfig([_renamed(entry, rename_map)])
+
+
+def open_single(dataset: str, *, camera: str | None) -> Source:
+    """Opens a dataset that a command of this package names, for its video alone.
+
+    Args:
+        dataset: Folder of a LeRobotDataset, or its Hub id.
+        camera: Camera of the dataset; None opens all of them.
+
+    Raises:
+        ValueError: There is no such dataset or camera, or it is a mixture file.
+    """
+    folder = user_path(dataset)
+    root = str(folder) if folder.is_dir() else None
+    # LeRobot would fill a folder without metadata from the Hub.
+    if root is not None and not (folder / "meta" / "info.json").is_file():
+        raise ValueError(
+            f"{dataset} is not a LeRobotDataset: it has no meta/info.json. Pass the folder of a LeRobotDataset, or a "
+            "Hub id."
+        )
+    if is_mixture(dataset):
+        raise ValueError(
+            f"`dataset` is the mixture file {dataset}; it must be a single LeRobotDataset. Name the datasets of the "
+            "mixture one by one."
+        )
+    name = folder.resolve().name
+    entry = EntryConfig(
+        name=name if root else dataset,
+        repo_id=f"local/{name}" if root else dataset,
+        root=root,
+        cameras=None if camera is None else {camera: camera},
+        action_free=True,
+    )
+    return open_sources(MixtureConfig([entry]), use_actions=False)[0]
 
 
 def _renamed(entry: EntryConfig, rename_map: Mapping[str, str]) -> EntryConfig:

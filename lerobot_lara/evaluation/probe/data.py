@@ -13,10 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lerobot_lara.backbones.images import resize
-from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig
 from lerobot_lara.data.mixture.reader import ColumnReader
-from lerobot_lara.data.mixture.sources import Source, open_sources
-from lerobot_lara.files.user_path import user_path
+from lerobot_lara.data.mixture.single import open_single
+from lerobot_lara.data.mixture.sources import Source
 
 MIN_EPISODES = 4
 # Largest distance in seconds between a decoded frame and its timestamp; LeRobot's own default.
@@ -83,7 +82,7 @@ def read_pairs(
         raise ValueError(
             f"`max_pairs` is {max_pairs}; it must be at least {MIN_EPISODES}. Pass --max-pairs={MIN_EPISODES} or more."
         )
-    source = _open_source(dataset, camera)
+    source = open_single(dataset, camera=camera)
     camera = source.cameras[next(iter(source.cameras))]
     reader = source.open_reader(
         source.episodes(), video_backend=get_safe_default_video_backend(), tolerance_s=TOLERANCE_S
@@ -175,31 +174,6 @@ def _share_out(available: np.ndarray, total: int) -> np.ndarray:
         quotas[episode] = min(int(available[episode]), left // (len(order) - done))
         left -= int(quotas[episode])
     return quotas
-
-
-def _open_source(dataset: str, camera: str | None) -> Source:
-    folder = user_path(dataset)
-    root = str(folder) if folder.is_dir() else None
-    # LeRobot would fill a folder without metadata from the Hub.
-    if root is not None and not (folder / "meta" / "info.json").is_file():
-        raise ValueError(
-            f"{dataset} is not a LeRobotDataset: it has no meta/info.json. Pass the folder of a LeRobotDataset, or a "
-            "Hub id, as --dataset."
-        )
-    if dataset.endswith((".yaml", ".yml")):
-        raise ValueError(
-            f"`dataset` is the mixture file {dataset}; it must be a single LeRobotDataset. Probe the datasets of the "
-            "mixture one by one."
-        )
-    name = folder.resolve().name
-    entry = EntryConfig(
-        name=name if root else dataset,
-        repo_id=f"local/{name}" if root else dataset,
-        root=root,
-        cameras=None if camera is None else {camera: camera},
-        action_free=True,
-    )
-    return open_sources(MixtureConfig([entry]), use_actions=False)[0]
 
 
 def _read_actions(

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 
 import lerobot_lara  # noqa: F401  registers the policy types
-from lerobot_lara.alignment.attachment import LAM_FOLDER
-from lerobot_lara.alignment.config import LatentAlignmentConfig
-from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
+from lerobot_lara.alignment.checkpoint_lam import GENERIC_PARTS, find_lam
 from lerobot_lara.lam.latent_action_model import LatentActionModel
-from lerobot_lara.policy.checkpoint_files import Checkpoint as CheckpointFiles
-from lerobot_lara.policy.read_config import read_config
-
-# Parts of paths such as <run>/checkpoints/last/pretrained_model that do not distinguish one run from another.
-GENERIC_PARTS = {"checkpoints", "last", "pretrained_model"}
 
 
 @dataclass(frozen=True)
@@ -168,28 +161,5 @@ def short_labels(paths: list[str]) -> list[str]:
 
 
 def _open(path: str, label: str, device: str) -> Checkpoint:
-    if (Path(path) / "checkpoints" / "last" / "pretrained_model").is_dir():
-        raise ValueError(
-            f"{path} is the folder of a training run: it holds no checkpoint itself. Pass "
-            f"{path}/checkpoints/last/pretrained_model."
-        )
-    try:
-        config = read_config(CheckpointFiles(path))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{path} cannot be opened: it is neither a folder with a policy's config.json nor a readable Hub "
-            f"repository ({reason}). Pass the folder or Hub id of a lara_lam or lara checkpoint."
-        ) from error
-    cameras = list(config.image_features or {})
-    if isinstance(config, LaraLAMConfig):
-        lam, camera = LatentActionModel.from_pretrained(path), config.camera
-    elif isinstance(config, LatentAlignmentConfig):
-        lam, camera = LatentActionModel.from_pretrained(path, subfolder=LAM_FOLDER), config.lam_camera
-    else:
-        raise ValueError(
-            f"{path} is of type {config.type!r}: such checkpoints hold no latent action model. Pass a checkpoint of "
-            "type 'lara_lam' or 'lara'."
-        )
-    camera = camera or next(iter(cameras), None)
-    return Checkpoint(path, label, config.type, camera, CheckpointModel(lam, device=device))
+    found = find_lam(path)
+    return Checkpoint(path, label, found.type, found.camera, CheckpointModel(found.load(), device=device))

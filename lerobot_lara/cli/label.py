@@ -1,0 +1,170 @@
+"""`lara label`: computes the latent actions of a dataset's frames once, for policies to be trained on."""
+
+import argparse
+import logging
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `lara label`."""
+    parser.add_argument(
+        "lam", nargs="?", help="a lara_lam checkpoint, or an aligned one, as a folder or Hub id"
+    )
+    parser.add_argument(
+        "dataset",
+        nargs="?",
+        help="a LeRobotDataset, as a folder or Hub id, with or without actions; or a mixture file (.yaml)",
+    )
+    parser.add_argument("--out", help="folder of the labels; a run that was stopped goes on there")
+    parser.add_argument("--check", metavar="LABELS", help="check a folder of labels, and do nothing else")
+    parser.add_argument(
+        "--camera", help="camera of the dataset (default: the one that the model was trained on)"
+    )
+    parser.add_argument(
+        "--dtype", choices=["float16", "float32"], default="float16", help="of the stored latent actions"
+    )
+    parser.add_argument(
+        "--augmentations",
+        type=int,
+        default=0,
+        help="randomly shifted versions of each pair, for a policy with random_shift (default: 0)",
+    )
+    parser.add_argument(
+        "--random-shift", type=int, default=0, help="largest shift of these in pixels: the policy's"
+    )
+    parser.add_argument(
+        "--no-motion",
+        action="store_true",
+        help="also store the latent actions of no motion, which --policy.alignment_relative=true needs",
+    )
+    codes = parser.add_mutually_exclusive_group()
+    codes.add_argument(
+        "--codebook-size",
+        type=int,
+        help="give a continuous model codes, so many for each latent-action token",
+    )
+    codes.add_argument("--codebook", metavar="LABELS", help="take the codes that were fitted to other labels")
+    parser.add_argument("--seed", type=int, default=0, help="of shifts and codebooks (default: 0)")
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine (default: 1)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
+    parser.add_argument(
+        "--shard-frames",
+        type=int,
+        default=5000,
+        help="about how many frames a file holds, and a killed run may lose (default: 5000)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace other labels in the folder")
+    parser.add_argument(
+        "--executor",
+        choices=["local", "slurm", "ray"],
+        default="local",
+        help="who does it: processes of this machine, or datatrove's tasks on a cluster (default: local)",
+    )
+    cluster = parser.add_argument_group("Slurm and Ray")
+    cluster.add_argument("--tasks", type=int, default=1, help="number of tasks (default: 1)")
+    cluster.add_argument(
+        "--parallel-tasks", type=int, default=-1, help="tasks at the same time (default: no limit)"
+    )
+    cluster.add_argument("--partition", help="Slurm's partition")
+    cluster.add_argument(
+        "--time", default="10:00:00", help="Slurm's time limit of a task (default: 10:00:00)"
+    )
+    cluster.add_argument("--cpus-per-task", type=int, default=4, help="cores of a task (default: 4)")
+    cluster.add_argument("--gpus-per-task", type=int, default=0, help="GPUs of a task (default: 0)")
+    cluster.add_argument("--mem-per-cpu-gb", type=int, default=4, help="memory per core (default: 4)")
+    cluster.add_argument(
+        "--env-command",
+        help="shell command by which a Slurm job finds this package (default: this environment's)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Labels or checks; returns 1 if episodes could not be read."""
+    # Imported here so that `lara label --help` does not load torch and the data libraries.
+    if args.check is not None:
+        return _check(args.check)
+    missing = [name for name in ("lam", "dataset", "out") if getattr(args, name) is None]
+    if missing:
+        raise ValueError(
+            f"`{missing[0]}` is missing. Pass `lara label <lam> <dataset> --out=<folder>`, or `--check=<folder>`."
+        )
+    from lerobot_lara.labeling.executors import ClusterOptions
+    from lerobot_lara.labeling.plan import LabelOptions
+    from lerobot_lara.labeling.run import label
+
+    names = ("dtype", "augmentations", "random_shift", "no_motion", "codebook_size", "codebook")
+    names += ("seed", "shard_frames", "device")
+    options: dict[str, Any] = {name: getattr(args, name) for name in names}
+    cluster = (
+        "tasks",
+        "partition",
+        "time",
+        "cpus_per_task",
+        "gpus_per_task",
+        "mem_per_cpu_gb",
+        "env_command",
+    )
+    results = label(
+        args.lam,
+        args.dataset,
+        args.out,
+        camera=args.camera,
+        options=LabelOptions(**options),
+        executor=args.executor,
+        workers=args.workers,
+        cluster=ClusterOptions(
+            **{name: getattr(args, name) for name in cluster}, workers=args.parallel_tasks
+        ),
+        overwrite=args.overwrite,
+    )
+    failed = 0
+    for result in results:
+        if result.manifest is None:
+            logger.info(
+                "%s: the tasks are submitted; the last one writes the manifest. Then: lara label --check %s",
+                result.folder,
+                result.folder,
+            )
+            continue
+        manifest = result.manifest
+        logger.info(
+            "%s: %d rows with a latent action, %d without (the last %d frames of each episode).",
+            result.folder,
+            manifest.valid,
+            manifest.invalid,
+            manifest.frame_gap,
+        )
+        if manifest.errors:
+            failed += len(manifest.errors)
+            logger.warning(
+                "%d episode(s) could not be read; %s/errors.json says why. Repair them and run the same command again.",
+                len(manifest.errors),
+                result.folder,
+            )
+    return 1 if failed else 0
+
+
+def _check(folder: str) -> int:
+    from lerobot_lara.labeling.check import check_labels
+
+    labels = check_labels(folder)
+    manifest = labels.manifest
+    codes = "no codes" if manifest.codebook_size is None else f"{manifest.codebook_size} codes"
+    logger.info(
+        "%s is whole: %d rows, %d with a latent action (%d x %d, %s) of the model %s (%s), camera %s, frame gap %d.",
+        folder,
+        len(labels),
+        manifest.valid,
+        manifest.num_latent_tokens,
+        manifest.latent_dim,
+        codes,
+        manifest.lam["name"],
+        manifest.lam_sha256[:12],
+        manifest.camera,
+        manifest.frame_gap,
+    )
+    if manifest.errors:
+        logger.warning("%d episode(s) could not be read when they were labeled.", len(manifest.errors))
+    return 1 if manifest.errors else 0
