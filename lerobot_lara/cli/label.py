@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from dataclasses import fields
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -94,29 +95,20 @@ def run(args: argparse.Namespace) -> int:
     from lerobot_lara.labeling.plan import LabelOptions
     from lerobot_lara.labeling.run import label
 
-    names = ("dtype", "augmentations", "random_shift", "no_motion", "codebook_size", "codebook")
-    names += ("seed", "shard_frames", "device")
-    options: dict[str, Any] = {name: getattr(args, name) for name in names}
-    cluster = (
-        "tasks",
-        "partition",
-        "time",
-        "cpus_per_task",
-        "gpus_per_task",
-        "mem_per_cpu_gb",
-        "env_command",
-    )
+    def chosen(options: type) -> dict[str, Any]:
+        return {
+            field.name: getattr(args, field.name) for field in fields(options) if hasattr(args, field.name)
+        }
+
     results = label(
         args.lam,
         args.dataset,
         args.out,
         camera=args.camera,
-        options=LabelOptions(**options),
+        options=LabelOptions(**chosen(LabelOptions)),
         executor=args.executor,
         workers=args.workers,
-        cluster=ClusterOptions(
-            **{name: getattr(args, name) for name in cluster}, workers=args.parallel_tasks
-        ),
+        cluster=ClusterOptions(**chosen(ClusterOptions) | {"workers": args.parallel_tasks}),
         overwrite=args.overwrite,
     )
     failed = 0
