@@ -303,7 +303,7 @@ def test_acting_needs_no_lam(lam_path, tmp_path, monkeypatch):
     assert torch.equal(
         policy.predict_action_chunk(batch, noise=noise), loaded.predict_action_chunk(batch, noise=noise)
     )
-    with pytest.raises(ValueError, match="attach_lam"):
+    with pytest.raises(ValueError, match="attach_alignment"):
         loaded.train()(pair_batch())
 
 
@@ -334,7 +334,7 @@ def test_saving_a_policy_that_was_loaded_to_act_reads_nothing_again(lam_path, tm
     policy = LaraPolicy.from_pretrained(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "gone")
     policy.save_pretrained(tmp_path / "b")
-    assert "without a latent action model" in caplog.text and "attach_lam()" in caplog.text
+    assert "without a latent action model" in caplog.text and "attach_alignment()" in caplog.text
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("gone", "b"))
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     assert LaraPolicy.from_pretrained(tmp_path / "b").lam is None
@@ -360,7 +360,7 @@ def test_the_count_of_updates_follows_a_loaded_state(lam_path):
 def test_a_policy_that_was_loaded_to_act_is_saved_whole_with_its_lam_attached(lam_path, tmp_path):
     make_lara(lam_path).save_pretrained(tmp_path / "a")
     policy = LaraPolicy.from_pretrained(tmp_path / "a")
-    policy.attach_lam()
+    policy.attach_alignment()
     policy.save_pretrained(tmp_path / "b")
     for name in ("model.safetensors", "alignment.safetensors", "lam/model.safetensors"):
         a, b = load_file(tmp_path / "a" / name), load_file(tmp_path / "b" / name)

@@ -6,19 +6,23 @@ read) and `alignment.safetensors`; inference opens neither.
 
 import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lerobot_lara.alignment.alignment_file import (
+    ALIGNMENT_FILE,
+    ORIGIN,
+    read_alignment,
+    read_origin,
+)
 from lerobot_lara.alignment.objective import LatentAlignment
+from lerobot_lara.alignment.targets import feature_width
 from lerobot_lara.files.atomic import replaced_file
 from lerobot_lara.lam import artifact
 from lerobot_lara.lam.latent_action_model import LatentActionModel
@@ -33,11 +37,8 @@ from lerobot_lara.training.randomness import own_randomness
 logger = logging.getLogger(__name__)
 
 LAM_FOLDER = "lam"
-ALIGNMENT_FILE = "alignment.safetensors"
 LAM_STATE = "lam."
 ALIGNMENT_STATE = ("alignment.", "slow_lam.")
-# Entry of the alignment file's metadata: fingerprint of the LAM that the alignment started with.
-ORIGIN = "lam_origin"
 
 
 class AttachedLAM(PublishingPolicy):
@@ -49,9 +50,9 @@ class AttachedLAM(PublishingPolicy):
         **kwargs: The base's.
 
     Attributes:
-        lam: The LAM; None until `attach_lam`, and in a policy that only acts.
+        lam: The LAM; None until `attach_alignment`, in a policy that only acts, and where none runs.
         slow_lam: Its slow copy, for `alignment_target="ema"`.
-        alignment: Alignment head and loss.
+        alignment: Alignment head and loss; None until `attach_alignment`, and in a policy that only acts.
     """
 
     def __init__(self, config: Any, *, dataset_meta: Any = None, **kwargs: Any) -> None:
@@ -62,6 +63,7 @@ class AttachedLAM(PublishingPolicy):
         self.slow_lam: AveragedModel | None = None
         self.alignment: LatentAlignment | None = None
         self._shares_encoder = False
+        self._feature_encoder: tuple[Any, ...] = ()
         self._origin = ""
         # That of `alignment`, where the host can read it without waiting for the device.
         self._num_updates = 0
@@ -81,7 +83,7 @@ class AttachedLAM(PublishingPolicy):
         with loading(checkpoint, to_train=dataset_meta is not None):
             policy = super().from_pretrained(pretrained_name_or_path, dataset_meta=dataset_meta, **kwargs)
         if dataset_meta is not None:
-            policy.attach_lam()
+            policy.attach_alignment(dataset_meta)
         return policy
 
     @property
@@ -94,19 +96,51 @@ class AttachedLAM(PublishingPolicy):
         """Key of the camera that the LAM sees."""
         return self.config.lam_camera or next(iter(self.config.image_features))
 
-    def attach_lam(self) -> None:
-        """Loads the LAM and the alignment head, so that `forward` can train.
+    def attach_alignment(self, dataset_meta: Any = None) -> None:
+        """Loads the alignment head, and the LAM if one runs, so that `forward` can train.
 
         The LAM is the checkpoint's own aligned copy, unless `lam_path` names another than it started from. The random
         numbers of the alignment head's start are its own: the policy's training goes on with the same as without.
 
+        Args:
+            dataset_meta: Metadata of the data to train on, which bring the manifest of its labels; not needed without.
+
         Raises:
-            ValueError: `lam_path` is missing, is no LAM, or its frame gap or latent width do not fit.
+            ValueError: `lam_path` or the labels are missing, there is no LAM, or its frame gap or latent width do not
+                fit.
         """
         with own_randomness(torch.initial_seed() % 2**63, next(self.parameters()).device):
-            self._attach_lam()
+            self._attach(dataset_meta)
 
-    def _attach_lam(self) -> None:
+    def _attach(self, dataset_meta: Any) -> None:
+        config = self.config
+        latent_width, keeps_head = {
+            "lam": self._attach_lam,
+            "labels": lambda: self._attach_labels(getattr(dataset_meta, "latent_labels", None)),
+            "actions": self._attach_actions,
+            "features": self._attach_features,
+        }[config.target_source]()
+        # A head starts alike whether a LAM was built before it or not.
+        with own_randomness(torch.initial_seed() % 2**63, next(self.parameters()).device):
+            alignment = LatentAlignment(
+                hidden_width=self._base.alignment_width,
+                latent_width=latent_width,
+                head=config.alignment_head,
+                pooling=config.alignment_pooling,
+                centering=config.alignment_centering,
+                loss=config.alignment_loss,
+                temperature=config.alignment_temperature,
+            )
+        self.alignment = alignment.to(next(self.parameters()).device)
+        self.alignment.register_load_state_dict_post_hook(self._read_num_updates)
+        if self.lam is not None:
+            self._prepare_lam(self.lam)
+        if keeps_head:
+            self._load_alignment_state()
+        self.train(self.training)
+
+    def _attach_lam(self) -> tuple[int, bool]:
+        """Loads the LAM; returns the latent width, and whether the checkpoint's head goes with it."""
         config = self.config
         own = self._has_own_lam()
         keeps_own = own and self._means_own_lam(config.lam_path)
@@ -115,80 +149,120 @@ class AttachedLAM(PublishingPolicy):
         self._check_frame_gap(lam.frame_gap, keeps_own=keeps_own)
         if own and not keeps_own:
             self._check_latent_width(latent_width)
-        alignment = LatentAlignment(
-            hidden_width=self._base.alignment_width,
-            latent_width=latent_width,
-            head=config.alignment_head,
-            pooling=config.alignment_pooling,
-            centering=config.alignment_centering,
-            loss=config.alignment_loss,
-            temperature=config.alignment_temperature,
-        )
         encoder = getattr(self, "shared_image_encoder", None)
         if encoder is not None and encoder.source == lam.frame_encoder.source:
             self._shares_encoder = True
             logger.info("Policy and LAM have the same frozen image encoder: %s runs once.", encoder.source[0])
             lam.frame_encoder = encoder
-        device = next(self.parameters()).device
-        self.lam = lam.to(device).requires_grad_(not config.freeze_lam)
-        self.alignment = alignment.to(device)
-        self.alignment.register_load_state_dict_post_hook(self._read_num_updates)
+        self.lam = lam.to(next(self.parameters()).device).requires_grad_(not config.freeze_lam)
+        return latent_width, keeps_own or (not own and self._began_with(self._origin))
+
+    def _attach_labels(self, labels: Any) -> tuple[int, bool]:
+        """Takes the latent width from the manifest of the data's labels."""
+        config = self.config
+        if labels is None:
+            raise ValueError(
+                "`alignment_source` is 'labels', but the data has none. Run `lara label`, and pass its folder as "
+                "--policy.lam_labels, or as `labels` of the entries of a mixture file."
+            )
+        if config.lam_path is not None and artifact.digest(config.lam_path) != labels.lam_sha256:
+            raise ValueError(
+                f"`lam_path` is {config.lam_path}, but the labels are of another latent action model, "
+                f"{labels.lam['name']} ({labels.lam_sha256[:12]}). Leave `lam_path` out, or label the dataset with it."
+            )
+        self._origin = labels.lam_sha256
+        logger.info("Aligning with labels of the latent action model %s.", labels.lam["name"])
+        return labels.latent_width, self._own_lam_is(self._origin) or self._began_with(self._origin)
+
+    def _attach_actions(self) -> tuple[int, bool]:
+        """The target is the policy's own action chunk."""
+        config = self.config
+        self._origin = "actions"
+        return config.action_feature.shape[0] * len(config.action_delta_indices), self._began_with("actions")
+
+    def _attach_features(self) -> tuple[int, bool]:
+        """Loads the frozen image encoder whose features are the target."""
+        lam_path, encoder = self.config.lam_path, getattr(self, "shared_image_encoder", None)
+        if lam_path is not None:
+            encoder = LatentActionModel.from_pretrained(lam_path).frame_encoder
+            self._origin = f"features of {artifact.digest(lam_path)}"
+        elif encoder is None:
+            raise ValueError(
+                "`alignment_source` is 'features', which needs a frozen image encoder. Pass a latent action model, "
+                "whose frame encoder is used, as --policy.lam_path, or freeze the policy's own."
+            )
+        else:
+            self._origin = f"features of {encoder.source}"
+        # Not a submodule: it is neither trained nor saved.
+        self._feature_encoder = (encoder.requires_grad_(False).eval(),)
+        return feature_width(encoder), self._began_with(self._origin)
+
+    def _frozen_encoder(self, device: torch.device) -> nn.Module:
+        """The encoder of `alignment_source="features"`, where the frames are."""
+        (encoder,) = self._feature_encoder
+        return encoder.to(device)
+
+    def _prepare_lam(self, lam: LatentActionModel) -> None:
+        """Adds the slow copy, and compiles or checkpoints the LAM as the policy's configuration says."""
+        config = self.config
         if config.alignment_target == "ema" and not config.freeze_lam:
-            self.slow_lam = _slow_copy(self.lam, config.lam_ema_decay)
+            self.slow_lam = _slow_copy(lam, config.lam_ema_decay)
         configure_networks(
-            networks=self.lam.networks,
-            blocks=self.lam.blocks,
+            networks=lam.networks,
+            blocks=lam.blocks,
             compile_model=getattr(config, "compile_model", False),
             gradient_checkpointing=getattr(config, "gradient_checkpointing", False),
         )
-        if keeps_own:
-            self._load_alignment_state()
-        self.train(self.training)
 
     @property
     def _base(self) -> AlignmentBase:
         """This policy, as what the base makes of it."""
         return cast(AlignmentBase, self)
 
-    def _attached(self) -> tuple[LatentActionModel, LatentAlignment]:
-        if self.lam is None or self.alignment is None:
+    def _attached(self) -> LatentAlignment:
+        if self.alignment is None:
             raise ValueError(
-                "This policy was loaded to act, without its LAM. Call `attach_lam()` to train it."
+                "This policy was loaded to act, without its alignment. Call `attach_alignment()` to train it."
             )
-        return self.lam, self.alignment
+        return self.alignment
 
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
         if self.lam is None and (save_directory / LAM_FOLDER).exists():
+            reason = "was loaded to act" if self.alignment is None else "is aligned"
             raise ValueError(
-                f"{save_directory} has a latent action model, but this policy was loaded to act, without one: the "
-                "two would not belong together. Save to another folder, or call `attach_lam()` first."
+                f"{save_directory} has a latent action model, but this policy {reason} without one: the "
+                "two would not belong together. Save to another folder, or call `attach_alignment()` first."
             )
         state = self.state_dict() if state_dict is None else state_dict
         of_base = {
             key: value for key, value in state.items() if not key.startswith((LAM_STATE, *ALIGNMENT_STATE))
         }
         super()._save_pretrained(save_directory, state_dict=of_base, **kwargs)
-        if self.lam is None:
+        if self.alignment is None:
             logger.warning(
                 "%s gets the policy without a latent action model: this one was loaded to act. To save both, call "
-                "`attach_lam()` first.",
+                "`attach_alignment()` first.",
                 save_directory,
             )
             return
-        of_lam = {
-            key.removeprefix(LAM_STATE): value for key, value in state.items() if key.startswith(LAM_STATE)
-        }
-        settings = self.lam.settings
-        if self.is_published:
-            settings = replace(settings, frame_encoder=published_name(settings.frame_encoder))
-        self.lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=of_lam, settings=settings)
+        if self.lam is not None:
+            self._save_lam(save_directory, self.lam, state)
         rest = {key: value.contiguous() for key, value in state.items() if key.startswith(ALIGNMENT_STATE)}
         remedy = "Continue from an earlier checkpoint, with a lower --policy.optimizer_lr."
         require_finite(rest, "Weights of the alignment to be saved", remedy)
         with replaced_file(save_directory / ALIGNMENT_FILE) as partial:
             save_file(rest, partial, metadata={ORIGIN: self._origin})
+
+    def _save_lam(self, save_directory: Path, lam: LatentActionModel, state: dict[str, Tensor]) -> None:
+        of_lam = {
+            key.removeprefix(LAM_STATE): value for key, value in state.items() if key.startswith(LAM_STATE)
+        }
+        settings = lam.settings
+        if self.is_published:
+            settings = replace(settings, frame_encoder=published_name(settings.frame_encoder))
+        lam.save_pretrained(save_directory / LAM_FOLDER, state_dict=of_lam, settings=settings)
 
     def _has_own_lam(self) -> bool:
         """Whether the checkpoint has an aligned LAM, and is not one of the plain base."""
@@ -197,16 +271,35 @@ class AttachedLAM(PublishingPolicy):
             and self._checkpoint.file(f"{LAM_FOLDER}/{artifact.CONFIG_FILE}") is not None
         )
 
+    def _began_with(self, origin: str) -> bool:
+        """Whether the checkpoint's alignment started with the same, so that its head goes on."""
+        if self._checkpoint is None or self._checkpoint.file(ALIGNMENT_FILE) is None:
+            return False
+        if read_origin(self._checkpoint) == origin:
+            return True
+        logger.warning(
+            "The alignment head of %s is replaced by a new one, as it was aligned with something else.",
+            self._checkpoint.path,
+        )
+        return False
+
+    def _own_lam_is(self, sha256: str) -> bool:
+        """Whether the checkpoint's own LAM has these weights."""
+        if self._checkpoint is None or not self._has_own_lam():
+            return False
+        file = self._checkpoint.file(f"{LAM_FOLDER}/{artifact.WEIGHTS_FILE}")
+        return file is not None and artifact.digest(file.parent) == sha256
+
     def _means_own_lam(self, lam_path: str | None) -> bool:
         """Whether `lam_path` is as in the checkpoint, or names what its alignment started from."""
         assert self._checkpoint is not None
         if lam_path in (None, self._checkpoint.config.get("lam_path")):
             return True
-        return artifact.digest(lam_path) == self._recorded_origin()
+        return artifact.digest(lam_path) == read_origin(self._checkpoint)
 
     def _own_lam(self) -> LatentActionModel:
         assert self._checkpoint is not None
-        self._origin = self._recorded_origin()
+        self._origin = read_origin(self._checkpoint)
         return LatentActionModel.from_pretrained(
             self._checkpoint.path,
             revision=self._checkpoint.revision,
@@ -244,7 +337,7 @@ class AttachedLAM(PublishingPolicy):
 
     def _check_latent_width(self, latent_width: int) -> None:
         assert self._checkpoint is not None
-        expected = int(self._alignment_state()["alignment.latent_width"])
+        expected = int(read_alignment(self._checkpoint)["alignment.latent_width"])
         if latent_width != expected:
             raise ValueError(
                 f"`lam_path` {self.config.lam_path} has latent actions of width {latent_width}, but "
@@ -255,7 +348,7 @@ class AttachedLAM(PublishingPolicy):
 
     def _load_alignment_state(self) -> None:
         assert self.alignment is not None and self._checkpoint is not None
-        state = self._alignment_state()
+        state = read_alignment(self._checkpoint)
         own = {key: value for key, value in self.state_dict().items() if key.startswith(ALIGNMENT_STATE)}
         wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
         if wrong:
@@ -268,33 +361,6 @@ class AttachedLAM(PublishingPolicy):
 
     def _read_num_updates(self, alignment: LatentAlignment, incompatible_keys: Any) -> None:
         self._num_updates = int(alignment.num_updates)
-
-    def _recorded_origin(self) -> str:
-        """Fingerprint of the LAM that the checkpoint's alignment started with."""
-        with self._opened_alignment_file() as opened:
-            return (opened.metadata() or {}).get(ORIGIN, "")
-
-    def _alignment_state(self) -> dict[str, Tensor]:
-        """Tensors of the checkpoint's alignment file."""
-        with self._opened_alignment_file() as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  is no dict
-
-    @contextmanager
-    def _opened_alignment_file(self) -> Iterator[Any]:
-        assert self._checkpoint is not None
-        file = self._checkpoint.file(ALIGNMENT_FILE)
-        if file is None:
-            raise ValueError(
-                f"Corrupted checkpoint: {self._checkpoint.path} has a LAM but no {ALIGNMENT_FILE}. Copy or download it "
-                "again."
-            )
-        try:
-            with safe_open(file, "pt") as opened:
-                yield opened
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"Corrupted checkpoint: {file} cannot be read ({error}). Copy or download it again."
-            ) from error
 
 
 def _slow_copy(lam: LatentActionModel, decay: float) -> AveragedModel:

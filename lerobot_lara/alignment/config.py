@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lerobot.configs import PreTrainedConfig
 
+from lerobot_lara.batch.label_request import LabelRequest
 from lerobot_lara.training.portable import is_local
 from lerobot_lara.training.validation import require_field, require_simple_values
 
@@ -21,6 +22,7 @@ CHOICES = {
     "alignment_pooling": ("mean", "last"),
     "alignment_target": ("joint", "stop", "ema"),
     "alignment_loss": ("cosine", "contrastive"),
+    "alignment_source": (None, "lam", "labels", "actions", "features"),
 }
 
 
@@ -33,8 +35,14 @@ class LatentAlignmentConfig(BaseConfig):
             its own (aligned) copy, which is used unless another model is given.
         lam_camera: Dataset key of the camera the latent action model sees; None is the policy's first.
         frame_gap: K, control steps between the two frames; must be the one the LAM was trained with.
+        lam_labels: Folder of the dataset's latent actions, as `lara label` writes it. No LAM is then built or run.
+            A mixture file names the labels of each entry itself.
         freeze_lam: Keep the LAM as it is: no LAM loss, no gradient into it.
         lam_warmup_steps: Steps before the policy's gradient may reach the LAM, for `alignment_target="joint"`.
+        alignment_source: What the policy is aligned to: "lam", the latent actions that the LAM infers in every step;
+            "labels", those of `lam_labels`. Two controls need no latent action at all: "actions", the sample's own
+            action chunk; "features", frozen image features of o_t, those of `lam_path`'s frame encoder or of the
+            policy's own frozen one. None is "labels" where there are labels, else "lam".
         alignment_layer: Block whose output is aligned, counted from 1; None is the third from the end, the
             output of block L - 2 as in the paper (block 1 in a network of fewer than three).
         alignment_head: Projector from hidden state to latent action: "mlp", or the reference's "linear".
@@ -57,11 +65,13 @@ class LatentAlignmentConfig(BaseConfig):
     """
 
     lam_path: str | None = None
+    lam_labels: str | None = None
     lam_camera: str | None = None
     frame_gap: int = 16
     freeze_lam: bool = False
     lam_warmup_steps: int = 0
 
+    alignment_source: str | None = None
     alignment_layer: int | None = None
     alignment_head: str = "mlp"
     alignment_pooling: str = "mean"
@@ -100,6 +110,47 @@ class LatentAlignmentConfig(BaseConfig):
                 "one of them."
             )
 
+        self._check_source()
+
+    def _check_source(self) -> None:
+        """Refuses what the chosen source of the alignment cannot do."""
+        source = self.target_source
+        if source != "labels" and self.lam_labels is not None:
+            raise ValueError(
+                f"`lam_labels` is {self.lam_labels!r}, but `alignment_source` is {source!r}, which does not read them. "
+                "Drop one of them."
+            )
+        if source == "lam":
+            return
+        if self.alignment_target != "stop":
+            raise ValueError(
+                f"`alignment_target` is {self.alignment_target!r}, which needs a latent action model that runs in "
+                f"every step, but `alignment_source` is {source!r}. Pass --policy.alignment_target=stop, or "
+                "--policy.lam_path with --policy.alignment_source=lam."
+            )
+        if self.alignment_relative and source != "labels":
+            raise ValueError(
+                f"`alignment_relative` is true, but `alignment_source` is {source!r}, which has no latent action of no "
+                "motion. Leave it out."
+            )
+        if source == "actions" and self.lam_path is not None:
+            raise ValueError(
+                f"`lam_path` is {self.lam_path!r}, but `alignment_source` is 'actions', which needs no latent action "
+                "model. Leave it out."
+            )
+
+    @property
+    def target_source(self) -> str:
+        """`alignment_source`, with its default."""
+        return self.alignment_source or ("lam" if self.lam_labels is None else "labels")
+
+    @property
+    def label_request(self) -> LabelRequest | None:
+        """What the data is to add to each sample; None without labels."""
+        if self.target_source != "labels":
+            return None
+        return LabelRequest(relative=self.alignment_relative, random_shift=getattr(self, "random_shift", 0))
+
     def validate_features(self) -> None:
         """Also checks that the LAM's camera exists."""
         super().validate_features()
@@ -108,9 +159,9 @@ class LatentAlignmentConfig(BaseConfig):
         require_field(self, "lam_camera", known, f"one of the dataset's cameras, {cameras}")
 
     @property
-    def observation_delta_indices(self) -> list[int]:
-        """Both frames of the pair; the policy itself sees the first."""
-        return [0, self.frame_gap]
+    def observation_delta_indices(self) -> Any:
+        """Both frames of the pair where the LAM runs; the policy itself sees the first."""
+        return [0, self.frame_gap] if self.target_source == "lam" else super().observation_delta_indices
 
     def resolve_alignment_layer(self, num_layers: int) -> int:
         """`alignment_layer`, checked against the base's depth; see the class for its default."""
@@ -122,9 +173,11 @@ class LatentAlignmentConfig(BaseConfig):
 
     def portable(self) -> Self:
         """A copy for checkpoints, without paths of this machine: a checkpoint brings the LAM along."""
-        local = [name for name in ("lam_path", "pretrained_path") if is_local(getattr(self, name))]
+        local = [
+            name for name in ("lam_path", "lam_labels", "pretrained_path") if is_local(getattr(self, name))
+        ]
         portable = super().portable() if hasattr(super(), "portable") else self
-        return replace(portable, **dict.fromkeys(local)) if local else portable
+        return replace(portable, alignment_source=self.target_source, **dict.fromkeys(local))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super(LatentAlignmentConfig, self.portable())._save_pretrained(save_directory)

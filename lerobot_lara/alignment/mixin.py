@@ -8,7 +8,9 @@ alignment head and the joint objective
 and leaves inference alone. What a base has to provide is `lerobot_lara.policy.alignment_contract.AlignmentBase`.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -19,10 +21,12 @@ from lerobot_lara.alignment.attachment import AttachedLAM
 from lerobot_lara.alignment.diagnostics import alignment_diagnostics
 from lerobot_lara.alignment.optimizer_groups import with_lam_group
 from lerobot_lara.alignment.tap import HiddenStateTap
+from lerobot_lara.alignment.targets import Target, action_target, feature_target, labeled_target
 from lerobot_lara.batch.checks import Periodic
 from lerobot_lara.batch.frame_gap import check_frame_gap
-from lerobot_lara.batch.frame_pairs import FramePairs, present_batch
-from lerobot_lara.batch.keys import IMAGE_TOKENS
+from lerobot_lara.batch.frame_pairs import FramePairs, plain_batch, present_batch
+from lerobot_lara.batch.keys import FRAME_PAIR, IMAGE_TOKENS
+from lerobot_lara.batch.observation import dataset_index
 from lerobot_lara.lam.frame_encoder import check_frames, encode_frames
 from lerobot_lara.lam.latent_action_model import FrameTokens, LatentActionModel
 from lerobot_lara.policy.alignment_contract import require_alignment_base
@@ -30,6 +34,25 @@ from lerobot_lara.training.finite import require_finite_losses
 from lerobot_lara.training.log import read_numbers
 from lerobot_lara.training.memory import class_names
 from lerobot_lara.training.randomness import own_randomness
+
+
+@dataclass(frozen=True)
+class AlignmentTarget:
+    """What the hidden states of a batch are aligned to.
+
+    Attributes:
+        latent_action: (B, L, C) or (B, Z).
+        valid: (B,) bool, False at samples without one; None is all True.
+        dataset_index: (B,) int64, entry of the mixture; None without one.
+        lam_loss: The LAM's own loss, where it learns.
+        log: Its terms.
+    """
+
+    latent_action: Tensor
+    valid: Tensor | None
+    dataset_index: Tensor | None
+    lam_loss: Tensor | float = 0.0
+    log: dict[str, Tensor] = field(default_factory=dict)
 
 
 class LatentAlignmentMixin(AttachedLAM):
@@ -49,10 +72,10 @@ class LatentAlignmentMixin(AttachedLAM):
         taps = require_alignment_base(self).alignment_taps
         self._tap = HiddenStateTap(taps[config.resolve_alignment_layer(len(taps)) - 1])
         self._range_check = Periodic()
-        if dataset_meta is not None:
+        if dataset_meta is not None and config.target_source in ("lam", "labels"):
             check_frame_gap(dataset_meta.episodes["length"], config.frame_gap)
         if self.is_new:
-            self.attach_lam()
+            self.attach_alignment(dataset_meta)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The joint objective.
@@ -67,32 +90,25 @@ class LatentAlignmentMixin(AttachedLAM):
         Raises:
             ValueError: The policy was loaded to act, or the batch has no pairs of RGB frames in [0, 1].
         """
-        (lam, alignment), config = self._attached(), self.config
+        alignment, config = self._attached(), self.config
         batch = self.augment(batch) if hasattr(self, "augment") else batch
-        pairs = FramePairs.from_batch(batch, self.lam_camera)
-        check_frames(pairs.frames, values=not self.training or self._range_check.due())
-        present, frame_tokens = self._present(batch, lam, pairs)
+        present, find_target = self._split(batch)
         with self._tap:
             flow_loss, flow_log = self._base.flow_loss(present)
         hidden_states, token_valid = self._base.action_tokens(self._tap.take(), present)
         self._check_learns(hidden_states)
-        half = hidden_states.dtype in (torch.bfloat16, torch.float16)
-        with (
-            own_randomness(self._random_seed(), pairs.frames.device),
-            # A base in half precision is trained in it: so is the LAM, whose losses take care of themselves.
-            torch.autocast(pairs.frames.device.type, hidden_states.dtype) if half else nullcontext(),
-        ):
-            latent_action, lam_loss, lam_log = self._latent_action(lam, pairs, frame_tokens)
+        target = find_target(hidden_states.dtype)
         alignment_loss, predicted = alignment(
             hidden_states.to(next(alignment.parameters()).dtype),
-            latent_action,
+            target.latent_action,
             token_valid=token_valid,
-            pair_valid=pairs.valid,
-            dataset_index=pairs.dataset_index,
+            pair_valid=target.valid,
+            dataset_index=target.dataset_index,
         )
-        loss = flow_loss + config.alignment_loss_weight * alignment_loss + config.lam_loss_weight * lam_loss
-        log = {"flow_loss": flow_loss} | loggable(flow_log) | {"alignment_loss": alignment_loss} | lam_log
-        log |= alignment_diagnostics(predicted, latent_action, pairs.valid, pairs.dataset_index)
+        lam_loss = config.lam_loss_weight * target.lam_loss
+        loss = flow_loss + config.alignment_loss_weight * alignment_loss + lam_loss
+        log = {"flow_loss": flow_loss} | loggable(flow_log) | {"alignment_loss": alignment_loss} | target.log
+        log |= alignment_diagnostics(predicted, target.latent_action, target.valid, target.dataset_index)
         numbers = read_numbers(log)
         require_finite_losses(numbers, batch)
         return loss, numbers
@@ -106,6 +122,53 @@ class LatentAlignmentMixin(AttachedLAM):
                 f"`alignment_layer` is {layer}, but nothing up to that block is trained, so that the alignment could "
                 "not teach the policy. Choose a later block, or train more of the policy."
             )
+
+    def _split(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Callable[[torch.dtype], "AlignmentTarget"]]:
+        """The base's batch at o_t, and what finds the batch's targets once the dtype of the hidden states is known."""
+        source = self.config.target_source
+        if source == "lam":
+            return self._split_pairs(batch)
+        present = plain_batch(batch)
+        if source == "labels":
+            found = labeled_target(batch)
+        elif source == "actions":
+            found = action_target(batch)
+        else:
+            found = self._feature_target(batch)
+        target = AlignmentTarget(*found, dataset_index(batch))
+        return present, lambda dtype: target
+
+    def _feature_target(self, batch: dict[str, Tensor]) -> Target:
+        """Frozen features of the LAM's camera at o_t."""
+        apart = FRAME_PAIR in batch
+        frames = (
+            FramePairs.from_batch(batch, self.lam_camera).frames[:, 0] if apart else batch[self.lam_camera]
+        )
+        return feature_target(self._frozen_encoder(frames.device), frames)
+
+    def _split_pairs(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Callable[[torch.dtype], "AlignmentTarget"]]:
+        """As `_split`, for targets that the LAM infers from the frame pairs."""
+        assert self.lam is not None
+        lam = self.lam
+        pairs = FramePairs.from_batch(batch, self.lam_camera)
+        check_frames(pairs.frames, values=not self.training or self._range_check.due())
+        present, frame_tokens = self._present(batch, lam, pairs)
+
+        def find_target(dtype: torch.dtype) -> AlignmentTarget:
+            device, half = pairs.frames.device, dtype in (torch.bfloat16, torch.float16)
+            with (
+                own_randomness(self._random_seed(), device),
+                # A base in half precision is trained in it: so is the LAM, whose losses take care of themselves.
+                torch.autocast(device.type, dtype) if half else nullcontext(),
+            ):
+                latent_action, lam_loss, log = self._latent_action(lam, pairs, frame_tokens)
+            return AlignmentTarget(latent_action, pairs.valid, pairs.dataset_index, lam_loss, log)
+
+        return present, find_target
 
     def _present(
         self, batch: dict[str, Tensor], lam: LatentActionModel, pairs: FramePairs

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lerobot_lara.batch.keys import FRAME_PAIR, FRAME_PAIR_IS_PAD
+from lerobot_lara.batch.keys import (
+    FRAME_PAIR,
+    FRAME_PAIR_IS_PAD,
+    LATENT_ACTION,
+    LATENT_ACTION_IS_PAD,
+    LATENT_SHIFT,
+)
 from lerobot_lara.batch.observation import dataset_index, require_cameras
 
 
@@ -68,6 +74,12 @@ class FramePairs:
         return cls(frames, valid, dataset_index(batch))
 
 
+def plain_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch without what is there for the alignment alone: a new dict."""
+    added = (FRAME_PAIR, FRAME_PAIR_IS_PAD, LATENT_ACTION, LATENT_ACTION_IS_PAD, LATENT_SHIFT)
+    return {key: value for key, value in batch.items() if key not in added}
+
+
 def present_batch(batch: Mapping[str, Any], observed: Iterable[str]) -> dict[str, Any]:
     """The batch as it is at o_t: no policy may see the second frame.
 
@@ -79,10 +91,8 @@ def present_batch(batch: Mapping[str, Any], observed: Iterable[str]) -> dict[str
     Returns:
         A new dict, with the first frame of each observation and of its `<key>_is_pad`; or without the pair.
     """
-    present = dict(batch)
-    if FRAME_PAIR in present:
-        del present[FRAME_PAIR]
-        present.pop(FRAME_PAIR_IS_PAD, None)
+    present = plain_batch(batch)
+    if FRAME_PAIR in batch:
         return present
     for key in observed:
         for name in (key, f"{key}_is_pad"):

@@ -23,6 +23,16 @@ ACTION_DIM_IS_PAD = "action_dim_is_pad"
 FRAME_PAIR = "observation.frame_pair"
 FRAME_PAIR_IS_PAD = f"{FRAME_PAIR}_is_pad"
 
+# (B, Z) float32: latent action of each sample's pair of frames, where it was computed before; (B,) bool, True where the
+# pair crosses its episode's end.
+LATENT_ACTION = "observation.latent_action"
+LATENT_ACTION_IS_PAD = f"{LATENT_ACTION}_is_pad"
+# (B, 2) int64: pixels (down, right) by which the frames were shifted that the latent action is of.
+LATENT_SHIFT = "observation.latent_shift"
+# (B, T, L) int64 codes of the pairs at t, t + K, ...; (B, T) bool, True where there are none.
+LATENT_CODES = "observation.latent_codes"
+LATENT_CODES_IS_PAD = f"{LATENT_CODES}_is_pad"
+
 # Prefix, before a camera's key, of its encoded images (B, P, D), where they are known already; set behind the
 # preprocessor.
 IMAGE_TOKENS = "image_tokens."

@@ -23,7 +23,7 @@ class FramePairView(Dataset):
     Args:
         dataset: A LeRobotDataset, not a streaming one.
         camera: Camera of the dataset.
-        frame_gap: K, in frames.
+        frame_gap: K, in frames; 0 for pairs of o_t with itself, for which nothing is decoded.
         observation_deltas: Frames of the policy's observation window, which must have 0; None for the present frame
             without a time axis.
         video_backend: LeRobot's name of the video decoder.
@@ -118,7 +118,7 @@ def with_frame_pairs(datasets: tuple[Any, Any], cfg: Any) -> tuple[Any, Any]:
         else FramePairView(
             dataset,
             camera=camera,
-            frame_gap=cfg.policy.frame_gap,
+            frame_gap=cfg.policy.pair_gap,
             observation_deltas=None if deltas is None else list(deltas),
             video_backend=cfg.dataset.video_backend,
             tolerance_s=cfg.tolerance_s,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lerobot_lara.backbones.encoders import ImageEncoder
 from lerobot_lara.backbones.vision_language import check_instructions
 from lerobot_lara.batch.checks import Periodic
+from lerobot_lara.batch.keys import LATENT_SHIFT
 from lerobot_lara.batch.observation import ActionChunk, Observation, step_valid
 from lerobot_lara.dit import processor_lara_dit  # noqa: F401  registers the tokenizer step
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
@@ -92,13 +93,18 @@ class LaraDiTPolicy(LaraPolicyBase):
         return loss, numbers
 
     def augment(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In training, shifts images at random, all frames and cameras of a sample alike; a new dict."""
+        """In training, shifts images at random, all frames and cameras of a sample alike; a new dict.
+
+        Samples with labels of shifted frames are shifted as those were.
+        """
         pixels = self.config.random_shift
         cameras = [key for key in self.config.image_features if key in batch]
         if not self.training or pixels == 0 or not cameras:
             return batch
         images = batch[cameras[0]]
-        shifts = sample_shifts(len(images), pixels, device=images.device)
+        shifts = batch.get(LATENT_SHIFT)
+        if shifts is None:
+            shifts = sample_shifts(len(images), pixels, device=images.device)
         return {**batch, **{key: random_shift(batch[key], pixels, shifts=shifts) for key in cameras}}
 
     def flow_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -77,7 +77,7 @@ def test_fsdp_steps_like_one_process_and_its_checkpoint_loads_in_one(folder, who
     logs = read_logs(folder, "fsdp")
     assert sum(one["loss"] for one in logs) / 2 == pytest.approx(log["loss"], rel=1e-5)
     loaded = LaraPolicy.from_pretrained(folder / "checkpoint")
-    loaded.attach_lam()
+    loaded.attach_alignment()
     expected, actual = policy.state_dict(), loaded.state_dict()
     assert actual.keys() == expected.keys()
     for name, value in expected.items():

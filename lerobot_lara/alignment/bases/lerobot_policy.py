@@ -24,7 +24,6 @@ class LeRobotAlignmentConfig(LatentAlignmentConfig):
     """Fields of the alignment before a configuration of LeRobot's.
 
     Attributes:
-        frame_pair_apart: Whether the data brings the frame pair as `FRAME_PAIR`.
         masks_padded_actions: Whether the base's loss leaves padded actions out, so that mixtures may have samples
             without any.
         packages: Packages that the base needs and this package does not install: name for pip -> name to import.
@@ -33,12 +32,21 @@ class LeRobotAlignmentConfig(LatentAlignmentConfig):
         released_size: Width and number of blocks of the released checkpoint, for `lara bases`.
     """
 
-    frame_pair_apart: ClassVar[bool] = True
     masks_padded_actions: ClassVar[Any] = False
     packages: ClassVar[dict[str, str]] = {}
     extra: ClassVar[str | None] = None
     tap: ClassVar[str] = "output of the block"
     released_size: ClassVar[tuple[int, int]]
+
+    @property
+    def frame_pair_apart(self) -> bool:
+        """Whether the data brings the frames for the LAM, or for its encoder, as `FRAME_PAIR`."""
+        return self.target_source in ("lam", "features")
+
+    @property
+    def pair_gap(self) -> int:
+        """Frames between the two of `FRAME_PAIR`: 0 where o_t alone is looked at."""
+        return self.frame_gap if self.target_source == "lam" else 0
 
     @property
     def observation_delta_indices(self) -> Any:

@@ -19,13 +19,14 @@ from tqdm import tqdm
 from lerobot_lara.batch.frame_gap import check_frame_gap
 from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap
 from lerobot_lara.data.mixture.dataset import MixtureDataset
+from lerobot_lara.data.mixture.entry_labels import EntryLabels
 from lerobot_lara.data.mixture.metadata import MixtureMetadata
 from lerobot_lara.data.mixture.normalization import Stats, UnitConversion, unit_conversion
 from lerobot_lara.data.mixture.number_checks import number_problems, time_problems, usable_stats
 from lerobot_lara.data.mixture.policy_checks import check_camera, check_policy, check_room, embodiment_rows
 from lerobot_lara.data.mixture.reader import ColumnReader
 from lerobot_lara.data.mixture.samples import EntrySamples, SampleLayout
-from lerobot_lara.data.mixture.schedule import DrawSchedule, sample_shares
+from lerobot_lara.data.mixture.schedule import DrawSchedule, sample_shares, with_action_free_share
 from lerobot_lara.data.mixture.sources import MANY, Source, open_sources, split_episodes
 from lerobot_lara.data.mixture.video_checks import video_problems
 
@@ -62,10 +63,18 @@ def build_mixture(
         ValueError: A dataset does not hold what its entry names, or the policy cannot learn from the mixture.
     """
     builder = MixtureBuilder(config, policy, path=path, video_backend=video_backend, tolerance_s=tolerance_s)
-    splits = [split_episodes(source, eval_split) for source in builder.sources]
+    # A reference dataset of weight 0 lends its units and dimensions, and no samples.
+    splits = [
+        split_episodes(source, eval_split) if source.config.weight > 0 else ([], [])
+        for source in builder.sources
+    ]
     entries = builder.entries([split[0] for split in splits], image_transforms)
     weights = [entry.source.config.weight for entry in entries]
     shares = sample_shares(weights, [len(entry) for entry in entries], config.weights)
+    if config.action_free_share is not None:
+        shares = with_action_free_share(
+            shares, [entry.labeled for entry in entries], config.action_free_share
+        )
     dataset = builder.dataset(entries, shares)
     _log(dataset.meta.mixture)
     if eval_split == 0:
@@ -125,6 +134,7 @@ class MixtureBuilder:
             for source in self.sources:
                 self._frame_gap(source, self._policy_gap)
                 check_camera(policy, source, self.layout)
+        self.labels = self._open_labels()
         for source in tqdm(
             self.sources, desc="Checking datasets", unit="dataset", disable=len(self.sources) < MANY
         ):
@@ -170,6 +180,7 @@ class MixtureBuilder:
             total_episodes=sum(len(entry.reader.episodes) for entry in entries),
             total_frames=sum(int(entry.reader.lengths.sum()) for entry in entries),
             description=self._describe(entries, schedule),
+            latent_labels=None if self.labels is None else self.labels.manifest,
         )
         return MixtureDataset(entries, schedule, meta, skip_broken=self.config.on_broken_video == "skip")
 
@@ -255,10 +266,12 @@ class MixtureBuilder:
             if not held_out:
                 _check_pairs(source, reader.lengths.tolist(), gap)
             if getattr(self.policy, "frame_pair_apart", False):
-                frame_pair = (getattr(self.policy, "lam_camera", None) or self.layout.cameras[0], gap)
-            else:
+                frame_pair = (self._lam_camera, gap)
+            elif self.labels is None:
                 assert deltas is not None
                 deltas = [gap if delta == policy_gap else delta for delta in deltas]
+        elif getattr(self.policy, "frame_pair_apart", False):
+            frame_pair = (self._lam_camera, 0)
         return EntrySamples(
             source=source,
             reader=reader,
@@ -270,17 +283,41 @@ class MixtureBuilder:
             action_units=self._units(source, "action"),
             action_dim=self._action_dim(source),
             frame_pair=frame_pair,
+            labels=None if self.labels is None else self.labels.join(source, training=not held_out),
+            label_gap=0 if self.labels is None else self.labels.gap(source),
             needs_pair=policy_gap is not None and source.action is None,
             image_transforms=image_transforms,
         )
 
     @property
     def _policy_gap(self) -> int | None:
-        """Frame gap of a policy that learns from frame pairs."""
-        learns = self.policy.observation_delta_indices is not None or getattr(
-            self.policy, "frame_pair_apart", False
+        """Frame gap of a policy that learns from frame pairs, or from the labels of such."""
+        policy = self.policy
+        learns = (
+            policy.observation_delta_indices is not None
+            or getattr(policy, "pair_gap", 0) > 0
+            or getattr(policy, "label_request", None) is not None
         )
-        return getattr(self.policy, "frame_gap", None) if learns else None
+        return getattr(policy, "frame_gap", None) if learns else None
+
+    @property
+    def _lam_camera(self) -> str:
+        """Camera of the policy that the latent action model looks at."""
+        return getattr(self.policy, "lam_camera", None) or self.layout.cameras[0]
+
+    def _open_labels(self) -> EntryLabels | None:
+        """The labels of the entries, for a policy that wants them."""
+        request, gap = getattr(self.policy, "label_request", None), self._policy_gap
+        if request is None or gap is None:
+            return None
+        others = [source for source in self.sources if source is not self.reference]
+        return EntryLabels(
+            [self.reference, *others],
+            request,
+            camera=self._lam_camera,
+            frame_size=self.layout.image_sizes[self._lam_camera],
+            frame_gaps={source.name: self._frame_gap(source, gap) for source in self.sources},
+        )
 
     def _frame_gap(self, source: Source, policy_gap: int) -> int:
         """Frame gap of a source; that of the reference dataset must be the policy's."""
@@ -370,8 +407,9 @@ class MixtureBuilder:
                         name: value
                         for name, value in asdict(entry.source.config).items()
                         # Where the dataset lies and how its share came about; episodes and embodiment are below.
-                        if name not in ("root", "weight", "episodes", "embodiment")
+                        if name not in ("root", "weight", "episodes", "embodiment", "labels")
                     },
+                    **({} if self.labels is None else {"labels": self.labels.identity(entry.source)}),
                     "draws": draws,
                     "frames_of_episodes": _digest([entry.reader.episodes, entry.reader.lengths.tolist()]),
                     "episodes": len(entry.reader.episodes),

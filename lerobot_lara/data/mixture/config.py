@@ -63,6 +63,8 @@ class EntryConfig:
         language_key: "task" for LeRobot's task, or a text column of the dataset.
         instruction: One instruction for all episodes, instead of `language_key`.
         action_free: Ignore the actions, so that the entry teaches only the latent action model.
+        labels: Folder of the dataset's latent labels (`lara label`), for policies that are aligned to labels; a
+            relative path starts at the mixture file.
     """
 
     name: str
@@ -79,6 +81,7 @@ class EntryConfig:
     language_key: str = "task"
     instruction: str | None = None
     action_free: bool = False
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, ENTRY_RULES, f" of entry {shown(self.name)}")
@@ -104,12 +107,16 @@ class MixtureConfig:
         weights: "share": an entry's weight is its share of the samples, relative to the other weights. "per_frame":
             the weight is first multiplied by the entry's number of usable frames, as in Octo and OpenVLA.
         reference: Name of the entry in whose units and dimensions the policy acts, that is, of the dataset of the robot
-            that the policy is for. None is the first entry with actions, or the first entry if none has actions.
+            that the policy is for. With weight 0 it lends them without being trained on, for pre-training on video
+            alone. None is the first entry with actions, or the first entry if none has actions.
         cameras: The policy's camera keys; None takes those of the reference dataset.
         image_size: [height, width] of all images, in pixels; None takes those of the reference dataset's cameras, and
             of its first camera for one that it lacks. Images of another size are cropped about the center to its
             aspect ratio and resized.
         frame_gap_s: Seconds between o_t and o_{t+K}; None takes the policy's `frame_gap` frames in every dataset.
+        action_free_share: Share of the samples that the entries without actions get together, in (0, 1): so many of a
+            batch are video, and the size of a batch and the time of a step stay as they are. None leaves it to the
+            weights.
         statistics: "dataset": every entry is normalized by its own statistics; "embodiment": by those of all entries
             of its embodiment together, for datasets that share units.
         on_broken_video: What happens at a frame that cannot be decoded. "error" stops, and tries some frames of every
@@ -122,6 +129,7 @@ class MixtureConfig:
     cameras: list[str] | None = None
     image_size: list[int] | None = None
     frame_gap_s: float | None = None
+    action_free_share: float | None = None
     statistics: str = "dataset"
     on_broken_video: str = "error"
 
@@ -142,11 +150,6 @@ class MixtureConfig:
                 f"`reference` is {shown(self.reference)}; it must be the name of an entry, one of {shown(names, str)}. "
                 "Correct it."
             )
-        if self.reference is not None and self[self.reference].weight == 0:
-            raise ValueError(
-                f"`reference` is {shown(self.reference)}, whose weight is 0; it must be an entry in use. Raise its "
-                "`weight`, or name another entry."
-            )
 
     def __getitem__(self, name: str) -> EntryConfig:
         """The entry of a name."""
@@ -156,6 +159,12 @@ class MixtureConfig:
     def used_entries(self) -> list[EntryConfig]:
         """The entries with a weight above 0."""
         return [entry for entry in self.entries if entry.weight > 0]
+
+    @property
+    def opened_entries(self) -> list[EntryConfig]:
+        """The entries in use, and the reference dataset."""
+        reference = self.reference_entry
+        return [entry for entry in self.entries if entry.weight > 0 or entry is reference]
 
     @property
     def reference_entry(self) -> EntryConfig:
@@ -231,10 +240,12 @@ def require_roots(mixture: MixtureConfig, path: str | Path) -> None:
 
 
 def _from_folder(entry: EntryConfig, folder: Path) -> EntryConfig:
-    """The entry with a relative `root` taken from the folder of its mixture file."""
-    if entry.root is None:
-        return entry
-    return replace(entry, root=os.path.normpath(folder / user_path(entry.root)))
+    """The entry with relative paths taken from the folder of its mixture file."""
+    paths: dict[str, Any] = {name: getattr(entry, name) for name in ("root", "labels")}
+    paths = {
+        name: os.path.normpath(folder / user_path(path)) for name, path in paths.items() if path is not None
+    }
+    return replace(entry, **paths)
 
 
 def _read_entries(contents: list[dict[str, Any]]) -> list[EntryConfig]:

@@ -88,6 +88,7 @@ ENTRY_RULES = {
     "language_key": _TEXT,
     "instruction": _or_null(Rule("text", _is_instruction)),
     "action_free": _FLAG,
+    "labels": _or_null(_TEXT),
 }
 MIXTURE_RULES = {
     "weights": _one_of("share", "per_frame"),
@@ -107,6 +108,9 @@ MIXTURE_RULES = {
         )
     ),
     "frame_gap_s": _or_null(_SECONDS),
+    "action_free_share": _or_null(
+        Rule("a number above 0 and below 1", lambda value: _is_number(value) and 0 < value < 1)
+    ),
     "statistics": _one_of("dataset", "embodiment"),
     "on_broken_video": _one_of("error", "skip"),
 }

@@ -17,6 +17,7 @@ from typing import Any
 from lerobot.datasets import factory, sampler
 
 from lerobot_lara.data.frame_pair_view import with_frame_pairs
+from lerobot_lara.data.label_view import refuse_streaming, with_labels
 from lerobot_lara.data.mixture.config import is_mixture
 from lerobot_lara.data.mixture.lerobot_compatibility import FUNCTION, check_lerobot, find_differences
 from lerobot_lara.data.mixture.resumed_order import resumed_sampler
@@ -67,9 +68,15 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         if is_mixture(cfg.dataset.repo_id):
             made = make_mixture_datasets(cfg)
         else:
-            made = make_single_datasets(cfg) if _is_ours_to_read(cfg) else original(*args, **kwargs)
+            labeled = getattr(cfg.policy, "label_request", None) is not None
+            if labeled:
+                refuse_streaming(cfg)
+            ours = _is_ours_to_read(cfg)
+            made = make_single_datasets(cfg) if ours else original(*args, **kwargs)
             if getattr(cfg.policy, "frame_pair_apart", False):
                 made = with_frame_pairs(made, cfg)
+            if labeled and not ours:
+                made = with_labels(made, cfg)
         _set_sampler(resumed_sampler(cfg))
         return made
 

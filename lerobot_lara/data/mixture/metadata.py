@@ -25,6 +25,7 @@ class MixtureMetadata:
         total_episodes: Number of episodes of all datasets.
         total_frames: Number of frames of all datasets.
         description: What is mixed, as a record that can be written as JSON.
+        latent_labels: Manifest of the datasets' latent labels, for policies that are aligned to labels.
     """
 
     has_language_columns = False
@@ -43,6 +44,7 @@ class MixtureMetadata:
         total_episodes: int,
         total_frames: int,
         description: dict[str, Any],
+        latent_labels: Any = None,
     ) -> None:
         self.repo_id = repo_id
         self.features = features
@@ -53,6 +55,7 @@ class MixtureMetadata:
         self.total_episodes = total_episodes
         self.total_frames = total_frames
         self.mixture = description
+        self.latent_labels = latent_labels
         end = num_draws + dropped_draws
         self.episodes = {
             "dataset_from_index": [0],

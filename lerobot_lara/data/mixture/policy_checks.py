@@ -27,7 +27,7 @@ def check_policy(policy: PreTrainedConfig, sources: Sequence[Source], layout: Sa
     free = [source.name for source in sources if source.action is None]
     if not getattr(policy, "supports_mixtures", False):
         _check_plain_policy(policy, sources, layout, free)
-    elif free and not hasattr(policy, "frame_gap"):
+    elif free and (not hasattr(policy, "frame_gap") or getattr(policy, "target_source", "") == "actions"):
         logger.warning(
             "%s learns nothing from the action-free entries %s, whose samples only take up room in its batches.",
             policy.type,

@@ -14,7 +14,7 @@ from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import MixtureConfig, load_mixture, require_roots
 from lerobot_lara.data.mixture.lerobot_compatibility import check_lerobot
 from lerobot_lara.data.mixture.resumed_mixture import check_resumed
-from lerobot_lara.data.mixture.run_policy import add_embodiments
+from lerobot_lara.data.mixture.run_policy import add_embodiments, with_label_source
 from lerobot_lara.data.mixture.single import single_dataset
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ def make_mixture_datasets(cfg: TrainPipelineConfig) -> tuple[Any, Any]:
     _check_flags_of_mixture(cfg)
     mixture = load_mixture(cfg.dataset.repo_id)
     require_roots(mixture, cfg.dataset.repo_id)
+    if not cfg.resume:
+        cfg.policy = with_label_source(cfg.policy, mixture)
     if hasattr(cfg.policy, "embodiments") and not cfg.resume:
         # LeRobot builds the policy from `cfg.policy` after the datasets, so this is where it learns of new robots.
         cfg.policy = add_embodiments(cfg.policy, mixture)
@@ -79,6 +81,7 @@ def make_single_datasets(cfg: TrainPipelineConfig) -> tuple[Any, Any]:
         episodes=cfg.dataset.episodes,
         embodiment=embodiment,
         rename_map=cfg.rename_map,
+        labels=getattr(policy, "lam_labels", None),
     )
     training, held_out = _build(cfg, mixture)
     if cfg.resume:
@@ -138,6 +141,11 @@ def _check_flags_of_mixture(cfg: TrainPipelineConfig) -> None:
         raise ValueError(
             f"`rename_map` is {cfg.rename_map}; it must be empty for a mixture, as it would not rename the masks. Map "
             "the `cameras` of the mixture's entries instead."
+        )
+    if (labels := getattr(cfg.policy, "lam_labels", None)) is not None:
+        raise ValueError(
+            f"`lam_labels` is {labels!r}; it must not be set for a mixture. Set `labels` of the entries in "
+            f"{cfg.dataset.repo_id} instead."
         )
     if cfg.policy is None:
         raise ValueError(

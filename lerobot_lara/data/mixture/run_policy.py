@@ -63,6 +63,22 @@ def _check_not_aligned(policy: Any, checkpoint: Checkpoint) -> None:
         )
 
 
+def with_label_source(policy: Any, mixture: MixtureConfig) -> Any:
+    """Lets a policy that says nothing else be aligned to the labels that the mixture's entries name.
+
+    Args:
+        policy: A configuration.
+        mixture: The mixture.
+
+    Returns:
+        The configuration, or a copy with `alignment_source` "labels".
+    """
+    labeled = any(entry.labels is not None for entry in mixture.used_entries)
+    if not labeled or not hasattr(policy, "alignment_source") or policy.alignment_source is not None:
+        return policy
+    return _with(policy, alignment_source="labels")
+
+
 def _with(policy: Any, **changes: Any) -> Any:
     """A copy of a configuration with other values, and with what was set on it beside its fields."""
     changed = replace(policy, **changes)

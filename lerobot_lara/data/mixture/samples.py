@@ -80,6 +80,8 @@ class EntrySamples:
         action_dim: Action dimensions of the dataset's robot, even if the entry is action-free.
         frame_pair: Camera of the policy and K in this dataset's own frames, for a pair beside the observations; None
             for no such pair.
+        labels: Adds the latent labels of a frame; None for a policy without.
+        label_gap: K of these labels, in frames.
         needs_pair: Leave out frames whose window reaches beyond the episode, as nothing learns from them.
         image_transforms: LeRobot's augmentation of (V, 3, H, W) or (3, H, W) uint8 images.
     """
@@ -97,6 +99,8 @@ class EntrySamples:
         action_units: UnitConversion | None,
         action_dim: int,
         frame_pair: tuple[str, int] | None,
+        labels: Callable[[int, int], dict[str, Tensor]] | None,
+        label_gap: int,
         needs_pair: bool,
         image_transforms: Callable[[Tensor], Tensor] | None,
     ) -> None:
@@ -111,8 +115,9 @@ class EntrySamples:
         self.action_dim = action_dim
         self.image_transforms = image_transforms
         self.frame_pair = frame_pair
+        self.labels = labels
         last = max(self.observation_deltas or (0,)) if frame_pair is None else frame_pair[1]
-        beyond = last if needs_pair else 0
+        beyond = max(last, label_gap) if needs_pair else 0
         self._usable_ends = np.cumsum(reader.num_pairs(beyond))
 
     def __len__(self) -> int:
@@ -146,6 +151,9 @@ class EntrySamples:
         sample = self._images(self.reader.episodes[position], rows, is_pad, pair, torch.from_numpy(crosses))
         if self.layout.action_deltas is not None:
             sample |= self._state(rows, is_pad) | self._actions(position, row)
+        if self.labels is not None:
+            remaining = int(self.reader.starts[position] + self.reader.lengths[position]) - row
+            sample |= self.labels(int(self.reader.numbers("index", [row])[0, 0]), remaining)
         return sample | {
             EMBODIMENT_ID: torch.tensor(self.embodiment_id),
             DATASET_INDEX: torch.tensor(self.index),

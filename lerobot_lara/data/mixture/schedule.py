@@ -88,3 +88,30 @@ def sample_shares(weights: Sequence[float], num_frames: Sequence[int], mode: str
     if mode == "per_frame":
         scaled = scaled * np.asarray(num_frames, dtype=np.float64)
     return (scaled / scaled.sum()).tolist()
+
+
+def with_action_free_share(
+    shares: Sequence[float], labeled: Sequence[bool], action_free: float
+) -> list[float]:
+    """Gives the entries without actions a share of the samples, and those with actions the rest.
+
+    Args:
+        shares: Share of each entry, which sum to 1.
+        labeled: Whether each entry has actions.
+        action_free: Share of all entries without actions together, in (0, 1).
+
+    Returns:
+        The shares, which sum to 1 and keep their proportions among entries of a kind.
+
+    Raises:
+        ValueError: All entries are of one kind.
+    """
+    share, has_actions = np.asarray(shares, dtype=np.float64), np.asarray(labeled, dtype=bool)
+    if has_actions.all() or not has_actions.any():
+        kind = "with actions" if has_actions.all() else "action-free"
+        raise ValueError(
+            f"`action_free_share` is {action_free}, but all entries in use are {kind}. Leave it out, or add an entry "
+            "of the other kind."
+        )
+    totals = np.where(has_actions, share[has_actions].sum(), share[~has_actions].sum())
+    return (share / totals * np.where(has_actions, 1 - action_free, action_free)).tolist()

@@ -22,6 +22,7 @@ def single_dataset(
     episodes: list[int] | None = None,
     embodiment: str | None = None,
     rename_map: Mapping[str, str] | None = None,
+    labels: str | None = None,
 ) -> MixtureConfig:
     """Returns a mixture of one entry.
 
@@ -34,6 +35,7 @@ def single_dataset(
         embodiment: Name of the robot; None is "default".
         rename_map: LeRobot's `rename_map`: camera or state column of the dataset -> key of the policy. The samples
             then have the policy's keys, masks and statistics included.
+        labels: Folder of the dataset's latent labels.
 
     Raises:
         ValueError: `episodes` is empty, or `rename_map` gives a camera a name that it renames too, or two cameras one
@@ -47,6 +49,7 @@ def single_dataset(
         revision=revision,
         episodes=episodes,
         embodiment=embodiment,
+        labels=labels,
     )
     if not rename_map:
         return MixtureConfig([entry])

@@ -71,7 +71,7 @@ class Source:
 
     def camera_shape(self, camera: str) -> tuple[int, int]:
         """Height and width, in pixels, of the images that fill one of the policy's cameras."""
-        _, height, width = _image_shape(self.meta, self.cameras[camera])
+        _, height, width = image_shape(self.meta, self.cameras[camera])
         return height, width
 
     def dim(self, column: VectorMap | None) -> int:
@@ -154,7 +154,7 @@ class Source:
 
 
 def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
-    """Opens the metadata of all entries with a weight above 0.
+    """Opens the metadata of all entries with a weight above 0, and of the reference dataset.
 
     Args:
         mixture: The mixture.
@@ -169,7 +169,7 @@ def open_sources(mixture: MixtureConfig, *, use_actions: bool) -> list[Source]:
     cameras = mixture.cameras or _reference_cameras(mixture, metas[mixture.reference_entry.name])
     sources: list[Source] = []
     problems: list[str] = []
-    for entry in mixture.used_entries:
+    for entry in mixture.opened_entries:
         source, found = _open_source(mixture, entry, metas[entry.name], cameras, use_actions=use_actions)
         sources += [] if source is None else [source]
         problems += found
@@ -193,7 +193,7 @@ def _open_all(mixture: MixtureConfig) -> dict[str, LeRobotDatasetMetadata]:
     """Metadata of the entries in use; what is wrong with them is said about all of them at once."""
     metas: dict[str, LeRobotDatasetMetadata] = {}
     problems = []
-    entries = mixture.used_entries
+    entries = mixture.opened_entries
     for entry in tqdm(entries, desc="Opening datasets", unit="dataset", disable=len(entries) < MANY):
         try:
             metas[entry.name] = open_meta(entry)
@@ -381,7 +381,7 @@ def _without_color(meta: LeRobotDatasetMetadata, key: str) -> str | None:
     """What a camera records instead of color; None if it records color."""
     if key in meta.depth_keys:
         return "depth"
-    channels = _image_shape(meta, key)[0]
+    channels = image_shape(meta, key)[0]
     pixel_format = str((meta.features[key].get("info") or {}).get("video.pix_fmt", ""))
     if channels != 3 or pixel_format.startswith("gray"):
         return f"{channels} channel(s) {pixel_format}".strip()
@@ -477,7 +477,7 @@ def _check_dims(sources: list[Source]) -> None:
                 )
 
 
-def _image_shape(meta: LeRobotDatasetMetadata, key: str) -> tuple[int, int, int]:
+def image_shape(meta: LeRobotDatasetMetadata, key: str) -> tuple[int, int, int]:
     """Channels, height and width of a camera."""
     shape = dataset_to_policy_features({key: meta.features[key]})[key].shape
     return shape[0], shape[1], shape[2]
