@@ -176,9 +176,14 @@ class AttachedLAM(PublishingPolicy):
 
     def _attach_actions(self) -> tuple[int, bool]:
         """The target is the policy's own action chunk."""
-        config = self.config
         self._origin = "actions"
-        return config.action_feature.shape[0] * len(config.action_delta_indices), self._began_with("actions")
+        steps, dim = self._action_chunk
+        return steps * dim, self._began_with(self._origin)
+
+    @property
+    def _action_chunk(self) -> tuple[int, int]:
+        """Steps and dimensions of the chunk that the data has."""
+        return len(self.config.action_delta_indices), self.config.action_feature.shape[0]
 
     def _attach_features(self) -> tuple[int, bool]:
         """Loads the frozen image encoder whose features are the target."""

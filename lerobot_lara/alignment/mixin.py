@@ -134,7 +134,8 @@ class LatentAlignmentMixin(AttachedLAM):
         if source == "labels":
             found = labeled_target(batch)
         elif source == "actions":
-            found = action_target(batch)
+            steps, dim = self._action_chunk
+            found = action_target(batch, steps=steps, dim=dim)
         else:
             found = self._feature_target(batch)
         target = AlignmentTarget(*found, dataset_index(batch))

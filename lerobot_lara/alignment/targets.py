@@ -40,14 +40,25 @@ def labeled_target(batch: Mapping[str, Any]) -> Target:
     return batch[LATENT_ACTION].float(), ~batch[LATENT_ACTION_IS_PAD].bool()
 
 
-def action_target(batch: Mapping[str, Any]) -> Target:
-    """The sample's own action chunk (B, T * A), normalized; samples whose chunk crosses the episode's end have none."""
-    actions = batch[ACTION].float()  # (B, T, A)
-    is_pad = batch.get(f"{ACTION}_is_pad")
+def action_target(batch: Mapping[str, Any], *, steps: int, dim: int) -> Target:
+    """The sample's own action chunk, normalized; a sample without any action has none.
+
+    Args:
+        batch: Its `action` may be padded to more steps and dimensions than the policy's data has.
+        steps: T.
+        dim: A.
+
+    Returns:
+        (B, T * A), where steps beyond the episode's end and dimensions that a sample's robot lacks are 0; and (B,).
+    """
+    actions = batch[ACTION].float()[:, :steps, :dim]  # (B, T, A)
     if ACTION_DIM_IS_PAD in batch:
-        actions = actions.masked_fill(batch[ACTION_DIM_IS_PAD][:, None, : actions.shape[-1]], 0)
-    valid = torch.ones(len(actions), dtype=torch.bool, device=actions.device)
-    return actions.flatten(1), valid if is_pad is None else ~is_pad.bool().any(dim=1)
+        actions = actions.masked_fill(batch[ACTION_DIM_IS_PAD][:, None, :dim], 0)
+    is_pad = batch.get(f"{ACTION}_is_pad")
+    if is_pad is None:
+        return actions.flatten(1), torch.ones(len(actions), dtype=torch.bool, device=actions.device)
+    is_pad = is_pad.bool()[:, :steps]
+    return actions.masked_fill(is_pad[..., None], 0).flatten(1), ~is_pad.all(dim=1)
 
 
 def feature_width(encoder: nn.Module) -> int:
