@@ -16,6 +16,7 @@ from lerobot_lara.groot_n16.processor_groot_n16 import (
     GrootN16PromptProcessorStep,
 )
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
+from lerobot_lara.moto_gpt.configuration_moto_gpt import MotoGPTConfig
 
 __all__ = [
     "GrootN16Config",
@@ -26,6 +27,7 @@ __all__ = [
     "LaraLAMConfig",
     "LaraTokenizerProcessorStep",
     "MetaworldFastEnvConfig",
+    "MotoGPTConfig",
 ]
 
 lerobot_hook.install()

@@ -265,11 +265,13 @@ class MixtureBuilder:
             gap = self._frame_gap(source, policy_gap)
             if not held_out:
                 _check_pairs(source, reader.lengths.tolist(), gap)
+                _check_steps(source, reader.lengths.tolist(), gap, getattr(self.policy, "latent_steps", 1))
             if getattr(self.policy, "frame_pair_apart", False):
                 frame_pair = (self._lam_camera, gap)
             elif self.labels is None:
                 assert deltas is not None
-                deltas = [gap if delta == policy_gap else delta for delta in deltas]
+                # Whole frame gaps, in this dataset's frames.
+                deltas = [delta * gap // policy_gap for delta in deltas]
         elif getattr(self.policy, "frame_pair_apart", False):
             frame_pair = (self._lam_camera, 0)
         return EntrySamples(
@@ -444,6 +446,15 @@ def _check_pairs(source: Source, lengths: list[int], gap: int) -> None:
         check_frame_gap(lengths, gap)
     except ValueError as error:
         raise ValueError(f"Entry {source.name!r} at {source.fps} fps: {error}") from error
+
+
+def _check_steps(source: Source, lengths: list[int], gap: int, steps: int) -> None:
+    """Refuses a policy that looks further ahead than every episode is long."""
+    if max(lengths) <= steps * gap:
+        raise ValueError(
+            f"Entry {source.name!r}: `latent_steps` is {steps} and the frame gap {gap} frames, but the longest episode "
+            f"has {max(lengths)} frames. Set latent_steps to {(max(lengths) - 1) // gap}, or use longer episodes."
+        )
 
 
 def _names(source: Source, column: VectorMap) -> Any:

@@ -22,7 +22,7 @@ from lerobot_lara.data.mixture.config import is_mixture
 from lerobot_lara.data.mixture.lerobot_compatibility import FUNCTION, check_lerobot, find_differences
 from lerobot_lara.data.mixture.resumed_order import resumed_sampler
 from lerobot_lara.data.mixture.run_datasets import make_mixture_datasets, make_single_datasets
-from lerobot_lara.data.mixture.run_policy import prepare_policy
+from lerobot_lara.data.mixture.run_policy import prepare_policy, with_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
                 made = with_frame_pairs(made, cfg)
             if labeled and not ours:
                 made = with_labels(made, cfg)
+        cfg.policy = with_tokenizer(cfg.policy, made[0].meta)
         _set_sampler(resumed_sampler(cfg))
         return made
 

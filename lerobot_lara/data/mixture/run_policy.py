@@ -71,12 +71,30 @@ def with_label_source(policy: Any, mixture: MixtureConfig) -> Any:
         mixture: The mixture.
 
     Returns:
-        The configuration, or a copy with `alignment_source` "labels".
+        The configuration, or a copy whose `alignment_source` or `latent_source` is "labels".
     """
     labeled = any(entry.labels is not None for entry in mixture.used_entries)
-    if not labeled or not hasattr(policy, "alignment_source") or policy.alignment_source is not None:
+    name = next((name for name in ("alignment_source", "latent_source") if hasattr(policy, name)), None)
+    if not labeled or name is None or getattr(policy, name) is not None:
         return policy
-    return _with(policy, alignment_source="labels")
+    return _with(policy, **{name: "labels"})
+
+
+def with_tokenizer(policy: Any, meta: Any) -> Any:
+    """Lets a policy of codes know their number and what made them, before LeRobot builds and records it.
+
+    Args:
+        policy: A configuration.
+        meta: Metadata of the training set, with the manifest of its labels.
+
+    Returns:
+        The configuration, or a copy for the tokenizer of the labels or of the model that computes codes as it trains.
+
+    Raises:
+        ValueError: The configuration, of a checkpoint for example, is for another tokenizer; or the model has no codes.
+    """
+    find = getattr(policy, "find_tokenizer", None)
+    return policy if find is None else _with(policy, **find(getattr(meta, "latent_labels", None)))
 
 
 def _with(policy: Any, **changes: Any) -> Any:
