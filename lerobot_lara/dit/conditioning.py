@@ -3,25 +3,20 @@
 Legend: B batch, V cameras, P image tokens per camera, S text tokens, D width.
 """
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 
 from lerobot_lara.backbones.encoders import ImageEncoder, TextEncoder
+from lerobot_lara.backbones.instruction_memory import InstructionMemory
 
 
 class InstructionEncoder(nn.Module):
-    """Mean-pooled sentence embedding of a frozen text encoder, cached per instruction.
-
-    A dataset has few distinct instructions and the encoder never changes, so each is encoded once.
+    """Mean-pooled sentence embedding of a frozen text encoder, remembered by instruction.
 
     Args:
         text_encoder: Frozen.
         width: D.
     """
-
-    max_remembered = 4096
 
     def __init__(self, text_encoder: TextEncoder, width: int) -> None:
         super().__init__()
@@ -29,31 +24,18 @@ class InstructionEncoder(nn.Module):
         self.projection = nn.Sequential(
             nn.LayerNorm(text_encoder.width), nn.Linear(text_encoder.width, width)
         )
-        self._remembered: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self.memory = InstructionMemory()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encodes instructions: (B, S) int64 token ids and (B, S) bool mask -> (B, 1, D)."""
-        # One read from the device for the words of all samples.
-        words = torch.where(attention_mask.bool(), input_ids, -1).tolist()
-        keys = [tuple(token for token in row if token >= 0) for row in words]
-        new = {key: row for row, key in enumerate(keys) if key not in self._remembered}
-        if new:
-            rows = torch.tensor(list(new.values()), device=input_ids.device)
-            for key, embedding in zip(
-                new, self._embed(input_ids[rows], attention_mask[rows].bool()), strict=True
-            ):
-                self._remembered[key] = embedding
-        device = input_ids.device
-        embeddings = torch.stack([self._remembered[key].to(device) for key in keys])  # (B, text width)
-        while len(self._remembered) > self.max_remembered:
-            self._remembered.popitem(last=False)
+        embeddings = torch.stack(self.memory(input_ids, attention_mask, self._embed))  # (B, text width)
         return self.projection(embeddings)[:, None]
 
     @torch.no_grad()
-    def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         hidden_states = self.text_encoder(input_ids, attention_mask)  # (B, S, text width)
         weights = attention_mask[..., None].to(hidden_states.dtype)
-        return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return list((hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1))
 
 
 class ObservationEncoder(nn.Module):

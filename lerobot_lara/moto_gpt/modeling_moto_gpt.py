@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from lerobot_lara.backbones.encoders import build_image_encoder, build_text_encoder
+from lerobot_lara.backbones.instruction_memory import InstructionMemory
 from lerobot_lara.batch.checks import Periodic
 from lerobot_lara.batch.frame_pairs import present_batch
 from lerobot_lara.batch.keys import ACTION, LATENT_CODES, LATENT_CODES_IS_PAD
-from lerobot_lara.batch.observation import ActionChunk, Observation, require_cameras
+from lerobot_lara.batch.observation import ActionChunk, Observation, require_cameras, step_valid
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.metrics import valid_mean
 from lerobot_lara.moto_gpt.configuration_moto_gpt import MotoGPTConfig
@@ -30,6 +31,7 @@ from lerobot_lara.training.augmentation import random_shift, sample_shifts
 from lerobot_lara.training.finite import require_finite, require_finite_losses
 from lerobot_lara.training.log import read_numbers
 from lerobot_lara.training.memory import class_names
+from lerobot_lara.training.randomness import own_randomness
 
 # Parts of the network that pre-training on video alone does not have.
 OF_ACTIONS = ("action_query", "chunk_queries", "action_mlp.", "arm_head.", "gripper_head.", "embed_state.")
@@ -98,7 +100,9 @@ class MotoGPTPolicy(LaraPolicyBase):
         self._lam: tuple[LatentActionModel, ...] = ()
         if config.codes_from == "lam" and not self.only_acts:
             assert config.lam_path is not None
-            self._lam = (LatentActionModel.from_pretrained(config.lam_path).requires_grad_(False),)
+            with own_randomness(0, torch.device("cpu")):
+                self._lam = (LatentActionModel.from_pretrained(config.lam_path).requires_grad_(False),)
+        self._instructions = InstructionMemory()
         self._value_check = Periodic()
         self.reset()
 
@@ -285,23 +289,38 @@ class MotoGPTPolicy(LaraPolicyBase):
         patch_mask = observation.image_valid
         if patch_mask is not None:
             patch_mask = patch_mask.repeat_interleave(self.image_encoder.num_tokens, dim=1)
-        language = None
+        language, language_mask = None, None
         if self.text_encoder is not None:
             if observation.language_tokens is None or observation.language_mask is None:
                 raise ValueError(
                     "The batch has no tokenized instruction, which `text_encoder` needs. Pass it through the policy's "
                     "preprocessor, or train with --policy.text_encoder=null."
                 )
-            language = self.text_encoder(observation.language_tokens, observation.language_mask).float()
-        labeled = ActionChunk.from_batch(batch, self.config.batch_layout).labeled if ACTION in batch else True
+            language, language_mask = self._language(observation.language_tokens, observation.language_mask)
+        labeled: Any = True  # LeRobot's preprocessor hands on actions that are None
+        if batch.get(ACTION) is not None:
+            labeled = step_valid(batch).any(dim=1)
         return Conditions(
             language=language,
-            language_mask=observation.language_mask,
+            language_mask=language_mask,
             patches=tokens.to(self.model.embed_patch.weight.dtype),
             patch_mask=patch_mask,
             state=observation.state,
             state_mask=observation.state_valid & labeled,
         )
+
+    def _language(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of the instructions (B, S, width), each encoded once and padded on the right, and (B, S) bool."""
+        rows = self._instructions(input_ids, attention_mask, self._encode_instructions)
+        lengths = torch.tensor([len(row) for row in rows], device=input_ids.device)
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S, width)
+        return tokens, torch.arange(tokens.shape[1], device=input_ids.device) < lengths[:, None]
+
+    @torch.no_grad()
+    def _encode_instructions(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        assert self.text_encoder is not None
+        tokens = self.text_encoder(input_ids, attention_mask).float()
+        return [row[mask] for row, mask in zip(tokens, attention_mask, strict=True)]
 
     def _log_by_dataset(self, errors: Tensor, valid: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         weights = valid.float()

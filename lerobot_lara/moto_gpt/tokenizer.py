@@ -12,6 +12,7 @@ from torch import Tensor
 from lerobot_lara.alignment.checkpoint_lam import settings_digest
 from lerobot_lara.lam import artifact
 from lerobot_lara.lam.latent_action_model import LatentActionModel
+from lerobot_lara.training.randomness import own_randomness
 
 
 def tokenizer_of(labels: Any) -> dict[str, Any]:
@@ -40,7 +41,9 @@ def read_tokenizer(lam_path: str | None, frame_gap: int) -> dict[str, Any]:
     """
     if lam_path is None:
         raise ValueError("`latent_source` is 'lam', but `lam_path` is missing. Pass --policy.lam_path.")
-    lam = LatentActionModel.from_pretrained(lam_path)
+    # The policy's own start is the same as with labels.
+    with own_randomness(0, torch.device("cpu")):
+        lam = LatentActionModel.from_pretrained(lam_path)
     if lam.quantizer.codebook_size is None:
         raise ValueError(
             f"`lam_path` is {lam_path}, a continuous latent action model without codes. Give it some with `lara label "

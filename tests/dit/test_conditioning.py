@@ -58,12 +58,12 @@ def test_instruction_ignores_padding_and_is_encoded_once():
     assert not torch.allclose(first[0], first[1])
 
 
-def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(InstructionEncoder, "max_remembered", 3)
+def test_memory_is_bounded():
     encoder = InstructionEncoder(CountingTextEncoder(), 8)
+    encoder.memory.max_remembered = 3
     for i in range(1, 9):
         encoder(torch.tensor([[i]]), torch.tensor([[True]]))
-    assert len(encoder._remembered) == 3
+    assert len(encoder.memory._remembered) == 3
 
 
 def test_untokenized_batch_is_refused():

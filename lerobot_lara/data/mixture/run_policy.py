@@ -44,6 +44,9 @@ def prepare_policy(cfg: TrainPipelineConfig) -> None:
         _check_trained_parts(policy, checkpoint)
     if cfg.resume and hasattr(policy, "lam_path") and checkpoint.file("lam/config.json") is not None:
         cfg.policy = _with(policy, lam_path=checkpoint.config["lam_path"])
+    if getattr(policy, "predict_actions", False) and not checkpoint.config.get("predict_actions", True):
+        # Video that it was pre-trained on has no state: LeRobot takes the features of the new data.
+        cfg.policy = _with(policy, input_features={})
     if not cfg.resume and hasattr(policy, "grow_embodiments") and not is_mixture(cfg.dataset.repo_id):
         names, name = embodiments_to_train(policy, checkpoint.config, grow=policy.grow_embodiments)
         if policy.grow_embodiments or (names, name) != (policy.embodiments, policy.embodiment):
