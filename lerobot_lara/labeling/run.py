@@ -101,7 +101,7 @@ def _plans(
 ) -> Iterator[tuple[str | None, Source, LabelPlan]]:
     """The plan of each dataset, and the name of its folder within `out`."""
     if not is_mixture(dataset):
-        source = open_single(dataset, camera=camera)
+        source = open_single(dataset, camera=None)
         yield None, source, make_plan(lam_path, source, options, camera=camera)
         return
     if camera is not None:

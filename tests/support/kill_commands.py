@@ -417,6 +417,62 @@ def train(shared: Path) -> Command:
     return Command("lerobot-train", lambda place: place.mkdir(), run, run, contents, finished)
 
 
+def label(kind: str, shared: Path) -> Command:
+    """Labels of a new folder ("new"), or in the place of others ("overwrite"); "codes" fits a codebook at the end."""
+    from support.tiny_datasets import make_tiny_dataset
+
+    from lerobot_lara.labeling import run as module
+    from lerobot_lara.labeling import shards
+    from lerobot_lara.labeling.plan import LabelOptions
+
+    def build() -> None:
+        from labeling.test_label import save_lam
+
+        save_lam(shared / "lam")
+        make_tiny_dataset(shared / "video", num_episodes=4, num_frames=10, action=False, state=False)
+
+    def run(place: Path, *, seed: int = 0, **options: Any) -> list[str]:
+        written: list[str] = []
+        write = shards.write_shard
+
+        def recorded(file: Path, *args: Any) -> None:
+            written.append(file.name)
+            write(file, *args)
+
+        shards.write_shard = recorded  # in a fork
+        module.label(
+            str(shared / "lam"),
+            str(shared / "video"),
+            place / "labels",
+            options=LabelOptions(
+                shard_frames=10, seed=seed, codebook_size=2 if kind == "codes" else None, device="cpu"
+            ),
+            **options,
+        )
+        return written
+
+    def prepare(place: Path) -> None:
+        place.mkdir()
+        if kind == "overwrite":
+            run(place, seed=1)
+
+    def again(place: Path) -> list[str]:
+        # One that has not begun is refused without the flag.
+        begun = kind != "overwrite" or (place / "labels" / "plan.json").exists()
+        return run(place) if begun else run(place, overwrite=True)
+
+    def finished(place: Path) -> list[str]:
+        if kind == "overwrite":
+            return []
+        return [path.name for path in (place / "labels" / "data").rglob("*.parquet")]
+
+    forked(build)
+    start = functools.partial(run, overwrite=True) if kind == "overwrite" else run
+    return Command(
+        f"label ({kind})", prepare, start, again, lambda place: file_contents(place / "labels"), finished
+    )
+
+
 COMMANDS: dict[str, Callable[[Path], Command]] = {
     "import_new": functools.partial(import_video, "new"),
     "import_add": functools.partial(import_video, "add"),
@@ -426,6 +482,9 @@ COMMANDS: dict[str, Callable[[Path], Command]] = {
     "collect_overwrite": functools.partial(collect_demos, "overwrite"),
     "probe_new": functools.partial(probe, "new"),
     "probe_again": functools.partial(probe, "again"),
+    "label_new": functools.partial(label, "new"),
+    "label_codes": functools.partial(label, "codes"),
+    "label_overwrite": functools.partial(label, "overwrite"),
     "study": study,
     "demo_new": functools.partial(demo, "new"),
     "demo_overwrite": functools.partial(demo, "overwrite"),

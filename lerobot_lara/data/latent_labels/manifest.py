@@ -74,7 +74,7 @@ class LabelManifest:
     Args:
         lam: `name` (Hub id, or name of the folder), `revision`, `sha256` of the weights, `settings_sha256`.
         dataset: `repo_id`, `revision`, `fps`, `total_frames`, `episode_lengths`, `episodes` that are labeled (null: all
-            of them) and `files`, the size in bytes of each file that holds the camera's frames.
+            of them) and `files`, what tells the files of the camera's frames from others.
         camera: Key of the camera in the dataset.
         frame_size: Height and width, in pixels, of the frames that the LAM was given.
         frame_gap: K, in frames.
