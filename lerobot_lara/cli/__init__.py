@@ -16,6 +16,7 @@ SUBCOMMANDS = {
     "show-data": "write a page that shows a dataset or mixture as a policy sees it",
     "probe": "measure whether the latent actions of checkpoints are meaningful, and write a report",
     "label": "compute the latent actions of a dataset once, for policies to be trained on",
+    "fit-decoder": "learn which robot actions belong to latent actions, for `lara label --decoder`",
     "bases": "list the policies of LeRobot that can be aligned, and what works with each",
     "export-lam": "write the latent action model of an aligned checkpoint as a `lara_lam` checkpoint",
     "export-base": "write the policy of an aligned checkpoint without its latent action model, as its plain base",

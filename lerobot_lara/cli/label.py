@@ -19,6 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a LeRobotDataset, as a folder or Hub id, with or without actions; or a mixture file (.yaml)",
     )
     parser.add_argument("--out", help="folder of the labels; a run that was stopped goes on there")
+    parser.add_argument(
+        "--as-dataset",
+        metavar="NAME",
+        help="also write a copy of the dataset, user/name, with the labels as columns; --out may then be left out",
+    )
+    parser.add_argument("--root", help="folder of the copy (default: $HF_LEROBOT_HOME/<name>)")
+    parser.add_argument(
+        "--decoder",
+        help="of `lara fit-decoder`: give the copy pseudo-actions, for policies that know nothing of latent actions",
+    )
     parser.add_argument("--check", metavar="LABELS", help="check a folder of labels, and do nothing else")
     parser.add_argument(
         "--camera", help="camera of the dataset (default: the one that the model was trained on)"
@@ -86,30 +96,40 @@ def run(args: argparse.Namespace) -> int:
     # Imported here so that `lara label --help` does not load torch and the data libraries.
     if args.check is not None:
         return _check(args.check)
-    missing = [name for name in ("lam", "dataset", "out") if getattr(args, name) is None]
+    needed = ("lam", "dataset") if args.as_dataset else ("lam", "dataset", "out")
+    missing = [name for name in needed if getattr(args, name) is None]
     if missing:
         raise ValueError(
             f"`{missing[0]}` is missing. Pass `lara label <lam> <dataset> --out=<folder>`, or `--check=<folder>`."
         )
     from lerobot_lara.labeling.executors import ClusterOptions
     from lerobot_lara.labeling.plan import LabelOptions
-    from lerobot_lara.labeling.run import label
+    from lerobot_lara.labeling.run import CopyOptions, label
 
     def chosen(options: type) -> dict[str, Any]:
         return {
             field.name: getattr(args, field.name) for field in fields(options) if hasattr(args, field.name)
         }
 
+    copy = None
+    if args.as_dataset is not None:
+        copy = CopyOptions(args.as_dataset, args.root, args.decoder)
+    elif args.root is not None or args.decoder is not None:
+        raise ValueError(
+            "`root` and `decoder` are of a copy of the dataset. Pass --as-dataset=<user/name> too."
+        )
+    out = args.out or f"{CopyOptions(args.as_dataset, args.root).folder}.labels"
     results = label(
         args.lam,
         args.dataset,
-        args.out,
+        out,
         camera=args.camera,
         options=LabelOptions(**chosen(LabelOptions)),
         executor=args.executor,
         workers=args.workers,
         cluster=ClusterOptions(**chosen(ClusterOptions) | {"workers": args.parallel_tasks}),
         overwrite=args.overwrite,
+        copy=copy,
     )
     failed = 0
     for result in results:
@@ -128,6 +148,8 @@ def run(args: argparse.Namespace) -> int:
             manifest.invalid,
             manifest.frame_gap,
         )
+        if copy is not None:
+            logger.info("%s holds the copy of the dataset.", copy.folder)
         if manifest.errors:
             failed += len(manifest.errors)
             logger.warning(

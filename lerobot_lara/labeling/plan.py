@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lerobot.utils.constants import ACTION
 from lerobot.utils.import_utils import get_safe_default_video_backend
 
 import lerobot_lara  # noqa: F401  registers the policy types
@@ -17,6 +18,7 @@ from lerobot_lara.data.latent_labels.fingerprint import episode_lengths, frame_f
 from lerobot_lara.data.latent_labels.manifest import LabelManifest
 from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig
 from lerobot_lara.data.mixture.reader import ColumnReader
+from lerobot_lara.data.mixture.single import open_single
 from lerobot_lara.data.mixture.sources import Source, open_sources
 from lerobot_lara.files.atomic import write_json
 from lerobot_lara.files.reading import read_json_object
@@ -230,6 +232,20 @@ def make_plan(
         options = replace(options, codebook=str(user_path(options.codebook).resolve()))
     shards = cut_into_shards([lengths[episode] for episode in episodes], options.shard_frames)
     return LabelPlan(found, _entry_fields(source), manifest, options, episodes, shards)
+
+
+def open_for_actions(demos: str, episodes: list[int] | None) -> Source:
+    """Opens demonstrations, whose actions are read too.
+
+    Raises:
+        ValueError: There is no such dataset, or it has no actions.
+    """
+    source = open_single(demos, camera=None)
+    if ACTION not in source.meta.features:
+        raise ValueError(
+            f"{demos} has no actions, from which a decoder is learned. Name a dataset of demonstrations."
+        )
+    return replace(source, config=replace(source.config, episodes=episodes))
 
 
 def choose_camera(source: Source, camera: str | None, trained_on: str | None) -> str:

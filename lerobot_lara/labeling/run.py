@@ -5,13 +5,17 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lerobot_lara.data.latent_labels.labels import LatentLabels
 from lerobot_lara.data.latent_labels.manifest import ERRORS, MANIFEST, LabelManifest
 from lerobot_lara.data.mixture.config import is_mixture, load_mixture, require_roots
 from lerobot_lara.data.mixture.single import open_single
 from lerobot_lara.data.mixture.sources import Source, open_sources
+from lerobot_lara.data.video.dataset import dataset_root
 from lerobot_lara.files.lock import only_run
 from lerobot_lara.files.user_path import user_path
+from lerobot_lara.labeling.dataset_copy import copy_dataset, label_columns
 from lerobot_lara.labeling.executors import ClusterOptions, label_here, label_on_cluster
 from lerobot_lara.labeling.finish import finish_labels
 from lerobot_lara.labeling.plan import PLAN, LabelOptions, LabelPlan, make_plan
@@ -37,6 +41,26 @@ class LabelResult:
     manifest: LabelManifest | None
 
 
+@dataclass(frozen=True)
+class CopyOptions:
+    """A copy of the dataset with the labels as columns.
+
+    Args:
+        repo_id: Name of the copy, "user/name".
+        root: Its folder; None is that of LeRobot's home.
+        decoder: Folder of a decoder that gives it pseudo-actions; None for none.
+    """
+
+    repo_id: str
+    root: str | None = None
+    decoder: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the copy."""
+        return dataset_root(self.repo_id, None if self.root is None else user_path(self.root)).resolve()
+
+
 def label(
     lam_path: str,
     dataset: str,
@@ -48,6 +72,7 @@ def label(
     workers: int = 1,
     cluster: ClusterOptions | None = None,
     overwrite: bool = False,
+    copy: CopyOptions | None = None,
 ) -> list[LabelResult]:
     """Labels datasets; a run that was stopped goes on where it was.
 
@@ -61,6 +86,7 @@ def label(
         workers: Processes on this machine.
         cluster: How tasks of Slurm or Ray are started.
         overwrite: Replace other labels in `out`.
+        copy: Also write a copy of the dataset with the labels as columns; None for none.
 
     Returns:
         What has come of each dataset.
@@ -69,6 +95,8 @@ def label(
         ValueError: The LAM or the dataset is missing or does not fit, or `out` holds something else.
     """
     options, folder = options or LabelOptions(), user_path(out).resolve()
+    if copy is not None:
+        _check_copy(copy, dataset, executor)
     results = []
     for name, source, plan in _plans(lam_path, dataset, options, camera):
         target = folder / name if name else folder
@@ -77,12 +105,14 @@ def label(
             if shards is None:
                 logger.info("%s is labeled already: %s holds its labels.", source.name, target)
                 results.append(LabelResult(target, LabelManifest.read(target)))
+                _copy(copy, lam_path, source, target, options)
                 continue
             _announce(source, plan, shards)
             if executor == "local":
                 frames = sum(_frames(plan, shard) for shard in shards)
                 label_here(target, shards, total_frames=frames, workers=workers)
                 results.append(LabelResult(target, finish_labels(target)))
+                _copy(copy, lam_path, source, target, options)
                 continue
             label_on_cluster(
                 executor,
@@ -94,6 +124,38 @@ def label(
             finished = (target / MANIFEST).is_file()
             results.append(LabelResult(target, LabelManifest.read(target) if finished else None))
     return results
+
+
+def _check_copy(copy: CopyOptions, dataset: str, executor: str) -> None:
+    if is_mixture(dataset):
+        raise ValueError(
+            f"`as_dataset` is {copy.repo_id!r}, but {dataset} is a mixture file; it must be a single dataset. Copy the "
+            "datasets of the mixture one by one."
+        )
+    if executor != "local":
+        raise ValueError(
+            f"`as_dataset` is {copy.repo_id!r}, but `executor` is {executor!r}, whose tasks end later. Run the same "
+            "command with --executor=local once they have."
+        )
+    if copy.folder.exists():
+        raise ValueError(f"{copy.folder} exists already. Choose another name or --root, or delete it.")
+
+
+def _copy(
+    copy: CopyOptions | None, lam_path: str, source: Source, labels_folder: Path, options: LabelOptions
+) -> None:
+    """Writes the copy of the dataset, if one is asked for."""
+    if copy is None:
+        return
+    labels = LatentLabels(labels_folder)
+    columns = label_columns(labels)
+    names: dict[str, Any] = {}
+    if copy.decoder is not None:
+        from lerobot_lara.labeling.pseudo_actions import pseudo_columns
+
+        added, names = pseudo_columns(lam_path, source, labels, copy.decoder, device=options.device)
+        columns |= added
+    copy_dataset(source, labels, columns, names, repo_id=copy.repo_id, root=copy.folder)
 
 
 def _plans(

@@ -55,7 +55,7 @@ def label_shard(folder: Path, shard: int) -> int:
             try:
                 labels = label_episode(
                     lam,
-                    _windows(plan, reader, position),
+                    frame_windows(plan, reader, position),
                     length=length,
                     shifts=shifts,
                     no_motion=plan.options.no_motion,
@@ -126,7 +126,7 @@ def forget() -> None:
     load_lam.cache_clear()
 
 
-def _windows(plan: LabelPlan, reader: ColumnReader, position: int) -> Iterator[Tensor]:
+def frame_windows(plan: LabelPlan, reader: ColumnReader, position: int) -> Iterator[Tensor]:
     """The frames (n, 3, H, W) uint8 of an episode, in order."""
     start, length = int(reader.starts[position]), int(reader.lengths[position])
     height, width = plan.manifest.frame_size

@@ -140,12 +140,12 @@ class _Scaled:
     """A network behind the scaler of its inputs."""
 
     def __init__(self, scaler: StandardScaler, net: nn.Module) -> None:
-        self._scaler, self._net = scaler, net
+        self.scaler, self.net = scaler, net
 
     @torch.no_grad()
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Implements `Regressor.predict`."""
-        return self._net(torch.from_numpy(self._scaler.transform(inputs)).float()).numpy()
+        return self.net(torch.from_numpy(self.scaler.transform(inputs)).float()).numpy()
 
 
 @torch.no_grad()
