@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from lerobot_lara.evaluation.intervals import wilson_interval
+from lerobot_lara.evaluation.intervals import difference_p_value, wilson_interval
 
 logger = logging.getLogger("multi_task_dit")
 TASKS = ("drawer-close-v3", "window-open-v3", "handle-press-v3")
@@ -41,12 +41,15 @@ def main() -> None:
     alignment = [f"--policy.lam_path={lam}", "--policy.frame_gap=16"]
     logger.info("| policy | solved of %d | 95 %% interval | %s |", EPISODES * len(TASKS), " | ".join(TASKS))
     logger.info("|---|---|---|%s", "---|" * len(TASKS))
+    counts = []
     for kind, flags in (("multi_task_dit", []), ("lara_multi_task_dit", alignment)):
         solved = evaluate(train(kind, flags, clip, args), args.out / f"eval_{kind}")
         total = sum(solved)
-        low, high = wilson_interval(total, EPISODES * len(TASKS))
+        counts.append((total, EPISODES * len(TASKS)))
+        low, high = wilson_interval(*counts[-1])
         cells = " | ".join(map(str, solved))
         logger.info("| `%s` | %d | %.0f-%.0f %% | %s |", kind, total, 100 * low, 100 * high, cells)
+    logger.info("Fisher's exact test of the difference: p = %.2f", difference_p_value(*counts))
 
 
 def tasks_of(root: Path) -> list[str]:

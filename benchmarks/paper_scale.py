@@ -42,14 +42,15 @@ class Part:
         name: Name in the table.
         modules: Modules with its parameters.
         run: Runs a forward pass on `BATCH` samples.
-        trained: Whether it receives gradients.
+        backward: What a backward pass computes: "all" gradients of a trained network, those of the "input" alone that
+            pass through a frozen one, or none.
         flops: FLOPs per sample and forward pass; None counts those of `run`.
     """
 
     name: str
     modules: Iterable[nn.Module]
     run: Callable[[], Any]
-    trained: bool
+    backward: str | None
     flops: float | None = None
 
     def parameters(self) -> int:
@@ -71,7 +72,7 @@ class Part:
         alive: list[Any] = []
         weights = {id(p.untyped_storage()) for module in self.modules for p in module.parameters()}
         counter = FlopCounterMode(display=False)
-        grad = torch.enable_grad() if self.trained else torch.no_grad()
+        grad = torch.no_grad() if self.backward is None else torch.enable_grad()
         with counter, grad, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             self.run()
         activations = sum(size for key, size in kept.items() if key not in weights)
@@ -95,24 +96,27 @@ def lam_parts(policy: dict[str, Any], encoder: str) -> list[Part]:
     tokens = torch.rand(BATCH, lam.frame_encoder.num_tokens, lam.frame_encoder.width)
     latent = torch.rand(BATCH, settings.num_latent_tokens, settings.latent_dim)
     backbone = lam.frame_encoder.backbone.module
-    vgg = vgg16(weights=None).features
+    vgg = vgg16(weights=None).features.requires_grad_(False)
     images = torch.rand(BATCH, 3, predicted, predicted, requires_grad=True)
     return [
         Part(
-            "LAM frame encoder, 2 frames", [backbone], lambda: lam.frame_encoder(frames.flatten(0, 1)), False
+            "LAM frame encoder, 2 frames", [backbone], lambda: lam.frame_encoder(frames.flatten(0, 1)), None
         ),
         Part(
-            "LAM inverse dynamics", [lam.inverse_dynamics], lambda: lam.inverse_dynamics(tokens, tokens), True
+            "LAM inverse dynamics",
+            [lam.inverse_dynamics],
+            lambda: lam.inverse_dynamics(tokens, tokens),
+            "all",
         ),
         Part(
             "LAM forward dynamics",
             [lam.forward_dynamics],
             lambda: lam.forward_dynamics(frames[:, 0], latent, None),
-            True,
+            "all",
         ),
         # The features of the true frame are computed without a gradient, those of the prediction with one.
-        Part("perceptual loss (VGG16), prediction", [vgg], lambda: vgg(images), True),
-        Part("perceptual loss (VGG16), true frame", [], lambda: vgg(images), False),
+        Part("perceptual loss (VGG16), prediction", [vgg], lambda: vgg(images), "input"),
+        Part("perceptual loss (VGG16), true frame", [], lambda: vgg(images), None),
     ]
 
 
@@ -160,11 +164,9 @@ def policy_parts(policy: dict[str, Any], vlm: str) -> list[Part]:
         )
 
     return [
-        Part(
-            f"vision-language model, layer {policy['vlm_layer']} of 28", [model], lambda: None, False, flops
-        ),
-        Part("its self-attention adapter", [adapter], lambda: adapter(context, mask), True),
-        Part("DiT action head", [head], run_head, True),
+        Part(f"vision-language model, layer {policy['vlm_layer']} of 28", [model], lambda: None, None, flops),
+        Part("its self-attention adapter", [adapter], lambda: adapter(context, mask), "all"),
+        Part("DiT action head", [head], run_head, "all"),
     ]
 
 
@@ -174,17 +176,18 @@ def table(parts: list[Part]) -> tuple[list[str], dict[str, float]]:
     for part in parts:
         parameters = part.parameters()
         flops, activations = part.measure()
-        # A backward pass costs twice its forward pass. The frozen models of a LAM have float32 weights.
-        step = flops * (3 if part.trained else 1)
-        is_loss = part.name.startswith("perceptual")
-        states = parameters * (16 if part.trained and not is_loss else 2 if part.flops is not None else 4)
+        # The gradients of the inputs cost one forward pass, and those of the weights another.
+        step = flops * {"all": 3, "input": 2, None: 1}[part.backward]
+        trained = part.backward == "all"
+        # The frozen models of a LAM have float32 weights.
+        states = parameters * (16 if trained else 2 if part.flops is not None else 4)
         sums["weights"] += parameters
         sums["step"] += step
         sums["states"] += states
         sums["activations"] += activations / 2
-        trained = "trained" if part.trained and not is_loss else "frozen"
+        kind = "trained" if trained else "frozen"
         rows.append(
-            f"| {part.name} | {parameters / 1e6:,.0f} | {trained} | {flops / GIGA:,.1f} | {step / GIGA:,.1f} | "
+            f"| {part.name} | {parameters / 1e6:,.0f} | {kind} | {flops / GIGA:,.1f} | {step / GIGA:,.1f} | "
             f"{states / GIGA:.2f} | {activations / 2 / 1e6:,.0f} |"
         )
     rows.append(
@@ -198,11 +201,12 @@ TITLE = "## Size and cost"
 INTRODUCTION = f"""{TITLE}
 
 Written by `python benchmarks/paper_scale.py` from the configurations in this folder; computed, not measured. FLOPs and
-activations are per sample. FLOPs are those of matrix products, a backward pass counting twice its forward pass; the
-vision-language model's are 2 per weight and token. States are weights, gradients and AdamW's moments in float32 for
-what is trained (16 bytes per parameter), weights alone for what is not (the LAM's in float32). Activations are what the
-backward pass keeps, at 2 bytes per number, without gradient checkpointing. The action head has rows for
-{NUM_EMBODIMENTS} embodiments, which are half of its weights; prompts have {NUM_CONTEXT_TOKENS} tokens (two cameras).
+activations are per sample. FLOPs are those of matrix products, a backward pass counting twice its forward pass, or once
+where the weights are frozen; the vision-language model's are 2 per weight and token. States are weights, gradients and
+AdamW's moments in float32 for what is trained (16 bytes per parameter), weights alone for what is not (the LAM's in
+float32). Activations are what the backward pass keeps, at 2 bytes per number, without gradient checkpointing. The
+action head has rows for {NUM_EMBODIMENTS} embodiments, which are half of its weights; prompts have
+{NUM_CONTEXT_TOKENS} tokens (two cameras).
 """
 HEAD = [
     "| part | parameters, M | | forward, GFLOP | training step, GFLOP | states, GB | activations, MB |",

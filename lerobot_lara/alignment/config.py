@@ -182,15 +182,19 @@ class LatentAlignmentConfig(BaseConfig):
     def _save_pretrained(self, save_directory: Path) -> None:
         super(LatentAlignmentConfig, self.portable())._save_pretrained(save_directory)
 
+    @classmethod
+    def base_type(cls) -> str:
+        """Type of the policy that is aligned, whose configuration follows the mixin.
+
+        Raises:
+            ValueError: LeRobot does not know that configuration by name.
+        """
+        classes = cls.__mro__
+        behind = classes[classes.index(LatentAlignmentConfig) + 1 :]
+        base = next(candidate for candidate in behind if issubclass(candidate, PreTrainedConfig))
+        return PreTrainedConfig.get_choice_name(base)
+
     @staticmethod
     def field_names() -> set[str]:
         """Names of the fields this mixin adds: what a plain base configuration does not know."""
         return set(LatentAlignmentConfig.__dataclass_fields__)
-
-
-def base_type(config_class: type[LatentAlignmentConfig]) -> str:
-    """The type of the policy that is aligned: the first configuration behind the mixin that LeRobot knows by name."""
-    classes = config_class.__mro__
-    behind = classes[classes.index(LatentAlignmentConfig) + 1 :]
-    known = {PreTrainedConfig.get_choice_class(name): name for name in PreTrainedConfig.get_known_choices()}
-    return next(known[candidate] for candidate in behind if candidate in known)

@@ -99,7 +99,7 @@ class LatentAlignmentMixin(AttachedLAM):
         self._check_learns(hidden_states)
         target = find_target(hidden_states.dtype)
         alignment_loss, predicted = alignment(
-            hidden_states.to(next(alignment.parameters()).dtype),
+            hidden_states,
             target.latent_action,
             token_valid=token_valid,
             pair_valid=target.valid,

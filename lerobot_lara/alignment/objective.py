@@ -96,10 +96,11 @@ class LatentAlignment(nn.Module):
             The loss (0, still in the graph, with too few valid pairs: comparing needs two), and the projected hidden
             states (B, Z) float32, not centered.
         """
-        # A base may run in half precision where the head does not.
+        # A base may run in half precision where the head does not, in which a mean over many tokens loses digits.
+        dtype = next((parameter.dtype for parameter in self.alignment_head.parameters()), hidden_states.dtype)
+        hidden_states = hidden_states.to(dtype)
         pooled = self._pool(hidden_states, token_valid)  # (B, D)
-        dtype = next((parameter.dtype for parameter in self.alignment_head.parameters()), pooled.dtype)
-        predicted = self.alignment_head(pooled.to(dtype)).float()  # (B, Z)
+        predicted = self.alignment_head(pooled).float()  # (B, Z)
         target = latent_action.flatten(1).float()  # (B, Z)
         if pair_valid is None:
             pair_valid = torch.ones(len(predicted), dtype=torch.bool, device=predicted.device)

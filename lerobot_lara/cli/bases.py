@@ -34,17 +34,17 @@ def table() -> list[tuple[str, ...]]:
 
     from lerobot_lara.alignment.bases import BASES
 
-    types = {PreTrainedConfig.get_choice_class(name): name for name in PreTrainedConfig.get_known_choices()}
     rows: list[tuple[str, ...]] = []
     for config_class in BASES:
         config: Any = config_class
-        policy = get_policy_class(types[config])
+        name = PreTrainedConfig.get_choice_name(config)
+        policy = get_policy_class(name)
         names = {field.name for field in fields(config)}
         width, blocks = config.released_size
         video = config.masks_padded_actions
         rows.append(
             (
-                types[config],
+                name,
                 config.base_type(),
                 f"{width} x {blocks}",
                 config.tap,

@@ -15,7 +15,7 @@ from lerobot_lara.files.checkpoint_reading import WeightHeader
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.loading import current_loading, loading
 from lerobot_lara.policy.mixture_record import MixtureRecord
-from lerobot_lara.policy.processor_files import check_processors
+from lerobot_lara.policy.processor_files import check_loaded_processors
 from lerobot_lara.policy.publishing import PublishingPolicy
 from lerobot_lara.policy.read_config import read_config
 from lerobot_lara.training.finite import require_finite
@@ -70,10 +70,7 @@ class LaraPolicyBase(PublishingPolicy):
                 not know.
         """
         checkpoint = Checkpoint.of(pretrained_name_or_path, kwargs)
-        check_processors(checkpoint)
-        adapter = getattr(config, "pretrained_path", None)
-        if adapter is not None and str(adapter) != checkpoint.path:  # whose processors LeRobot loads
-            check_processors(Checkpoint(str(adapter), getattr(config, "pretrained_revision", None)))
+        check_loaded_processors(checkpoint, config)
         saved = read_config(checkpoint, **kwargs)
         config = cls.adapt_config(config or cls._of_this_type(saved, checkpoint), checkpoint, dataset_meta)
         cls._check_sizes(checkpoint)

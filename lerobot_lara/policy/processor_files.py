@@ -40,6 +40,23 @@ def check_processors(checkpoint: Checkpoint) -> None:
                 raise ValueError(f"{file}: step {number} {problem} {REMEDY}")
 
 
+def check_loaded_processors(checkpoint: Checkpoint, config: Any) -> None:
+    """`check_processors` for all that LeRobot may build with a policy: of a low-rank adapter, the adapter's own.
+
+    Args:
+        checkpoint: What the policy's weights are loaded from.
+        config: Given configuration, whose `pretrained_path` names the adapter if there is one; None for the
+            checkpoint's.
+
+    Raises:
+        ValueError: As `check_processors`.
+    """
+    check_processors(checkpoint)
+    adapter = getattr(config, "pretrained_path", None)
+    if adapter is not None and str(adapter) != checkpoint.path:
+        check_processors(Checkpoint(str(adapter), getattr(config, "pretrained_revision", None)))
+
+
 def _problem(step: Any) -> str | None:
     """What is wrong with an entry of `steps`; None if nothing is."""
     if not isinstance(step, dict):

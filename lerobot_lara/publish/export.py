@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from lerobot.policies.factory import make_pre_post_processors
 
 from lerobot_lara.alignment.attachment import ALIGNMENT_FILE, LAM_FOLDER
-from lerobot_lara.alignment.config import LatentAlignmentConfig, base_type
+from lerobot_lara.alignment.config import LatentAlignmentConfig
 from lerobot_lara.files.atomic import sync_files, sync_folder, write_json
 from lerobot_lara.files.checkpoint_reading import read_json_object
 from lerobot_lara.files.lock import only_run
@@ -49,7 +49,7 @@ def export_base(checkpoint: str | Path, directory: str | Path) -> None:
     saved = read_json_object(source / CONFIG_FILE)
     aligned = LatentAlignmentConfig.field_names()
     plain = {name: value for name, value in saved.items() if name not in aligned} | {
-        "type": base_type(type(config))
+        "type": config.base_type()
     }
     with _new_checkpoint(directory) as new:
         for file in sorted([*source.glob("*.json"), *source.glob("*.safetensors")]):

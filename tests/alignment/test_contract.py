@@ -14,6 +14,7 @@ from support.fake_base import (
 )
 from support.policies import CAMERA, TINY_LAM, features
 
+from lerobot_lara.alignment.config import LatentAlignmentConfig
 from lerobot_lara.alignment.mixin import LatentAlignmentMixin
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.policy.alignment_contract import TapPoint
@@ -186,6 +187,18 @@ def test_the_base_is_exported_as_a_checkpoint_of_its_own_type(lam_path, tmp_path
     export_lam(tmp_path / "out", tmp_path / "lam")
     lam = LatentActionModel.from_pretrained(tmp_path / "lam")
     assert all(torch.equal(policy.lam.state_dict()[key], value) for key, value in lam.state_dict().items())
+
+
+def test_a_base_that_lerobot_does_not_know_has_no_type():
+    class Unregistered(PreTrainedConfig):
+        """Never registered."""
+
+    class Aligned(LatentAlignmentConfig, Unregistered):
+        """Aligns it."""
+
+    assert LaraFakeBaseConfig.base_type() == "fake_base"
+    with pytest.raises(ValueError, match=r"Cannot find choice name for .*Unregistered"):
+        Aligned.base_type()
 
 
 def test_a_policy_that_lacks_a_member_is_refused_by_name(lam_path):

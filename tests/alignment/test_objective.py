@@ -36,6 +36,15 @@ def test_mean_pooling_and_last_pooling_skip_padding():
         torch.testing.assert_close(predicted, alignment.alignment_head(pooled))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_hidden_states_in_half_precision_are_pooled_in_that_of_the_head(dtype):
+    hidden, latent = batch()
+    hidden = hidden.to(dtype)
+    loss, predicted = make()(hidden, latent)
+    expected, same = make()(hidden.float(), latent)
+    assert torch.equal(loss, expected) and torch.equal(predicted, same)
+
+
 def test_invalid_pairs_change_nothing():
     hidden, latent = batch()
     valid = torch.arange(16) < 12

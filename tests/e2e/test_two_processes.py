@@ -48,6 +48,12 @@ def train_on_two_processes(
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def all_draws(folder: Path) -> list[int]:
+    """Numbers of the samples that both ranks have drawn."""
+    ranks = [json.loads((folder / f"draws_{rank}.json").read_text()) for rank in (0, 1)]
+    return [draw for rank in ranks for step in rank for draw in step]
+
+
 @pytest.mark.timeout(900)
 def test_codebooks_stay_equal(tmp_path):
     root = make_tiny_dataset(tmp_path / "videos", num_episodes=4, num_frames=20, action=False, state=False)
@@ -85,9 +91,8 @@ def test_a_mixture_is_shared_out(tmp_path):
     steps = 3  # fewer draws than an epoch has
     flags = {"dataset.repo_id": mixture, "output_dir": tmp_path / "out", "steps": steps, "save_freq": steps}
     train_on_two_processes(tmp_path, flags)
-    draws = [json.loads((tmp_path / f"draws_{rank}.json").read_text()) for rank in (0, 1)]
-    flat = [draw for rank in draws for step in rank for draw in step]
-    assert len(flat) == len(set(flat)) == steps * 2 * 8
+    draws = all_draws(tmp_path)
+    assert len(draws) == len(set(draws)) == steps * 2 * 8
     logs = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
     assert all(
         {"prediction_error/slow", "prediction_error/fast"} <= log.keys() for rank in logs for log in rank
@@ -117,6 +122,8 @@ def test_an_aligned_policy_of_lerobot_trains(tmp_path):
         "num_workers": 0,
     }
     train_on_two_processes(tmp_path, flags, {})
+    draws = all_draws(tmp_path)  # fewer than the 40 of an epoch
+    assert len(draws) == len(set(draws)) == 4 * 2 * 4
     checkpoint = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
     assert (checkpoint / "lam" / "model.safetensors").is_file()
     started, ended = (

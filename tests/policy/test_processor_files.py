@@ -1,8 +1,10 @@
 """Processors of a checkpoint: LeRobot calls whatever class they name, so they are checked first."""
 
 import json
+import shutil
 
 import pytest
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 from support.helpers import run_eval, run_train
 from support.policies import make_policy
@@ -95,6 +97,18 @@ def test_a_registered_step_and_a_class_of_lerobot_pass(checkpoint):
     add_step(checkpoint, {"registry_name": "device_processor", "config": {"device": "cpu"}})
     add_step(checkpoint, {"class": "lerobot.processor.IdentityProcessorStep"})
     LaraDiTPolicy.from_pretrained(checkpoint)
+
+
+def test_the_processors_of_an_adapter_are_checked_too(checkpoint, tmp_path):
+    """LeRobot takes the weights of the base that an adapter names, and the processors of the adapter."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(checkpoint, adapter)
+    config = PreTrainedConfig.from_pretrained(checkpoint)
+    config.pretrained_path = adapter
+    LaraDiTPolicy.from_pretrained(checkpoint, config=config)
+    add_step(adapter, command_that_leaves(tmp_path / "mark"))
+    with pytest.raises(ValueError, match=r"adapter/policy_preprocessor\.json: step \d+ names the class"):
+        LaraDiTPolicy.from_pretrained(checkpoint, config=config)
 
 
 # The ways in

@@ -12,12 +12,12 @@ from lerobot.configs import PreTrainedConfig
 from torch import Tensor, nn
 
 from lerobot_lara.alignment.bases.weights import check_weights
-from lerobot_lara.alignment.config import LatentAlignmentConfig, base_type
+from lerobot_lara.alignment.config import LatentAlignmentConfig
 from lerobot_lara.alignment.mixin import LatentAlignmentMixin
 from lerobot_lara.policy.alignment_contract import TapPoint
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.mixture_record import MixtureRecord
-from lerobot_lara.policy.processor_files import check_processors
+from lerobot_lara.policy.processor_files import check_loaded_processors
 
 
 class LeRobotAlignmentConfig(LatentAlignmentConfig):
@@ -52,11 +52,6 @@ class LeRobotAlignmentConfig(LatentAlignmentConfig):
     def observation_delta_indices(self) -> Any:
         """The base's own."""
         return super(LatentAlignmentConfig, self).observation_delta_indices
-
-    @classmethod
-    def base_type(cls) -> str:
-        """Type of the policy that is aligned."""
-        return base_type(cls)
 
 
 class LeRobotAlignmentMixin(LatentAlignmentMixin):
@@ -102,7 +97,7 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
         """
         checkpoint = Checkpoint.of(pretrained_name_or_path, kwargs)
         cls.check_type(checkpoint)
-        check_processors(checkpoint)
+        check_loaded_processors(checkpoint, config)
         policy = super().from_pretrained(
             pretrained_name_or_path, config=config, dataset_meta=dataset_meta, **kwargs
         )

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from support.helpers import TrainRun, run_train
 from support.policies import TINY_LAM
 from support.tiny_bases import CAMERA, NAMES, SIZE, base_options, tiny_gemma
-from support.tiny_datasets import make_tiny_dataset
+from support.tiny_datasets import REPO_ID, make_tiny_dataset
 
+from lerobot_lara.batch.keys import FRAME_PAIR, FRAME_PAIR_IS_PAD
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 FEATURES = ("input_features", "output_features")
@@ -46,11 +49,24 @@ class TinyBase:
 
     def policy(self, aligned: bool = True, **changes: Any) -> Any:
         """A new policy with random weights."""
-        from lerobot.policies.factory import get_policy_class
-
         config = self.config(aligned, **changes)
         torch.manual_seed(0)
         return get_policy_class(config.type)(config)
+
+    def data_and_preprocessor(self) -> tuple[LeRobotDataset, Any]:
+        """The dataset with the windows of the base, and what prepares batches of it for the base."""
+        config = self.config(False)
+        deltas = config.observation_delta_indices
+        steps = {"action": config.action_delta_indices}
+        if deltas is not None:
+            steps |= dict.fromkeys((CAMERA, "observation.state"), deltas)
+        timestamps = {key: [step / 10 for step in value] for key, value in steps.items()}
+        dataset = LeRobotDataset(REPO_ID, root=self.data, delta_timestamps=timestamps)
+        config._runtime_dataset_meta = dataset.meta
+        preprocess, _ = make_pre_post_processors(
+            config, dataset_stats=dataset.meta.stats, dataset_meta=dataset.meta
+        )
+        return dataset, preprocess
 
     def train(self, output_dir: Path, aligned: bool = True, **flags: Any) -> TrainRun:
         """Trains for 3 steps with the real `lerobot-train`; flags as for `run_train`."""
@@ -98,3 +114,14 @@ def tiny_base(
     with tiny_gemma():
         options = base_options(name, tmp_path_factory.mktemp(name))
         yield TinyBase(name, options, lam_path, datasets[SIZE.get(name, 32)])
+
+
+@pytest.fixture
+def batch(tiny_base: TinyBase) -> dict[str, Any]:
+    """A preprocessed batch of three samples with frame pairs; the last sample's actions end early."""
+    dataset, preprocess = tiny_base.data_and_preprocessor()
+    made = torch.utils.data.default_collate([dataset[row] for row in (2, 5, 13)])
+    generator = torch.Generator().manual_seed(1)
+    made[FRAME_PAIR] = torch.randint(0, 256, (3, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    made[FRAME_PAIR_IS_PAD] = torch.zeros(3, 2, dtype=torch.bool)
+    return preprocess(made)

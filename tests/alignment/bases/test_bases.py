@@ -1,40 +1,23 @@
 """Each policy of LeRobot that can be aligned, in memory: what is tapped, and that it stays the base."""
 
+from unittest import mock
+
 import pytest
 import torch
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.policies.factory import get_policy_class
 from support.policies import TINY_LAM
-from support.tiny_bases import CAMERA, CHUNK
-from support.tiny_datasets import REPO_ID
+from support.tiny_bases import CHUNK
 
 from lerobot_lara.alignment.mixin import LatentAlignmentMixin
 from lerobot_lara.batch.keys import FRAME_PAIR, FRAME_PAIR_IS_PAD
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
-SIZE = 3
-
-
-@pytest.fixture
-def batch(tiny_base):
-    """A preprocessed batch with frame pairs; the last sample's actions end early."""
-    config = tiny_base.config(False)
-    deltas = config.observation_delta_indices
-    steps = {"action": config.action_delta_indices}
-    if deltas is not None:
-        steps |= dict.fromkeys((CAMERA, "observation.state"), deltas)
-    timestamps = {key: [step / 10 for step in value] for key, value in steps.items()}
-    dataset = LeRobotDataset(REPO_ID, root=tiny_base.data, delta_timestamps=timestamps)
-    samples = [dataset[row] for row in (2, 5, 13)]
-    made = torch.utils.data.default_collate(samples)
-    generator = torch.Generator().manual_seed(1)
-    made[FRAME_PAIR] = torch.randint(0, 256, (SIZE, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    made[FRAME_PAIR_IS_PAD] = torch.zeros(SIZE, 2, dtype=torch.bool)
-    config._runtime_dataset_meta = dataset.meta
-    preprocess, _ = make_pre_post_processors(
-        config, dataset_stats=dataset.meta.stats, dataset_meta=dataset.meta
-    )
-    return preprocess(made)
+# Of the batch, and blocks of each tiny base.
+SIZE, DEPTH = 3, 4
+# Of what is not `CHUNK`: GR00T N1.6 pads chunks to its horizon.
+STEPS = {"groot_n16": 10}
+# How often a base denoises each sample, if not once.
+COPIES = {"vla_jepa": 2}
 
 
 def plain(batch):
@@ -88,27 +71,31 @@ def test_the_base_never_sees_the_pair(tiny_base, batch, monkeypatch):
     assert len(seen) == 1 and not {key for key in seen[0] if key.startswith(FRAME_PAIR)}
 
 
+def keep_tokens(policy):
+    """Returns the list to which every forward pass will add its action tokens, and which of them are valid."""
+    kept, pick = [], policy.action_tokens
+
+    def keep(hidden_states, batch):
+        kept.append(pick(hidden_states, batch))
+        return kept[-1]
+
+    policy.action_tokens = keep
+    return kept
+
+
 def test_every_block_is_tapped_once_at_the_action_tokens(tiny_base, batch):
     """A loss on the tokens of block n alone reaches the blocks up to n, and its actions alone among the samples."""
-    policy = wake(tiny_base.policy()).train()
-    depth = len(policy.alignment_taps)
-    assert depth == 4
-    for layer in range(1, depth + 1):
+    for layer in range(1, DEPTH + 1):
         policy = wake(tiny_base.policy(alignment_layer=layer, freeze_lam=True)).train()
-        taken = []
-        take = policy._tap.take
-        policy._tap.take = lambda take=take, taken=taken: taken.append(take()) or taken[-1]
-        chosen = []
-        pick = policy.action_tokens
-        policy.action_tokens = lambda h, b, pick=pick, chosen=chosen: chosen.append(pick(h, b)) or chosen[-1]
-        policy(dict(batch))
-        assert len(taken) == len(chosen) == 1
-        tokens, valid = chosen[0]
-        assert tokens.requires_grad and tokens.shape[-1] == policy.alignment_width
-        assert tokens.shape[0] == SIZE and tokens.shape[1] % CHUNK in (
-            0,
-            2,
-        )  # groot_n16 pads to its horizon of 10
+        assert len(policy.alignment_taps) == DEPTH
+        kept = keep_tokens(policy)
+        with mock.patch.object(policy._tap, "take", wraps=policy._tap.take) as take:
+            policy(dict(batch))
+        assert take.call_count == len(kept) == 1
+        tokens, valid = kept[0]
+        assert tokens.requires_grad
+        steps, copies = STEPS.get(tiny_base.name, CHUNK), COPIES.get(tiny_base.name, 1)
+        assert tokens.shape == (SIZE, copies * steps, policy.alignment_width)
         assert valid.shape == tokens.shape[:2]
         is_pad = batch["action_is_pad"]
         assert valid[0].all() or tiny_base.name == "groot_n16"
@@ -116,7 +103,7 @@ def test_every_block_is_tapped_once_at_the_action_tokens(tiny_base, batch):
         tokens.float().sum().backward()
         blocks = _blocks(policy, tiny_base.name)
         reached = [any(p.grad is not None and p.grad.abs().max() > 0 for p in b.parameters()) for b in blocks]
-        assert reached == [True] * layer + [False] * (depth - layer)
+        assert reached == [True] * layer + [False] * (DEPTH - layer)
 
 
 def _blocks(policy, name):
@@ -127,40 +114,31 @@ def _blocks(policy, name):
     return [point.module for point in policy.alignment_taps]
 
 
-def test_the_action_tokens_carry_the_actions(tiny_base, batch):
-    """Changing one step's action changes its token at the first block's input side most directly: block 1's output."""
+def moved_tokens(tiny_base, batch, where):
+    """How far the output of block 1 moves, (B, copies, T), when the actions at an index do."""
     policy = wake(tiny_base.policy(alignment_layer=1, freeze_lam=True)).eval()
-    kept = []
-    pick = policy.action_tokens
-    policy.action_tokens = lambda h, b: kept.append(pick(h, b)[0]) or pick(h, b)
-    changed = dict(batch)
-    changed["action"] = batch["action"].clone()
-    changed["action"][:, 1] += 5
+    kept = keep_tokens(policy)
+    changed = batch | {"action": batch["action"].clone()}
+    changed["action"][where] += 5
     for given in (batch, changed):
         torch.manual_seed(3)
         policy(dict(given))
-    difference = (kept[0] - kept[1]).float().abs().sum(-1)
-    steps = difference.shape[1] // (2 if tiny_base.name == "vla_jepa" else 1)
-    folded = difference.unflatten(1, (-1, steps)).sum(1)
-    assert (folded.argmax(1) == 1).all(), folded
+    (before, _), (after, _) = kept
+    distance = (before - after).float().abs().sum(-1)
+    return distance.unflatten(1, (COPIES.get(tiny_base.name, 1), -1))
+
+
+def test_the_action_tokens_carry_the_actions(tiny_base, batch):
+    """Changing one step's action changes its token at the first block's input side most directly: block 1's output."""
+    moved = moved_tokens(tiny_base, batch, (slice(None), 1)).sum(1)
+    assert (moved.argmax(1) == 1).all(), moved
 
 
 def test_a_sample_has_its_own_tokens(tiny_base, batch):
     """Also where the base denoises a batch several times."""
-    policy = wake(tiny_base.policy(alignment_layer=1, freeze_lam=True)).eval()
-    kept = []
-    pick = policy.action_tokens
-    policy.action_tokens = lambda h, b: kept.append(pick(h, b)[0]) or pick(h, b)
-    changed = dict(batch)
-    changed["action"] = batch["action"].clone()
-    changed["action"][0] += 5
-    for given in (batch, changed):
-        torch.manual_seed(3)
-        policy(dict(given))
-    difference = (kept[0] - kept[1]).float().abs().amax(-1)
-    steps = CHUNK if difference.shape[1] % CHUNK == 0 else difference.shape[1]
-    assert (difference.unflatten(1, (-1, steps)).amax(-1)[0] > 1e-4).all(), "every copy of the first sample"
-    assert difference[1:].max() < 1e-5
+    moved = moved_tokens(tiny_base, batch, 0).amax(-1)
+    assert (moved[0] > 1e-4).all(), "every copy of the first sample"
+    assert moved[1:].max() < 1e-5
 
 
 def test_a_policy_that_acts_has_no_lam(tiny_base, tmp_path, monkeypatch):

@@ -6,17 +6,20 @@ import pytest
 import torch
 import yaml
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.factory import get_policy_class
 from support.helpers import run_train
-from support.tiny_bases import CAMERA
+from support.tiny_bases import CAMERA, features
 from support.tiny_datasets import REPO_ID, make_tiny_dataset
+
+from lerobot_lara.data.mixture.build import build_mixture
+from lerobot_lara.data.mixture.config import load_mixture
 
 MASKS = {"smolvla", "groot", "groot_n16", "vla_jepa", "evo1"}
 one_base = pytest.mark.parametrize("tiny_base", ["smolvla"], indirect=True)
 
 
-def write_mixture(tiny_base, folder, **video):
-    """The base's dataset, and video without actions, state or a robot."""
+def write_mixture(tiny_base, folder, robot=None):
+    """A robot's dataset, the base's own unless given, and video of one camera without actions, state or a robot."""
     size = 64 if str(tiny_base.data).endswith("64") else 32
     make_tiny_dataset(
         folder / "video",
@@ -29,7 +32,7 @@ def write_mixture(tiny_base, folder, **video):
         seed=3,
     )
     entries = [
-        {"name": "robot", "repo_id": REPO_ID, "root": str(tiny_base.data), "embodiment": "arm"},
+        {"name": "robot", "repo_id": REPO_ID, "root": str(robot or tiny_base.data), "embodiment": "arm"},
         {
             "name": "video",
             "repo_id": "local/video",
@@ -66,22 +69,28 @@ def test_a_base_that_is_told_to_mask_actions_takes_video(tiny_base, tmp_path):
     assert all(metrics["alignment_loss"] > 0 for metrics in run.metrics)
 
 
+@pytest.mark.parametrize("tiny_base", ["groot"], indirect=True)
+def test_video_that_lacks_a_camera_brings_no_flags(tiny_base, tmp_path):
+    """The base's own samples have none of a camera, as its observations are of one frame."""
+    cameras = (CAMERA, "observation.images.side")
+    robot = make_tiny_dataset(tmp_path / "robot", num_frames=16, size=64, cameras=cameras)
+    flags = write_mixture(tiny_base, tmp_path, robot)
+    config, path = tiny_base.config(**features(64, cameras)), flags["dataset__repo_id"]
+    mixed, _ = build_mixture(load_mixture(path), config, path=path, video_backend="pyav")
+    for entry in mixed.entries:
+        sample = entry[0]
+        assert set(cameras) < sample.keys()
+        assert not {f"{camera}_is_pad" for camera in cameras} & sample.keys()
+        assert sample[cameras[1]].any() == entry.labeled
+    run = tiny_base.train(tmp_path / "run", batch_size=8, **flags)
+    assert all(metrics["alignment_loss"] > 0 for metrics in run.metrics)
+
+
 @pytest.mark.parametrize("tiny_base", sorted(MASKS), indirect=True)
 def test_a_masking_base_learns_nothing_from_the_actions_of_video(tiny_base):
     """What stands in their place does not matter to its loss."""
     policy = tiny_base.policy().eval()
-    config = tiny_base.config(False)
-    deltas = config.observation_delta_indices
-    steps = {"action": config.action_delta_indices}
-    if deltas is not None:
-        steps |= dict.fromkeys((CAMERA, "observation.state"), deltas)
-    dataset = LeRobotDataset(
-        REPO_ID, root=tiny_base.data, delta_timestamps={k: [i / 10 for i in v] for k, v in steps.items()}
-    )
-    config._runtime_dataset_meta = dataset.meta
-    preprocess, _ = make_pre_post_processors(
-        config, dataset_stats=dataset.meta.stats, dataset_meta=dataset.meta
-    )
+    dataset, preprocess = tiny_base.data_and_preprocessor()
     losses = []
     for value in (0.0, 0.5):
         batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
@@ -248,6 +257,19 @@ def test_a_base_with_foreign_code_among_its_processors_is_refused(tiny_base, tmp
     file.write_text(json.dumps(pipeline))
     with pytest.raises(ValueError, match=r"policy_preprocessor\.json.*os\.system"):
         tiny_base.train(tmp_path / "run", policy__pretrained_path=start)
+
+
+@one_base
+def test_an_adapter_with_foreign_code_among_its_processors_is_refused(tiny_base, tmp_path):
+    """LeRobot takes the weights of the base that the adapter names, and the processors of the adapter."""
+    tiny_base.policy().save_pretrained(tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    pipeline = {"name": "policy_preprocessor", "steps": [{"class": "os.system", "config": {}}]}
+    (adapter / "policy_preprocessor.json").write_text(json.dumps(pipeline))
+    policy_class = get_policy_class("lara_smolvla")
+    with pytest.raises(ValueError, match=r"adapter/policy_preprocessor\.json.*os\.system"):
+        policy_class.from_pretrained(tmp_path / "base", config=tiny_base.config(pretrained_path=adapter))
 
 
 @pytest.mark.parametrize("tiny_base", ["groot", "groot_n16"], indirect=True)

@@ -8,7 +8,10 @@ from safetensors.torch import load_file
 
 from lerobot_lara.publish.export import export_base
 
-only = lambda *names: pytest.mark.parametrize("tiny_base", names, indirect=True)  # noqa: E731
+
+def only(*names):
+    """Runs a test for some of the bases."""
+    return pytest.mark.parametrize("tiny_base", names, indirect=True)
 
 
 @only("smolvla", "pi05", "groot", "multi_task_dit")
@@ -44,9 +47,18 @@ def test_gradient_checkpointing_changes_nothing(tiny_base, tmp_path):
 @only("smolvla")
 def test_a_compiled_base_is_tapped(tiny_base, tmp_path, monkeypatch):
     original = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **options: original(model, backend="eager"))
+    given = []
+
+    def keep(function, **options):
+        given.append(getattr(function, "__qualname__", ""))
+        return original(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", keep)
     compiled = tiny_base.train(tmp_path / "compiled", policy__compile_model=True)
+    assert "VLAFlowMatching.forward" in given
+    given.clear()
     eager = tiny_base.train(tmp_path / "eager")
+    assert not given
     assert [m["loss"] for m in compiled.metrics] == [m["loss"] for m in eager.metrics]
 
 
@@ -58,20 +70,59 @@ def test_a_base_in_bfloat16_trains(tiny_base, tmp_path):
     assert all(value.dtype != torch.bfloat16 for value in weights.values() if value.is_floating_point())
 
 
-@only("smolvla")
-def test_blocks_of_which_nothing_is_trained_are_refused(tiny_base, tmp_path):
+@only("pi05", "xvla", "wall_x")
+@pytest.mark.parametrize("freeze_lam", [False, True])
+def test_the_lam_computes_in_the_half_precision_of_the_base(tiny_base, batch, freeze_lam):
+    """Its weights stay in float32, as do the losses; WALL-OSS always computes in bfloat16."""
+    half = {} if tiny_base.name == "wall_x" else {"dtype": "bfloat16"}
+    assert lam_dtypes(tiny_base.policy(freeze_lam=freeze_lam, **half), batch) == {torch.bfloat16}
+    if half:
+        assert lam_dtypes(tiny_base.policy(freeze_lam=freeze_lam), batch) == {torch.float32}
+
+
+def lam_dtypes(policy, batch):
+    """What the linear layers of the LAM's inverse dynamics compute in during a training step."""
+    seen = set()
+    for module in policy.lam.inverse_dynamics.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    loss, log = policy.train()(dict(batch))
+    loss.backward()
+    assert loss.dtype == torch.float32 and 0 < log["alignment_loss"] < 3
+    own = [*policy.lam.parameters(), *policy.alignment.parameters()]
+    assert all(parameter.dtype == torch.float32 for parameter in own)
+    assert all(p.grad.isfinite().all() for p in policy.alignment.parameters())
+    return seen
+
+
+def test_blocks_of_which_nothing_is_trained_are_refused(tiny_base, batch):
     policy = tiny_base.policy(alignment_layer=1).train()
-    policy.requires_grad_(False)
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(name.startswith(("lam.", "alignment.")))
     with pytest.raises(ValueError, match="`alignment_layer` is 1, but nothing up to that block is trained"):
-        policy._check_learns(torch.zeros(1, 1, 1))
+        policy(dict(batch))
+    policy.eval()(dict(batch))
 
 
-@only("smolvla", "evo1", "xvla")
+@only("xvla")
+def test_an_optimizer_that_goes_by_name_trains_lam_and_alignment(tiny_base, batch):
+    policy = tiny_base.policy(alignment_target="joint").train()
+    parameters = policy.get_optim_params()
+    own = {n: p for n, p in policy.named_parameters() if n.startswith(("lam.", "alignment."))}
+    assert {name.split(".")[0] for name in own} == {"lam", "alignment"} and own.keys() < parameters.keys()
+    optimizer = policy.config.get_optimizer_preset().build(parameters)
+    listed = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert all(listed.count(id(parameter)) == 1 for parameter in own.values())
+    before = {name: parameter.detach().clone() for name, parameter in own.items()}
+    for _ in range(2):  # what lies before a layer of zeros has no gradient in the first step
+        optimizer.zero_grad()
+        policy(dict(batch))[0].backward()
+        optimizer.step()
+    assert [name for name, parameter in own.items() if torch.equal(parameter, before[name])] == []
+
+
+@only("smolvla", "evo1")
 def test_the_lam_has_its_own_learning_rate(tiny_base):
-    if tiny_base.name == "xvla":
-        parameters = tiny_base.policy().get_optim_params()
-        assert isinstance(parameters, dict) and any(name.startswith("lam.") for name in parameters)
-        return
     policy = tiny_base.policy(lam_lr=1e-3)
     groups = policy.get_optim_params()
     of_lam = {id(p) for p in policy.lam.parameters() if p.requires_grad}
