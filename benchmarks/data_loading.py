@@ -3,7 +3,8 @@
     python benchmarks/data_loading.py [--size=128] [--seconds=8] [--workers=0,1,2]
 
 Both read the same frames of the same dataset in the same shuffled order, taking turns within one run; the result is
-their ratio. The dataset is synthetic: 20 episodes of 60 noisy frames, stored as images and as video.
+their ratio. `lara` on latent labels, which reads one frame in place of two, is compared with `lara_dit`. The dataset is
+synthetic: 20 episodes of 60 noisy frames, stored as images and as video.
 """
 
 import argparse
@@ -22,9 +23,11 @@ from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.utils.import_utils import get_safe_default_video_backend
 from torch.utils.data import DataLoader, Dataset
 
-from lerobot_lara import LaraConfig
+from lerobot_lara import LaraConfig, LaraDiTConfig
 from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import load_mixture
+from lerobot_lara.labeling.run import label
+from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.tiny_datasets import make_tiny_dataset
@@ -52,6 +55,23 @@ def pair_of_datasets(folder: Path, storage: str, size: int) -> tuple[Dataset, Da
         return_uint8=True,
     )
     return mixture, stock
+
+
+def labeled_and_plain(folder: Path, storage: str) -> tuple[Dataset, Dataset]:
+    """Returns the synthetic dataset for a `lara` on latent labels, and for a `lara_dit`."""
+    root, lam, path = folder / storage, folder / "lam", folder / f"{storage}_labels.yaml"
+    if not lam.exists():
+        LatentActionModel.from_config(frame_gap=GAP, image_size=32).save_pretrained(lam)
+    labels = label(str(lam), str(root), folder / f"{storage}_labels")[0].folder
+    entry = {"name": "own", "repo_id": "local/own", "root": str(root), "labels": str(labels)}
+    path.write_text(yaml.safe_dump({"entries": [entry]}))
+    common = {"device": "cpu", "push_to_hub": False, "chunk_size": CHUNK}
+    aligned = LaraConfig(**common, frame_gap=GAP, alignment_source="labels")
+    made = [
+        build_mixture(load_mixture(path), config, path=path, video_backend=get_safe_default_video_backend())
+        for config in (aligned, LaraDiTConfig(**common))
+    ]
+    return made[0][0], made[1][0]
 
 
 class Stream:
@@ -84,15 +104,17 @@ class Stream:
         return self.samples / self.seconds
 
 
-def measure(datasets: tuple[Dataset, Dataset], workers: int, seconds: float) -> dict[str, float]:
+def measure(
+    datasets: tuple[Dataset, Dataset], workers: int, seconds: float, names: tuple[str, str]
+) -> dict[str, float]:
     """Measures both datasets in alternating turns, because the background load changes within a run."""
     streams = [Stream(dataset, workers) for dataset in datasets]
     turns = 8
     for _ in range(turns):
         for stream in streams:
             stream.read(seconds / turns)
-    mixture, stock = (stream.rate for stream in streams)
-    return {"mixture_samples_per_s": mixture, "stock_samples_per_s": stock, "ratio": mixture / stock}
+    ours, theirs = (stream.rate for stream in streams)
+    return {f"{names[0]}_samples_per_s": ours, f"{names[1]}_samples_per_s": theirs, "ratio": ours / theirs}
 
 
 def main() -> None:
@@ -109,11 +131,15 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for storage in ("image", "video"):
-            datasets = pair_of_datasets(Path(folder), storage, arguments.size)
+            compared = {
+                ("mixture", "stock"): pair_of_datasets(Path(folder), storage, arguments.size),
+                ("lara_on_labels", "lara_dit"): labeled_and_plain(Path(folder), storage),
+            }
             for workers in map(int, arguments.workers.split(",")):
-                row = {"storage": storage, "size": arguments.size, "workers": workers}
-                rates = measure(datasets, workers, arguments.seconds)
-                logger.info(json.dumps(row | {name: round(rate, 2) for name, rate in rates.items()}))
+                for names, datasets in compared.items():
+                    row = {"storage": storage, "size": arguments.size, "workers": workers}
+                    rates = measure(datasets, workers, arguments.seconds, names)
+                    logger.info(json.dumps(row | {name: round(rate, 2) for name, rate in rates.items()}))
 
 
 if __name__ == "__main__":

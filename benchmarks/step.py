@@ -1,4 +1,4 @@
-"""Training steps of lara_lam, lara_dit and lara in one run: times, ratios, memory, and the parts of the LAM.
+"""Training steps of lara_lam, lara_dit, lara and lara on labels in one run: times, ratios, memory, parts of the LAM.
 
     python benchmarks/step.py [--scale=demo] [--device=cpu] [--seconds=20] [--batch_size=32]
 
@@ -17,17 +17,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import yaml
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from reference_models import write_qwen3_vl_2b, write_vit_mae_large
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lerobot_lara import LaraConfig, LaraDiTConfig, LaraLAMConfig
 from lerobot_lara.backbones.vision_language import InstructionPrompt, image_size_of
-from lerobot_lara.batch.keys import PROMPT
+from lerobot_lara.batch.keys import LATENT_ACTION, LATENT_ACTION_IS_PAD, LATENT_SHIFT, PROMPT
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
 from lerobot_lara.lam.frame_encoder import encode_frames
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
@@ -35,7 +37,9 @@ from lerobot_lara.modeling_lara import LaraPolicy
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CAMERA, STATE_DIM, ACTION_DIM, TURNS = "observation.image", 4, 4, 5
-TYPES = ("lara_lam", "lara_dit", "lara")
+TYPES = ("lara_lam", "lara_dit", "lara", "lara_labels")
+# L * C of the latent action model at each scale.
+LATENT_WIDTH = {"demo": 32, "reference": 256}
 logger = logging.getLogger("step")
 
 
@@ -49,27 +53,29 @@ class Scale:
     """
 
     def __init__(self, name: str, folder: Path, device: str) -> None:
-        self.folder, self.device = folder, device
+        self.name, self.folder, self.device = name, folder, device
         if name == "demo":
             self.files = {
-                kind: f"demo/{file}" for kind, file in zip(TYPES, ("lam", "dit", "lara"), strict=True)
+                kind: f"demo/{file}" for kind, file in zip(TYPES, ("lam", "dit", "lara", "lara"), strict=True)
             }
             self.changes: dict[str, dict[str, Any]] = {
                 "lara_lam": {},
                 "lara_dit": {"text_encoder": None},
                 "lara": {"text_encoder": None},
+                "lara_labels": {"text_encoder": None},
             }
         else:
             self.files = {
                 "lara_lam": "paper/stage1_lam",
                 "lara_dit": "paper/stage2_lara",
                 "lara": "paper/stage2_lara",
+                "lara_labels": "paper/stage2_lara",
             }
             vlm = {"vlm": write_qwen3_vl_2b(folder / "vlm")}
             lam = {"frame_encoder": write_vit_mae_large(folder / "mae")}
             if not any(Path(torch.hub.get_dir(), "checkpoints").glob("vgg16*")):
                 lam["perceptual_loss_weight"] = 0.0
-            self.changes = {"lara_lam": lam, "lara_dit": vlm, "lara": vlm}
+            self.changes = {"lara_lam": lam, "lara_dit": vlm, "lara": vlm, "lara_labels": vlm}
 
     def build(self, kind: str) -> torch.nn.Module:
         """Builds a new policy of the given type."""
@@ -78,6 +84,13 @@ class Scale:
             return LaraLAMPolicy(self._config(LaraLAMConfig, kind)).to(self.device)
         if kind == "lara_dit":
             return LaraDiTPolicy(self._config(LaraDiTConfig, kind)).to(self.device)
+        if kind == "lara_labels":
+            labeled = {"alignment_source": "labels", "alignment_target": "stop"}
+            manifest = SimpleNamespace(
+                latent_width=LATENT_WIDTH[self.name], lam={"name": "benchmark"}, lam_sha256=""
+            )
+            meta = SimpleNamespace(latent_labels=manifest, episodes={"length": [1000]})
+            return LaraPolicy(self._config(LaraConfig, kind, **labeled), dataset_meta=meta).to(self.device)
         lam = self.folder / "lam"
         if not lam.exists():
             LaraLAMPolicy(self._config(LaraLAMConfig, "lara_lam")).model.save_pretrained(lam)
@@ -85,15 +98,17 @@ class Scale:
 
     def batch(self, policy: Any, size: int) -> dict[str, torch.Tensor]:
         """Makes a batch of random numbers for a policy."""
-        config, pairs = (
-            policy.config,
-            () if isinstance(policy, LaraDiTPolicy) and policy.name == "lara_dit" else (2,),
-        )
+        config = policy.config
+        pairs = () if config.observation_delta_indices is None else (2,)
         side = 224 if getattr(config, "conditioning", "encoders") == "vlm" else config.image_size
         batch = {
             CAMERA: torch.rand(size, *pairs, 3, side, side),
             "observation.state": torch.randn(size, *pairs, STATE_DIM),
         }
+        if getattr(config, "label_request", None) is not None:
+            batch[LATENT_ACTION] = torch.randn(size, LATENT_WIDTH[self.name])
+            batch[LATENT_ACTION_IS_PAD] = torch.zeros(size, dtype=torch.bool)
+            batch[LATENT_SHIFT] = torch.zeros(size, 2, dtype=torch.int64)
         if pairs:
             batch[f"{CAMERA}_is_pad"] = torch.zeros(size, 2, dtype=torch.bool)
         if isinstance(policy, LaraDiTPolicy):
@@ -261,16 +276,19 @@ def main() -> None:
                 trainer.train(arguments.seconds / TURNS)
         times = {kind: trainer.step_ms for kind, trainer in trainers.items()}
         result: dict[str, float] = {f"{kind}_step_ms": round(value, 1) for kind, value in times.items()}
-        for kind in ("lara", "lara_lam"):
+        for kind in ("lara", "lara_labels", "lara_lam"):
             result[f"{kind}_over_lara_dit"] = round(times[kind] / times["lara_dit"], 2)
         device = trainers["lara"].device
         dtype = getattr(torch, trainers["lara"].policy.config.dtype)
         best = matmul_flops(device, dtype, 1.0)
+        flops = {}
         for kind, trainer in trainers.items():
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 trainer.step()
-            rate = counter.get_total_flops() / (times[kind] / 1000)
-            result[f"{kind}_share_of_matmul_speed"] = round(rate / best, 2)
+            flops[kind] = counter.get_total_flops()
+            result[f"{kind}_share_of_matmul_speed"] = round(flops[kind] / (times[kind] / 1000) / best, 2)
+        for kind in ("lara", "lara_labels"):
+            result[f"{kind}_over_lara_dit_flops"] = round(flops[kind] / flops["lara_dit"], 3)
         lam = trainers["lara_lam"]
         result |= lam_breakdown(lam.policy, lam.batch, arguments.seconds / 10)
         trainers.clear()

@@ -34,7 +34,7 @@ def test_configuration(path, tmp_path):
         content["policy"] = {"type": "lara"} | {k: v for k, v in content["policy"].items() if k != "path"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     config = draccus.parse(TrainPipelineConfig, tmp_path / "config.yaml", args=["--policy.device=cpu"])
-    assert config.policy.type in ("lara_lam", "lara_dit", "lara", "lara_groot_n16", "lara_pi05")
+    assert config.policy.type in ("lara_lam", "lara_dit", "lara", "lara_groot_n16", "lara_pi05", "moto_gpt")
     assert config.batch_size == content["batch_size"] and config.steps == content["steps"]
 
 

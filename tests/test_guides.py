@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lerobot_lara import GrootN16Config, LaraConfig, LaraLAMConfig, cli
+from lerobot_lara import GrootN16Config, LaraConfig, LaraLAMConfig, MotoGPTConfig, cli
 from lerobot_lara.alignment.bases import BASES
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +18,9 @@ HIDDEN = {".venv", ".git", "outputs", "node_modules"}
 CHANGELOG = ROOT / "CHANGELOG.md"
 GUIDES = sorted(path for path in ROOT.rglob("*.md") if not HIDDEN & set(path.relative_to(ROOT).parts))
 FIELDS = {
-    field.name for config in (LaraConfig, LaraLAMConfig, GrootN16Config, *BASES) for field in fields(config)
+    field.name
+    for config in (LaraConfig, LaraLAMConfig, GrootN16Config, MotoGPTConfig, *BASES)
+    for field in fields(config)
 }
 
 

@@ -24,6 +24,7 @@ POLICY_TYPES = {
     "lara_dit": "LaraDiT",
     "lara": "Lara",
     "groot_n16": "GrootN16",
+    "moto_gpt": "MotoGPT",
     "lara_smolvla": "LaraSmolVLA",
     "lara_pi0": "LaraPI0",
     "lara_pi05": "LaraPI05",
@@ -47,7 +48,9 @@ LAYERS = {
     "dit": {"files", "batch", "backbones", "training", "policy"},
     "alignment": {"files", "batch", "backbones", "training", "policy", "lam", "groot_n16"},
     "groot_n16": {"files", "training", "policy"},
+    "moto_gpt": {"files", "batch", "backbones", "training", "policy", "lam", "dit"},
     "data": {"files", "batch", "training", "policy", "envs"},
+    "labeling": {"files", "batch", "training", "policy", "lam", "alignment", "data", "evaluation", ""},
     "publish": {"files", "batch", "backbones", "policy", "lam", "dit", "alignment", ""},
     "evaluation": {
         "files",
@@ -79,6 +82,7 @@ PURE = {
     },
     "alignment": {
         "attachment.py",
+        "checkpoint_lam.py",
         "config.py",
         "mixin.py",
         *(
@@ -87,6 +91,7 @@ PURE = {
             if path.stem != "weights"
         ),
     },
+    "moto_gpt": {"configuration_moto_gpt.py", "modeling_moto_gpt.py", "processor_moto_gpt.py"},
     "groot_n16": {
         "configuration_groot_n16.py",
         "modeling_groot_n16.py",
@@ -410,6 +415,8 @@ def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
     listed = capsys.readouterr().out
     assert {
         "doctor",
+        "label",
+        "fit-decoder",
         "bases",
         "collect-demos",
         "import-video",

@@ -23,6 +23,7 @@ from support.leaves import (
 from support.tiny_vlms import IMAGE_SIZE, save_tiny_vlm
 
 from lerobot_lara.alignment.objective import LatentAlignment, center, contrast, same_dataset
+from lerobot_lara.alignment.targets import action_target, feature_target
 from lerobot_lara.backbones.images import resize
 from lerobot_lara.backbones.pretrained import to_tokens
 from lerobot_lara.backbones.vision_language import InstructionPrompt
@@ -347,6 +348,16 @@ OTHER_ROWS = [
         {"B": 4},
     ),
     Row("center", lambda: center(torch.randn(4, 7), everywhere((4,)), DATASETS), {"B": 4, "Z": 7}),
+    Row(
+        "action_target",
+        lambda: action_target({"action": torch.randn(5, 4, 3)}, steps=4, dim=3),
+        {"B": 5, "T": 4, "A": 3},
+    ),
+    Row(
+        "feature_target",
+        lambda: feature_target(make_image_encoder(), torch.rand(5, 3, 32, 32)),
+        {"B": 5, "F": make_image_encoder().width},
+    ),
     Row("same_dataset", lambda: same_dataset(everywhere((4,)), DATASETS), {"B": 4}, "(B, B) bool"),
     Row("sample_shifts", lambda: sample_shifts(2, 3).float(), {"B": 2}, "(B, 2)"),
     Row(

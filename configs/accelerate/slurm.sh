@@ -13,8 +13,8 @@
 #SBATCH --cpus-per-task=64
 #SBATCH --output=%x-%j.log
 set -euo pipefail
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export HOST="$host" GPUS="${SLURM_GPUS_ON_NODE:-8}"
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export HOST="${hosts%%$'\n'*}" GPUS="${SLURM_GPUS_ON_NODE:-8}"
 srun bash -c 'accelerate launch --config_file="${ACCELERATE_CONFIG:-configs/accelerate/ddp.yaml}" \
   --num_machines="$SLURM_NNODES" --num_processes="$((SLURM_NNODES * GPUS))" --machine_rank="$SLURM_NODEID" \
   --main_process_ip="$HOST" --main_process_port=29500 "$(which lerobot-train)" "$@"' lerobot-train "$@"

@@ -1,8 +1,6 @@
 """The latent action model (LAM) of a checkpoint: of a `lara_lam`, or the aligned one of a `lara` or `lara_<base>`."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from lerobot_lara.alignment.attachment import LAM_FOLDER
@@ -84,8 +82,3 @@ def find_lam(path: str, *, revision: str | None = None) -> CheckpointLAM:
     return CheckpointLAM(
         path, revision, subfolder, config.type, camera or next(iter(config.image_features or {}), None)
     )
-
-
-def settings_digest(lam: LatentActionModel) -> str:
-    """SHA-256 of a LAM's settings, which with the weights decide its latent actions."""
-    return hashlib.sha256(json.dumps(asdict(lam.settings), sort_keys=True).encode()).hexdigest()

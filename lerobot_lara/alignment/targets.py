@@ -49,7 +49,8 @@ def action_target(batch: Mapping[str, Any], *, steps: int, dim: int) -> Target:
         dim: A.
 
     Returns:
-        (B, T * A), where steps beyond the episode's end and dimensions that a sample's robot lacks are 0; and (B,).
+        (B, T * A) float32, where steps beyond the episode's end and dimensions that a sample's robot lacks are 0; and
+        (B,) bool, the samples that have any action.
     """
     actions = batch[ACTION].float()[:, :steps, :dim]  # (B, T, A)
     if ACTION_DIM_IS_PAD in batch:
@@ -75,7 +76,7 @@ def feature_target(encoder: nn.Module, images: Tensor) -> Target:
         images: (B, 3, H, W) in [0, 1].
 
     Returns:
-        (B, 4 * F), and all True.
+        (B, 4 * F) float32, and (B,) bool, all True.
     """
     tokens = encoder(images)
     side = round(tokens.shape[1] ** 0.5)

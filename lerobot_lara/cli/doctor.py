@@ -17,7 +17,14 @@ from packaging.requirements import Requirement
 
 DISTRIBUTION = "lerobot_policy_lara"
 ALIGNED = "smolvla pi0 pi05 groot groot_n16 multi_task_dit xvla vla_jepa evo1 wall_x"
-POLICY_TYPES = ("lara_lam", "lara_dit", "lara", "groot_n16", *(f"lara_{base}" for base in ALIGNED.split()))
+POLICY_TYPES = (
+    "lara_lam",
+    "lara_dit",
+    "lara",
+    "moto_gpt",
+    "groot_n16",
+    *(f"lara_{base}" for base in ALIGNED.split()),
+)
 ENV_TYPE = "metaworld_fast"
 REINSTALL = "`make setup` in the clone, or `pip install -e .`"
 

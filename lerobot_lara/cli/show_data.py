@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pairs", type=int, default=6, help="number of frame pairs to show from each dataset (default: 6)"
     )
     parser.add_argument(
+        "--labels", help="latent labels of the dataset: show pairs whose latent actions are alike"
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         default=0,
@@ -56,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         random_shift=args.random_shift,
         image_transforms=args.image_transforms,
         pairs=args.pairs,
+        labels=args.labels,
         seed=args.seed,
     )
     logger.info("Page: %s", page)

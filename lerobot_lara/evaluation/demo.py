@@ -2,9 +2,9 @@
 
 Scripted Meta-World demonstrations and action-free videos are recorded. A latent action model is trained on the videos
 and measured by `lara probe`. `lara_dit` and `lara` are trained on the same demonstrations for the same number of steps,
-and `lara` once more on a mixture of demonstrations and videos. All policies, and one that does nothing, are evaluated
-on the same episodes. Every step is one command line; policies are trained and evaluated by LeRobot's own
-`lerobot-train` and `lerobot-eval`.
+`lara` once more on latent actions that were computed before, and once on a mixture of demonstrations and videos. All
+policies, and one that does nothing, are evaluated on the same episodes. Every step is one command line; policies are
+trained and evaluated by LeRobot's own `lerobot-train` and `lerobot-eval`.
 """
 
 import shutil
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lerobot_lara.data.latent_labels.manifest import MANIFEST
 from lerobot_lara.data.mixture.config import load_mixture
 from lerobot_lara.evaluation.demo_results import collect_results
 from lerobot_lara.evaluation.report import PROBE, write_report
@@ -24,6 +25,9 @@ from lerobot_lara.files.yaml_file import read_yaml
 CONFIG_DIR = Path(__file__).parents[2] / "configs" / "demo"
 MARKER = ".lara-demo"  # marks a directory as a demo run, which may be deleted with --overwrite
 MIXTURE = "mixture.yaml"
+LABELS = Path("labels/demos")
+LABEL_VERSIONS = 4
+RANDOM_SHIFT = 3  # that of configs/demo/lara.yaml
 _DELETING = "being deleted"  # what the marker says until that is done
 CONFIGS = ("lam", "dit", "lara", "lara_mixture", "mixture")
 
@@ -163,6 +167,11 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
         training("lara_lam", "Train the latent action model", "lam", "videos", "collect_videos"),
         training("lara_dit", "Train DiT only", "dit", "demos", "collect_demos"),
         training("lara", "Train LARA", "lara", "demos", "collect_demos", "train_lara_lam", flags=lam_path),
+        _labeling(study),
+        training(
+            *("lara_labels", "Train LARA on labels", "lara", "demos", "collect_demos", "label_demos"),
+            flags=(f"--policy.lam_labels={output_dir / LABELS}",),
+        ),
         training(
             *("lara_mixture", "Train LARA on the mixture", "lara_mixture", MIXTURE),
             *("collect_demos", "collect_videos", "train_lara_lam"),
@@ -170,10 +179,30 @@ def build_jobs(settings: DemoSettings, output_dir: Path, *, config_dir: Path = C
         ),
         study.evaluation("lara_dit", "Evaluate DiT only", config=configs["dit"]),
         study.evaluation("lara", "Evaluate LARA", config=configs["lara"]),
+        study.evaluation("lara_labels", "Evaluate LARA on labels", config=configs["lara"]),
         study.evaluation("lara_mixture", "Evaluate LARA on the mixture", config=configs["lara_mixture"]),
         _probe(study, settings.max_pairs),
         study.zero_evaluation(),
     ]
+
+
+def _labeling(study: MetaworldJobs) -> Job:
+    """Labels the demonstrations, in as many randomly shifted versions as `LABEL_VERSIONS`."""
+    folder = study.output_dir / LABELS
+    command = (
+        *("lara", "label", str(study.checkpoint("lara_lam")), str(study.data("demos")), f"--out={folder}"),
+        *(f"--augmentations={LABEL_VERSIONS}", f"--random-shift={RANDOM_SHIFT}", "--device=cpu"),
+    )
+    return Job(
+        "label_demos",
+        "Label the demonstrations with latent actions",
+        command,
+        folder,
+        folder / MANIFEST,
+        needs=("collect_demos", "train_lara_lam"),
+        progress="Labeling frames",
+        resume=lambda: command,
+    )
 
 
 def _probe(study: MetaworldJobs, max_pairs: int) -> Job:

@@ -15,6 +15,7 @@ ARM_COLORS = {
     "zero": "#9aa3ad",
     "lara_dit": "#3f7cac",
     "lara": "#d9622b",
+    "lara_labels": "#c9a227",
     "lara_mixture": "#8a4f9e",
     "lara_lam": "#5b8c5a",
 }
@@ -22,6 +23,7 @@ ARM_LABELS = {
     "zero": "Zero policy",
     "lara_dit": "DiT only",
     "lara": "LARA",
+    "lara_labels": "LARA on labels",
     "lara_mixture": "LARA on the mixture",
     "lara_lam": "Latent action model",
 }

@@ -19,11 +19,16 @@ logger = logging.getLogger(__name__)
 # The tasks count as learned if the best policy solves this share of all episodes.
 LEARNED_RATE = 0.6
 STRIP_FRAMES = 8
-TRAINED_ARMS = ("lara_dit", "lara", "lara_mixture")
+TRAINED_ARMS = ("lara_dit", "lara", "lara_labels", "lara_mixture")
 # Folder of the latent action model's report by `lara probe`, below that of the study.
 PROBE = "probe"
 # Pairs of arms that are compared, the one that is expected to be better first.
-COMPARISONS = (("lara", "lara_dit"), ("lara_mixture", "lara_dit"), ("lara_mixture", "lara"))
+COMPARISONS = (
+    ("lara", "lara_dit"),
+    ("lara_labels", "lara_dit"),
+    ("lara_mixture", "lara_dit"),
+    ("lara_mixture", "lara"),
+)
 
 
 def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:

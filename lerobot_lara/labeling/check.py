@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lerobot_lara.data.latent_labels.labels import LatentLabels
-from lerobot_lara.data.latent_labels.manifest import CODE_INDICES, LATENT_ACTION, NO_MOTION
-from lerobot_lara.labeling.codebook import codebook_digest
+from lerobot_lara.data.latent_labels.manifest import CODE_INDICES, LATENT_ACTION, NO_MOTION, SHIFT
 
 
 def check_labels(path: str | Path) -> LatentLabels:
@@ -47,20 +46,41 @@ def check_labels(path: str | Path) -> LatentLabels:
         problems.append(f"`valid` is wrong at {int((labels.valid != valid).sum())} rows")
     if int(labels.valid.sum()) != manifest.valid or int((~labels.valid).sum()) != manifest.invalid:
         problems.append("the manifest counts other rows as valid")
-    columns = [LATENT_ACTION] + ([NO_MOTION] if manifest.no_motion else [])
-    for name in columns:
-        if not np.isfinite(labels.column(name)).all():
-            problems.append(f"`{name}` has values that are not finite")
-    if manifest.codebook_size is not None:
-        codes = labels.column(CODE_INDICES)
-        outside = (codes[valid] < 0) | (codes[valid] >= manifest.codebook_size)
-        if outside.any():
-            problems.append(f"`{CODE_INDICES}` has values outside 0 to {manifest.codebook_size - 1}")
+    problems += _value_problems(labels, valid)
+    shape = (manifest.num_latent_tokens, manifest.codebook_size, manifest.latent_dim)
     codebook = labels.codebook
-    if codebook is not None and codebook_digest(codebook) != manifest.codebook_sha256:
-        problems.append("the codebook is not the one of the manifest")
+    if codebook is not None and codebook.shape != shape:
+        problems.append(f"the codebook has the shape {codebook.shape}, and not {shape}")
     if problems:
         raise ValueError(
             f"{labels.folder}: {'; '.join(problems)}. Label the dataset again, or copy the labels again."
         )
     return labels
+
+
+def _value_problems(labels: LatentLabels, valid: np.ndarray) -> list[str]:
+    """What is wrong with the values, of which only a part is in memory at a time."""
+    manifest, problems = labels.manifest, []
+    for name in [LATENT_ACTION] + ([NO_MOTION] if manifest.no_motion else []):
+        kinds, finite = set(), True
+        for _, values in labels.parts(name):
+            kinds.add(str(values.dtype))
+            finite = finite and bool(np.isfinite(values).all())
+        if not finite:
+            problems.append(f"`{name}` has values that are not finite")
+        if kinds != {manifest.dtype}:
+            problems.append(f"`{name}` is {', '.join(sorted(kinds))}, and not {manifest.dtype}")
+    if manifest.codebook_size is not None:
+        for row, codes in labels.parts(CODE_INDICES):
+            inside = codes[valid[row : row + len(codes)]]
+            if ((inside < 0) | (inside >= manifest.codebook_size)).any():
+                problems.append(f"`{CODE_INDICES}` has values outside 0 to {manifest.codebook_size - 1}")
+                break
+    if manifest.augmentations:
+        for _, shifts in labels.parts(SHIFT):
+            if shifts[:, 0].any() or np.abs(shifts).max() > manifest.random_shift:
+                problems.append(
+                    f"`{SHIFT}` has shifts of more than {manifest.random_shift} pixels, or of the first version"
+                )
+                break
+    return problems

@@ -6,25 +6,22 @@ keeps almost all of what they tell.
 Legend: N rows, L latent-action tokens, C latent width, V codes.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from lerobot_lara.data.latent_labels.labels import codebook_digest, read_codebook
 from lerobot_lara.data.latent_labels.manifest import CODEBOOK, LabelManifest
 from lerobot_lara.files.atomic import replaced_file
 from lerobot_lara.files.user_path import user_path
-
-# More rows make a codebook no better.
-MAX_ROWS = 50_000
 
 
 def fit_codebook(latents: np.ndarray, codebook_size: int, *, seed: int) -> np.ndarray:
     """Fits codes to latent actions by k-means.
 
     Args:
-        latents: (N, L, C).
+        latents: (N, L, C); more than some ten thousand make codes no better.
         codebook_size: V.
         seed: Of the first centers.
 
@@ -34,22 +31,17 @@ def fit_codebook(latents: np.ndarray, codebook_size: int, *, seed: int) -> np.nd
     Raises:
         ValueError: There are fewer different latents than codes.
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise ValueError(
-            "`codebook_size` needs the package scikit-learn. Install this package with its extra `label`."
-        ) from error
-    chosen = latents[np.linspace(0, len(latents) - 1, min(len(latents), MAX_ROWS)).astype(int)]
+    from sklearn.cluster import KMeans
+
     for token in range(latents.shape[1]):
-        different = len(np.unique(chosen[:, token], axis=0))
+        different = len(np.unique(latents[:, token], axis=0))
         if different < codebook_size:
             raise ValueError(
                 f"`codebook_size` is {codebook_size}, but token {token} of the latent actions has only {different} "
                 "different values. Choose fewer codes, or label more frames."
             )
     fits = [
-        KMeans(codebook_size, n_init=1, random_state=seed).fit(chosen[:, token].astype(np.float64))
+        KMeans(codebook_size, n_init=1, random_state=seed).fit(latents[:, token].astype(np.float64))
         for token in range(latents.shape[1])
     ]
     return np.stack([fit.cluster_centers_ for fit in fits]).astype(np.float32)
@@ -82,11 +74,6 @@ def save_codebook(folder: Path, codebook: np.ndarray) -> str:
     return codebook_digest(codebook)
 
 
-def codebook_digest(codebook: np.ndarray) -> str:
-    """SHA-256 of a codebook's numbers."""
-    return hashlib.sha256(np.ascontiguousarray(codebook, dtype="<f4").tobytes()).hexdigest()
-
-
 def borrow_codebook(path: str, manifest: LabelManifest) -> np.ndarray:
     """The codebook of other labels.
 
@@ -113,4 +100,4 @@ def borrow_codebook(path: str, manifest: LabelManifest) -> np.ndarray:
                 f"`codebook` is {path}, whose labels are of another latent action model ({other.lam['name']}). Name "
                 "labels of this one, or fit a codebook with --codebook-size."
             )
-    return load_file(folder / CODEBOOK)["codebook"]
+    return read_codebook(folder, other)

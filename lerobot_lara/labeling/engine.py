@@ -91,7 +91,9 @@ def label_episode(
                 labels.code_indices[rows, number] = output.code_indices.cpu().numpy()
             if labels.no_motion is not None:
                 labels.no_motion[rows, number] = lam.no_motion(current).flatten(1).cpu().numpy()
-    if not np.isfinite(labels.latent_action).all():
+    if not all(
+        np.isfinite(values).all() for values in (labels.latent_action, labels.no_motion) if values is not None
+    ):
         raise ValueError(
             "The latent action model puts out values that are not finite. Use an earlier checkpoint of it."
         )

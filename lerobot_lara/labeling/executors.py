@@ -7,10 +7,12 @@ of tasks it would skip shards that nobody has labeled.
 
 import multiprocessing
 import os
+import shlex
 import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,11 @@ def label_here(folder: Path, shards: list[int], *, total_frames: int, workers: i
             try:
                 for future in as_completed(futures):
                     bar.update(future.result())
+            except BrokenProcessPool as error:
+                raise ValueError(
+                    "A labeling process was ended by the system, as happens when the memory is full. Run the same "
+                    "command again, which goes on, with fewer --workers."
+                ) from error
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
@@ -92,6 +99,17 @@ class ClusterOptions:
     gpus_per_task: int = 0
     mem_per_cpu_gb: int = 4
     env_command: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, holds, expected in (
+            ("tasks", self.tasks >= 1, "at least 1"),
+            ("workers", self.workers >= 1 or self.workers == -1, "at least 1, or -1 for no limit"),
+            ("cpus_per_task", self.cpus_per_task >= 1, "at least 1"),
+            ("gpus_per_task", self.gpus_per_task >= 0, "0 or more"),
+            ("mem_per_cpu_gb", self.mem_per_cpu_gb >= 1, "at least 1 GB"),
+        ):
+            if not holds:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be {expected}.")
 
 
 def label_on_cluster(
@@ -149,7 +167,8 @@ def label_on_cluster(
         "time": options.time,
         "partition": options.partition,
         "mem_per_cpu_gb": options.mem_per_cpu_gb,
-        "env_command": options.env_command or f"export PATH={Path(sys.executable).parent}:$PATH",
+        "env_command": options.env_command
+        or f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
         "skip_completed": False,
         "mail_type": "NONE",
     }

@@ -23,6 +23,10 @@ from lerobot_lara.labeling.shards import read_record, write_shard
 
 logger = logging.getLogger(__name__)
 
+# Latent actions, spread over the dataset, that a codebook is fitted to; more make it no better, and may not fit into
+# memory.
+MAX_FITTED = 50_000
+
 
 def finish_labels(folder: Path) -> LabelManifest:
     """Finishes labels whose shards are all there.
@@ -47,7 +51,7 @@ def finish_labels(folder: Path) -> LabelManifest:
     if plan.options.codebook_size is not None or plan.options.codebook is not None:
         manifest = _with_codes(folder, plan, files)
     errors = [error for file in files for error in read_record(file)["errors"]]
-    valid = sum(int(np.sum(pq.read_table(file, columns=["valid"])["valid"].to_numpy())) for file in files)
+    valid = sum(int(_valid(file).sum()) for file in files)
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     manifest = replace(manifest, valid=valid, invalid=rows - valid, errors=errors, plan=plan.digest)
     (folder / ERRORS).unlink(missing_ok=True)
@@ -62,6 +66,11 @@ def finish_labels(folder: Path) -> LabelManifest:
     if not errors:
         (folder / PLAN).unlink()
     return manifest
+
+
+def _valid(file: Path) -> np.ndarray:
+    """Which rows of a file are valid: (N,) bool."""
+    return pq.read_table(file, columns=["valid"])["valid"].to_numpy()
 
 
 def _with_codes(folder: Path, plan: LabelPlan, files: list[Path]) -> LabelManifest:
@@ -79,7 +88,13 @@ def _with_codes(folder: Path, plan: LabelPlan, files: list[Path]) -> LabelManife
         codebook = borrow_codebook(plan.options.codebook, manifest)
     else:
         assert plan.options.codebook_size is not None
-        parts = [values[valid, 0] for values, valid in map(latents, files)]
+        counts = [int(_valid(file).sum()) for file in files]
+        chosen = np.linspace(0, sum(counts) - 1, min(sum(counts), MAX_FITTED)).astype(int)
+        parts = []
+        for file, last in zip(files, np.cumsum(counts), strict=True):
+            values, valid = latents(file)
+            first = last - valid.sum()
+            parts.append(values[valid, 0][chosen[(chosen >= first) & (chosen < last)] - first])
         codebook = fit_codebook(np.concatenate(parts), plan.options.codebook_size, seed=manifest.seed)
     for file in files:
         table = pq.read_table(file)

@@ -4,17 +4,20 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lerobot.utils.constants import ACTION
 from lerobot.utils.import_utils import get_safe_default_video_backend
 
 import lerobot_lara  # noqa: F401  registers the policy types
-from lerobot_lara.alignment.checkpoint_lam import GENERIC_PARTS, CheckpointLAM, find_lam, settings_digest
+from lerobot_lara.alignment.checkpoint_lam import GENERIC_PARTS, CheckpointLAM, find_lam
 from lerobot_lara.batch.frame_gap import check_frame_gap
 from lerobot_lara.data.latent_labels.fingerprint import episode_lengths, frame_files
+from lerobot_lara.data.latent_labels.labels import codebook_digest
 from lerobot_lara.data.latent_labels.manifest import LabelManifest
 from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig
 from lerobot_lara.data.mixture.reader import ColumnReader
@@ -23,7 +26,7 @@ from lerobot_lara.data.mixture.sources import Source, open_sources
 from lerobot_lara.files.atomic import write_json
 from lerobot_lara.files.reading import read_json_object
 from lerobot_lara.files.user_path import user_path
-from lerobot_lara.labeling.codebook import borrow_codebook, codebook_digest
+from lerobot_lara.labeling.codebook import borrow_codebook
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.training.portable import is_local
 
@@ -31,6 +34,7 @@ PLAN = Path("plan.json")
 CHUNK_FILES = 1000
 # LeRobot's own default.
 TOLERANCE_S = 1e-4
+_REMEDY = "Label the dataset again."
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,10 @@ class LabelPlan:
 
     @property
     def digest(self) -> str:
-        """Fingerprint of what decides the content of every file."""
+        """Fingerprint of what decides the content of every file, but for the frames: a video may be repaired."""
+        manifest = replace(self.manifest, dataset=self.manifest.dataset | {"files": {}})
         content = {
-            "identity": self.manifest.identity(),
+            "identity": manifest.identity(),
             "codebook_size": self.options.codebook_size,
             "episodes": self.episodes,
             "shards": self.shards,
@@ -134,16 +139,26 @@ class LabelPlan:
 
     @classmethod
     def read(cls, folder: Path) -> "LabelPlan":
-        """Reads the plan of labels that are not finished."""
-        content = read_json_object(folder / PLAN)
-        return cls(
-            lam=CheckpointLAM(**content["lam"]),
-            entry=content["entry"],
-            manifest=LabelManifest(**content["manifest"]),
-            options=LabelOptions(**content["options"]),
-            episodes=content["episodes"],
-            shards=[(first, last) for first, last in content["shards"]],
-        )
+        """Reads the plan of labels that are not finished.
+
+        Raises:
+            ValueError: It is missing, damaged or of another version.
+        """
+        path = folder / PLAN
+        content = read_json_object(path, remedy=_REMEDY)
+        try:
+            return cls(
+                lam=CheckpointLAM(**content["lam"]),
+                entry=content["entry"],
+                manifest=LabelManifest(**content["manifest"]),
+                options=LabelOptions(**content["options"]),
+                episodes=content["episodes"],
+                shards=[(first, last) for first, last in content["shards"]],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged or of another version of lerobot_lara ({type(error).__name__}: {error}). {_REMEDY}"
+            ) from error
 
     def open_source(self) -> Source:
         """Opens the metadata of the dataset."""
@@ -179,23 +194,30 @@ def make_plan(
     Raises:
         ValueError: There is no such LAM or camera, no pair of frames, or the codebooks do not fit.
     """
-    local = is_local(lam_path)
-    found = find_lam(str(Path(lam_path).resolve()) if local else lam_path)
+    found = open_lam(lam_path)
     lam = found.load()
+    _check_codebook(lam, options, lam_path)
     camera = choose_camera(source, camera, found.camera)
     gap = frame_gap or lam.frame_gap
     episodes = source.episodes()
     lengths = episode_lengths(source.meta)
     check_frame_gap([lengths[episode] for episode in episodes], gap)
     # Which also downloads what is not on this machine.
-    source.open_reader(episodes, video_backend=get_safe_default_video_backend(), tolerance_s=TOLERANCE_S)
+    reader = source.open_reader(
+        episodes, video_backend=get_safe_default_video_backend(), tolerance_s=TOLERANCE_S
+    )
+    if reader.episodes != episodes or reader.lengths.tolist() != [lengths[episode] for episode in episodes]:
+        raise ValueError(
+            f"The tables of {source.name} hold other episodes, or episodes of another length, than its metadata say. "
+            "Download the dataset again."
+        )
     size = frame_size or source.camera_shape(_policy_camera(source, camera))
     manifest = LabelManifest(
         lam={
-            "name": _name(found.path) if local else lam_path,
+            "name": _name(found.path) if is_local(lam_path) else lam_path,
             "revision": found.revision,
             "sha256": found.sha256,
-            "settings_sha256": settings_digest(lam),
+            "settings_sha256": lam.settings_sha256,
         },
         dataset={
             "repo_id": source.config.repo_id,
@@ -220,7 +242,6 @@ def make_plan(
         seed=options.seed,
         no_motion=options.no_motion,
     )
-    _check_codebook(lam, options, lam_path)
     if options.codebook is not None:
         codebook = borrow_codebook(options.codebook, manifest)
         manifest = replace(
@@ -246,6 +267,18 @@ def open_for_actions(demos: str, episodes: list[int] | None) -> Source:
             f"{demos} has no actions, from which a decoder is learned. Name a dataset of demonstrations."
         )
     return replace(source, config=replace(source.config, episodes=episodes))
+
+
+def open_lam(lam_path: str) -> CheckpointLAM:
+    """Finds a latent action model (LAM) so that it is found again from any working directory.
+
+    Args:
+        lam_path: Folder or Hub id of a checkpoint.
+
+    Raises:
+        ValueError: There is none.
+    """
+    return find_lam(str(user_path(lam_path).resolve()) if is_local(lam_path) else lam_path)
 
 
 def choose_camera(source: Source, camera: str | None, trained_on: str | None) -> str:
@@ -285,10 +318,19 @@ def cut_into_shards(lengths: list[int], shard_frames: int) -> list[tuple[int, in
 
 @lru_cache(maxsize=1)
 def load_lam(lam: CheckpointLAM, frame_gap: int, device: str | None) -> LatentActionModel:
-    """The LAM of a plan on its device, loaded once per process."""
-    import torch
+    """The LAM of a plan on its device, loaded once per process.
 
+    Raises:
+        ValueError: It is damaged, or there is no such device.
+    """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=chosen)
+    except (AssertionError, RuntimeError) as error:  # the first in a PyTorch without CUDA
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"`device` is {chosen!r}, which cannot be used ({reason}). Pass --device=cpu."
+        ) from error
     model = lam.load().to(chosen)
     model.frame_gap = frame_gap
     return model
@@ -300,6 +342,11 @@ def _check_codebook(lam: LatentActionModel, options: LabelOptions, lam_path: str
         raise ValueError(
             f"`codebook_size` or `codebook` is given, but the latent action model {lam_path} has a codebook of its own "
             f"({lam.quantizer.codebook_size} codes). Leave them out."
+        )
+    # Said now, not once everything is labeled.
+    if options.codebook_size is not None and find_spec("sklearn") is None:
+        raise ValueError(
+            "`codebook_size` needs the package scikit-learn. Install this package with its extra `label`."
         )
 
 
@@ -319,4 +366,5 @@ def _entry_fields(source: Source) -> dict[str, Any]:
     entry = source.config
     if entry.root is not None:
         entry = replace(entry, root=str(Path(entry.root).resolve()))
-    return asdict(replace(entry, state=None, action=None, action_free=True))
+    # Workers open it on its own, where a weight of 0 would leave no dataset.
+    return asdict(replace(entry, state=None, action=None, action_free=True, weight=1.0))

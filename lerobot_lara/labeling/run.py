@@ -1,15 +1,14 @@
 """Labels a dataset, or each dataset of a mixture, with the latent actions of a latent action model: `lara label`."""
 
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lerobot_lara.data.latent_labels.labels import LatentLabels
-from lerobot_lara.data.latent_labels.manifest import ERRORS, MANIFEST, LabelManifest
-from lerobot_lara.data.mixture.config import is_mixture, load_mixture, require_roots
+from lerobot_lara.data.latent_labels.manifest import MANIFEST, LabelManifest
+from lerobot_lara.data.mixture.config import MixtureConfig, is_mixture, load_mixture, require_roots
 from lerobot_lara.data.mixture.single import open_single
 from lerobot_lara.data.mixture.sources import Source, open_sources
 from lerobot_lara.data.video.dataset import dataset_root
@@ -18,14 +17,10 @@ from lerobot_lara.files.user_path import user_path
 from lerobot_lara.labeling.dataset_copy import copy_dataset, label_columns
 from lerobot_lara.labeling.executors import ClusterOptions, label_here, label_on_cluster
 from lerobot_lara.labeling.finish import finish_labels
-from lerobot_lara.labeling.plan import PLAN, LabelOptions, LabelPlan, make_plan
-from lerobot_lara.labeling.shards import shard_record
+from lerobot_lara.labeling.out_folder import LOGS, prepare_folder
+from lerobot_lara.labeling.plan import LabelOptions, LabelPlan, make_plan, open_lam
 
 logger = logging.getLogger(__name__)
-
-LOGS = "logs"
-# What a folder of labels may hold.
-OWN = {MANIFEST.parts[0], "data", str(ERRORS), str(PLAN), f"{PLAN}.partial", LOGS}
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,8 @@ def label(
         lam_path: Folder or Hub id of a checkpoint with a latent action model (LAM).
         dataset: Folder or Hub id of a LeRobotDataset, or a mixture file.
         out: Folder of the labels; those of a mixture go into a folder for each entry, by its name.
-        camera: Camera of the dataset; None takes the one that the LAM was trained on.
+        camera: Camera of the dataset, or, with a mixture file, of the policy; None takes the one that the LAM was
+            trained on, or the policy's first.
         options: How labels are made.
         executor: "local", or "slurm" or "ray" for tasks of datatrove.
         workers: Processes on this machine.
@@ -98,10 +94,16 @@ def label(
     if copy is not None:
         _check_copy(copy, dataset, executor)
     results = []
-    for name, source, plan in _plans(lam_path, dataset, options, camera):
+    # All plans come first: what is wrong with the last dataset is said before the first is labeled.
+    plans = list(_plans(lam_path, dataset, options, camera))
+    if not plans:
+        raise ValueError(
+            f"No dataset of {dataset} has a camera that is the policy's. Map the `cameras` of its entries."
+        )
+    for name, source, plan in plans:
         target = folder / name if name else folder
         with only_run(target, "out"):
-            shards = _prepare(target, plan, overwrite=overwrite)
+            shards = prepare_folder(target, plan, overwrite=overwrite)
             if shards is None:
                 logger.info("%s is labeled already: %s holds its labels.", source.name, target)
                 results.append(LabelResult(target, LabelManifest.read(target)))
@@ -166,90 +168,49 @@ def _plans(
         source = open_single(dataset, camera=None)
         yield None, source, make_plan(lam_path, source, options, camera=camera)
         return
-    if camera is not None:
-        raise ValueError(
-            f"`camera` is {camera!r}; it must not be given for a mixture file, whose entries map their `cameras`. "
-            "Leave --camera out."
-        )
     mixture = load_mixture(dataset)
     require_roots(mixture, dataset)
     sources = open_sources(mixture, use_actions=False)
     reference = next(source for source in sources if source.config is mixture.reference_entry)
-    seen = next(iter(mixture.cameras or reference.cameras))
+    seen = _policy_camera(mixture, reference, camera, dataset)
+    size = mixture.image_size or reference.camera_shape(
+        seen if seen in reference.cameras else next(iter(reference.cameras))
+    )
+    policy_gap = open_lam(lam_path).load().frame_gap
     for source in sources:
         if seen not in source.cameras:
             logger.warning("%s lacks the camera %s and is not labeled.", source.name, seen)
             continue
-        from lerobot_lara.alignment.checkpoint_lam import find_lam
-
-        gap = source.frame_gap(mixture, find_lam(lam_path).load().frame_gap)
-        size = mixture.image_size or reference.camera_shape(seen)
         plan = make_plan(
             lam_path,
             source,
             options,
             camera=source.cameras[seen],
-            frame_gap=gap,
+            frame_gap=source.frame_gap(mixture, policy_gap),
             frame_size=(size[0], size[1]),
         )
-        yield source.name, source, plan
+        yield _folder_name(source), source, plan
 
 
-def _prepare(folder: Path, plan: LabelPlan, *, overwrite: bool) -> list[int] | None:
-    """Makes the folder ready for a plan; returns the shards that are left to label, or None if it is finished.
-
-    Raises:
-        ValueError: It holds something else.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`out` is the file {folder}; it must be a folder. Pass another one.")
-    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(present - OWN)
-    if foreign:
+def _policy_camera(mixture: MixtureConfig, reference: Source, camera: str | None, path: str) -> str:
+    """The camera of the policy whose frames are labeled: the one that is named, or the policy's first."""
+    known = list(mixture.cameras or reference.cameras)
+    if camera is not None and camera not in known:
         raise ValueError(
-            f"`out` is {folder}, which holds {foreign[0]} and is no folder of labels; it must be new, empty or one of "
-            "an earlier run. Pass another one."
+            f"`camera` is {camera!r}; with the mixture file {path} it must be one of {known}, the policy's cameras. "
+            "Pass --camera."
         )
-    digest = _digest_in(folder)
-    if overwrite or (present and digest is None):
-        # Nothing of ours is lost: without plan and manifest there are no labels.
-        if present and digest is None and not overwrite:
-            raise ValueError(
-                f"`out` is {folder}, which holds files but neither {PLAN} nor {MANIFEST}. Pass --overwrite to replace "
-                "them, or another folder."
-            )
-        for name in present - {MANIFEST.parts[0]}:
-            _remove(folder / name)
-        _remove(folder / MANIFEST.parts[0])
-        digest = None
-    if digest not in (None, plan.digest):
+    return camera or known[0]
+
+
+def _folder_name(source: Source) -> str:
+    """The name of an entry, as that of the folder of its labels."""
+    parts = Path(source.name).parts
+    if not parts or ".." in parts or Path(source.name).is_absolute():
         raise ValueError(
-            f"`out` is {folder}, which holds other labels: of another model, dataset, camera or other options. Pass "
-            "another folder, or --overwrite to replace them."
+            f"`name` of an entry is {source.name!r}; it must be one for the folder of its labels. Rename the entry."
         )
-    if (folder / MANIFEST).is_file():
-        if not (folder / PLAN).is_file():
-            return None
-        (folder / MANIFEST).unlink()  # episodes that could not be read are tried again
-    folder.mkdir(parents=True, exist_ok=True)
-    plan.write(folder)
-    return [shard for shard in range(len(plan.shards)) if shard_record(folder, plan, shard) is None]
-
-
-def _digest_in(folder: Path) -> str | None:
-    """Fingerprint of the plan that a folder's labels are of; None without labels."""
-    if (folder / PLAN).is_file():
-        return LabelPlan.read(folder).digest
-    if (folder / MANIFEST).is_file():
-        return LabelManifest.read(folder).plan
-    return None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    return source.name
 
 
 def _announce(source: Source, plan: LabelPlan, shards: list[int]) -> None:

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from lerobot_lara.data.latent_labels.fingerprint import frame_files
 from lerobot_lara.data.latent_labels.manifest import CODE_INDICES, LATENT_ACTION, NO_MOTION, SHIFT
 from lerobot_lara.data.mixture.reader import ColumnReader
 from lerobot_lara.data.mixture.samples import fit_image
+from lerobot_lara.data.mixture.sources import Source
 from lerobot_lara.data.mixture.unreadable import UnreadableFrameError
 from lerobot_lara.data.tables import read_schema
 from lerobot_lara.files.atomic import replaced_file
@@ -43,7 +45,7 @@ def label_shard(folder: Path, shard: int) -> int:
     Raises:
         ValueError: The latent action model puts out values that are not finite, or too large for float16.
     """
-    plan, reader = _opened(folder)
+    plan, source, reader = _opened(folder)
     if shard_record(folder, plan, shard) is None:
         lam = load_lam(plan.lam, plan.manifest.frame_gap, plan.options.device)
         first, last = plan.shards[shard]
@@ -69,20 +71,30 @@ def label_shard(folder: Path, shard: int) -> int:
         write_shard(
             folder / plan.file(shard),
             {name: np.concatenate(parts) for name, parts in columns.items()},
-            {"plan": plan.digest, "errors": errors},
+            {"plan": plan.digest, "frames": _frames_of(plan, source, shard), "errors": errors},
         )
     return sum(int(reader.lengths[position]) for position in range(*plan.shards[shard]))
 
 
 def shard_record(folder: Path, plan: LabelPlan, shard: int) -> dict[str, Any] | None:
-    """What the file of a shard says of itself; None if it is missing, of another plan, or has errors to try again."""
+    """What the file of a shard says of itself.
+
+    Returns:
+        None if it is missing or damaged, of another plan or of other frames, or has errors to try again.
+    """
     file = folder / plan.file(shard)
-    record = read_record(file) if file.is_file() else None
-    return record if record is not None and record["plan"] == plan.digest and not record["errors"] else None
+    try:
+        record = read_record(file) if file.is_file() else None
+    except ValueError:
+        return None
+    if record is None or record["plan"] != plan.digest or record["errors"]:
+        return None
+    now = plan.manifest.dataset["files"]
+    return record if all(now.get(name) == was for name, was in record["frames"].items()) else None
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """The plan's fingerprint and the errors that a file of labels was written with.
+    """The plan's fingerprint, the files of frames and the errors that a file of labels was written with.
 
     Raises:
         ValueError: The file is damaged, or no file of labels.
@@ -114,10 +126,15 @@ def write_shard(file: Path, columns: dict[str, np.ndarray], record: dict[str, An
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: Path) -> tuple[LabelPlan, ColumnReader]:
+def _opened(folder: Path) -> tuple[LabelPlan, Source, ColumnReader]:
     """The plan and the dataset, opened once per process."""
     plan = LabelPlan.read(folder)
-    return plan, plan.open_reader()
+    return plan, plan.open_source(), plan.open_reader()
+
+
+def _frames_of(plan: LabelPlan, source: Source, shard: int) -> dict[str, int | str]:
+    """What tells the files that hold the frames of a shard from others."""
+    return frame_files(source.meta, plan.manifest.camera, plan.episodes[slice(*plan.shards[shard])])
 
 
 def forget() -> None:
@@ -150,7 +167,10 @@ def _columns(
         LATENT_ACTION: _as_dtype(labels.latent_action, plan.options.dtype),
     }
     if labels.code_indices is not None:
-        columns[CODE_INDICES] = labels.code_indices.astype(np.int16).reshape(length, -1)
+        codes = labels.code_indices.reshape(length, -1)
+        # Finite scalar quantization may have more codes than 16 bits hold.
+        few = (plan.manifest.codebook_size or 0) <= np.iinfo(np.int16).max + 1
+        columns[CODE_INDICES] = codes.astype(np.int16 if few else np.int32)
     if labels.no_motion is not None:
         columns[NO_MOTION] = _as_dtype(labels.no_motion, plan.options.dtype)
     if len(shifts) > 1:
@@ -160,7 +180,7 @@ def _columns(
 
 def _as_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     """(N, R, width) -> (N, R * width) of a dtype."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # reported below
         stored = values.astype(dtype).reshape(len(values), -1)
     if not np.isfinite(stored).all():
         raise ValueError(

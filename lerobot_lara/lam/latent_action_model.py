@@ -8,6 +8,8 @@
 Shapes: B batch, K frame gap, L latent-action tokens, C latent width, h prediction size.
 """
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,11 @@ class LatentActionModel(nn.Module):
             asdict(settings or self.settings),
             self.state_dict() if state_dict is None else state_dict,
         )
+
+    @property
+    def settings_sha256(self) -> str:
+        """SHA-256 of the settings, which with the weights decide the latent actions."""
+        return hashlib.sha256(json.dumps(asdict(self.settings), sort_keys=True).encode()).hexdigest()
 
     @property
     def networks(self) -> list[nn.Module]:

@@ -17,7 +17,7 @@ def latent_loss(logits: Tensor, latent_ids: Tensor, latent_valid: Tensor) -> Ten
 
     Args:
         logits: (B, T, L, V).
-        latent_ids: (B, T, L) int64 in [0, V); anything where it is not valid.
+        latent_ids: (B, T, L) int64 in [0, V), also where it is not valid.
         latent_valid: (B, T) bool.
 
     Returns:

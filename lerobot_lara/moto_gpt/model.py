@@ -44,12 +44,8 @@ class Conditions:
 class _NoPosition(nn.Module):
     """In place of GPT-2's position embedding, which Moto-GPT does not have."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
     def forward(self, position_ids: Tensor) -> Tensor:
-        return torch.zeros(*position_ids.shape, self.width, device=position_ids.device)
+        return torch.zeros((), device=position_ids.device)  # no dimension: the sum keeps the tokens' dtype
 
 
 class MotoGPT(nn.Module):
@@ -147,8 +143,9 @@ class MotoGPT(nn.Module):
         }
         self.backbone = GPT2Model(GPT2Config(**settings))
         embeddings: Any = self.backbone
-        embeddings.wpe = _NoPosition(width)
-        del embeddings.wte  # it is given embeddings
+        embeddings.wpe = _NoPosition()
+        # It is given embeddings. transformers' gradient checkpointing looks for the module all the same.
+        embeddings.wte = nn.Identity()
 
     def forward(
         self,

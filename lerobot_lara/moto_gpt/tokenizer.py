@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lerobot_lara.alignment.checkpoint_lam import settings_digest
 from lerobot_lara.lam import artifact
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.training.randomness import own_randomness
@@ -54,7 +53,7 @@ def read_tokenizer(lam_path: str | None, frame_gap: int) -> dict[str, Any]:
             f"`frame_gap` is {frame_gap}; it must be {lam.frame_gap}, as in the latent action model {lam_path}. Pass "
             f"--policy.frame_gap={lam.frame_gap}."
         )
-    parts = [artifact.digest(lam_path), settings_digest(lam), ""]
+    parts = [artifact.digest(lam_path), lam.settings_sha256, ""]
     return {
         "num_latent_tokens": lam.num_latent_tokens,
         "codebook_size": lam.quantizer.codebook_size,

@@ -87,13 +87,20 @@ def make_results(
     *,
     dit: tuple[int, int],
     lara: tuple[int, int],
+    labels: tuple[int, int] = (9, 9),
     mixture: tuple[int, int] = (9, 9),
     zero: int = 0,
     motion: str = "passed",
     psnr: float = 26.4,
 ) -> dict[str, Any]:
     """Returns the content of a `results.json` with the given successes on the two tasks, of 20 episodes each."""
-    successes = {"zero": (zero, 0), "lara_dit": dit, "lara": lara, "lara_mixture": mixture}
+    successes = {
+        "zero": (zero, 0),
+        "lara_dit": dit,
+        "lara": lara,
+        "lara_labels": labels,
+        "lara_mixture": mixture,
+    }
     jobs = ("train_lara_lam", "eval_lara")
     training = {"steps": 100, "batch_size": 8, "policy": {"type": "x", "optimizer_lr": 5e-4}}
     return {
@@ -123,7 +130,7 @@ def make_results(
             **{"tasks": list(TASKS), "num_demos": 25, "num_videos": 50, "num_episodes": 20},
             **{"episode_length": 300, "image_size": 64, "training_flags": []},
         },
-        "training": dict.fromkeys(("lara_lam", "lara_dit", "lara", "lara_mixture"), training),
+        "training": dict.fromkeys(("lara_lam", "lara_dit", "lara", "lara_labels", "lara_mixture"), training),
         "seeds": {"demo": 0, "video": 10_000, "eval": 100_000, "training": 1000},
         "versions": {"python": "3.12", "lerobot": "0.6.1"},
         "hardware": {"cpus": 2, "machine": "x86_64", "system": "Linux"},
@@ -140,6 +147,7 @@ def write_study(output_dir: Path, results: dict[str, Any]) -> Path:
         "lara_lam": LAM_METRICS,
         "lara_dit": DIT_METRICS,
         "lara": LARA_METRICS,
+        "lara_labels": LARA_METRICS,
         "lara_mixture": LARA_METRICS,
     }
     for run, metrics in runs.items():

@@ -31,7 +31,7 @@ def stubbed(monkeypatch, study, results):
         if not state_dir.exists():
             output_dir = study(finished)
             assert output_dir == state_dir.parent
-            for name in ("lara_lam", "lara_dit", "lara", "lara_mixture"):
+            for name in ("lara_lam", "lara_dit", "lara", "lara_labels", "lara_mixture"):
                 directory = checkpoint(output_dir, name)
                 directory.mkdir(parents=True)
                 config = {
@@ -55,7 +55,7 @@ def test_demo_writes_results_and_report(tmp_path, stubbed, results):
         "door-close-v3": {"successes": 6, "episodes": 20},
         "drawer-open-v3": {"successes": 7, "episodes": 20},
     }
-    assert list(found["arms"]) == ["zero", "lara_dit", "lara", "lara_mixture"]
+    assert list(found["arms"]) == ["zero", "lara_dit", "lara", "lara_labels", "lara_mixture"]
     assert found["seeds"] == {"demo": 0, "video": 1, "eval": 1000, "training": 1000}
     assert found["settings"]["num_demos"] == DemoSettings().num_demos
     assert found["wall_times"]["total"] == 3.0
@@ -158,6 +158,16 @@ def test_jobs_form_a_fair_study(tmp_path, settings):
     # The latent action model is measured on what it was not trained on.
     assert f"--dataset={tmp_path / 'data' / 'demos'}" in jobs["probe_lara_lam"].command
     assert str(checkpoint(tmp_path, "lara_lam")) in jobs["probe_lara_lam"].command
+
+    # On labels, the latent actions are computed before, of frames that are shifted as the policy shifts them.
+    labeled = jobs["train_lara_labels"]
+    shift = yaml.safe_load((CONFIG_DIR / "lara.yaml").read_text())["policy"]["random_shift"]
+    assert f"--random-shift={shift}" in jobs["label_demos"].command
+    assert f"--policy.lam_labels={jobs['label_demos'].output}" in labeled.command
+    labels_own = (*own, "--policy.lam_labels")
+    assert [flag for flag in labeled.command if not flag.startswith(labels_own)] == [
+        flag for flag in lara if not flag.startswith(labels_own)
+    ]
 
     # The mixture adds the videos, and nothing else that the arms could differ in.
     mixture = jobs["train_lara_mixture"]

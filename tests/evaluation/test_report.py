@@ -46,7 +46,10 @@ def test_report_warns_of_what_failed(tmp_path, results, caplog, monkeypatch):
     monkeypatch.setattr(report, "draw_figures", lambda results, output_dir: {})
     text = text_of(
         report.write_report(
-            results(dit=(2, 0), lara=(3, 1), mixture=(0, 0), zero=4, motion="failed", psnr=22.0), tmp_path
+            results(
+                dit=(2, 0), lara=(3, 1), labels=(0, 0), mixture=(0, 0), zero=4, motion="failed", psnr=22.0
+            ),
+            tmp_path,
         ).read_text()
     )
     assert text.count("failed The tasks are learned") == 1
@@ -94,9 +97,11 @@ def test_film_strip_shows_the_first_filmed_success(study, results):
     assert [strip.label for strip in strips] == [
         "door-close-v3, DiT only, episode 0: not solved",
         "door-close-v3, LARA, episode 0: solved",
+        "door-close-v3, LARA on labels, episode 19: solved",
         "door-close-v3, LARA on the mixture, episode 19: solved",
         "drawer-open-v3, DiT only, episode 19: solved",
         "drawer-open-v3, LARA, episode 0: not solved",
+        "drawer-open-v3, LARA on labels, episode 19: solved",
         "drawer-open-v3, LARA on the mixture, episode 19: solved",
     ]
     assert strips[0].frames.shape == (8, 64, 64, 3)

@@ -140,7 +140,7 @@ def test_decoding_equals_teacher_forcing_on_its_own_codes():
 
 
 def test_codes_of_each_token_have_tables_of_their_own():
-    policy = make_policy(codebook_per_token=True).eval()
+    policy = make_policy(codebook_per_token=True, latent_position_embeddings=False).eval()
     conditions = policy._conditions(coded_batch())
     same = torch.full((4, 2, 3), 2)
     embedded = policy.model._step_tokens(same, 4)

@@ -291,7 +291,7 @@ def demo(kind: str, shared: Path) -> Command:
 
     def build() -> None:
         write_study(made, make_results(dit=(4, 5), lara=(6, 7)))
-        for name in ("lara_lam", "lara_dit", "lara", "lara_mixture"):
+        for name in ("lara_lam", "lara_dit", "lara", "lara_labels", "lara_mixture"):
             folder = made / "train" / name / "checkpoints" / "last" / "pretrained_model"
             folder.mkdir(parents=True)
             policy = {"type": name, "optimizer_lr": 1e-4}
@@ -301,6 +301,8 @@ def demo(kind: str, shared: Path) -> Command:
         for name in ("videos", "demos"):
             (made / "data" / name / "meta").mkdir(parents=True)
             (made / "data" / name / "meta" / "info.json").touch()
+        (made / "labels" / "demos" / "meta").mkdir(parents=True)
+        (made / "labels" / "demos" / "meta" / "latent_labels.json").touch()
 
     copy = "import shutil, sys; shutil.copytree(*sys.argv[1:3]); print(open(sys.argv[3]).read())"
     build_jobs, collect = module.build_jobs, module.collect_results

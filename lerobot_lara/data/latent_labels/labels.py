@@ -3,12 +3,15 @@
 Legend: N rows, L latent-action tokens, C latent width, R 1 + augmentations (the first is not shifted).
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from lerobot_lara.data.latent_labels.manifest import (
     CODE_INDICES,
@@ -50,11 +53,12 @@ class LatentLabels:
         with _without_bars():
             table = datasets.Dataset.from_parquet([str(file) for file in files])
         self._table = table.data
+        self._views: dict[str, list[np.ndarray]] = {}
         self.index = self._table.column("index").to_numpy()
         self.valid = self._table.column("valid").to_numpy()
         if (np.diff(self.index) <= 0).any():
             raise ValueError(
-                f"{self.folder} has rows twice or in another order. Check it with `lara label --check {self.folder}`."
+                f"{self.folder} has rows twice or in another order. Label the dataset again, or copy the labels again."
             )
 
     def __len__(self) -> int:
@@ -64,12 +68,7 @@ class LatentLabels:
     @property
     def codebook(self) -> np.ndarray | None:
         """(L, V, C) float32 codebooks that were fitted to these or other labels; None without."""
-        path = self.folder / CODEBOOK
-        if self.manifest.codebook_sha256 is None:
-            return None
-        from safetensors.numpy import load_file
-
-        return load_file(path)["codebook"]
+        return None if self.manifest.codebook_sha256 is None else read_codebook(self.folder, self.manifest)
 
     def find(self, index: np.ndarray) -> np.ndarray:
         """Looks up rows of the dataset.
@@ -110,10 +109,18 @@ class LatentLabels:
 
     def column(self, name: str) -> np.ndarray:
         """A whole column, for example `episode_index` (N,) or `latent_action` (N, R, L * C)."""
-        values = self._table.column(name)
-        if values.type.num_fields:
-            return to_array(values).reshape(len(self), self._versions, -1)
-        return values.to_numpy()
+        return np.concatenate([values for _, values in self.parts(name)])
+
+    def parts(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """A whole column in parts that fit into memory: the first row of each, and its values as in `column`."""
+        row = 0
+        for chunk in self._table.column(name).chunks:
+            values = to_array(chunk)
+            yield (
+                row,
+                values.reshape(len(chunk), self._versions, -1) if chunk.type.num_fields else values[:, 0],
+            )
+            row += len(chunk)
 
     @property
     def _versions(self) -> int:
@@ -121,10 +128,26 @@ class LatentLabels:
 
     def _values(self, name: str, row: int) -> np.ndarray:
         """(R, width) values of a row."""
-        return to_array(self._table.column(name).slice(row, 1).combine_chunks()).reshape(self._versions, -1)
+        if name not in self._views:
+            # Without copies: pages of the mapped file.
+            chunks = [chunk for chunk in self._table.column(name).chunks if len(chunk)]
+            self._views[name] = [to_array(chunk).reshape(len(chunk), self._versions, -1) for chunk in chunks]
+            self._ends = np.cumsum([len(chunk) for chunk in chunks])
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        return self._views[name][number][row - (self._ends[number - 1] if number else 0)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the views, which would reach data-loading workers as copies."""
+        return vars(self) | {"_views": {}}
 
     def _check_columns(self, file: Path) -> None:
         schema = read_schema(file)
+        for name, kind in (("index", pa.int64()), ("valid", pa.bool_())):
+            scalar = schema.field(name).type if name in schema.names else None
+            if scalar != kind:
+                raise ValueError(
+                    f"{file}: `{name}` is {scalar}; it must be a column of {kind}. Copy or download the labels again."
+                )
         manifest, width = self.manifest, self._versions * self.manifest.latent_width
         expected = {LATENT_ACTION: width}
         if manifest.codebook_size is not None:
@@ -140,6 +163,41 @@ class LatentLabels:
                     f"{file}: `{name}` is {found}; it must be a list of {size}, as {self.folder}'s manifest says. Copy "
                     "or download the labels again."
                 )
+
+
+def read_codebook(folder: Path, manifest: LabelManifest) -> np.ndarray:
+    """Reads the codebooks of labels.
+
+    Args:
+        folder: Folder of the labels.
+        manifest: Their manifest, which names a codebook.
+
+    Returns:
+        (L, V, C) float32.
+
+    Raises:
+        ValueError: They are missing, damaged or not those of the manifest.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = folder / CODEBOOK
+    try:
+        codebook = load_file(path)["codebook"]
+    except (FileNotFoundError, KeyError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} is missing or damaged ({type(error).__name__}: {error}). Copy or download the labels again."
+        ) from error
+    if codebook_digest(codebook) != manifest.codebook_sha256:
+        raise ValueError(
+            f"{path}: the codebook is not the one of the manifest. Copy or download the labels again."
+        )
+    return codebook
+
+
+def codebook_digest(codebook: np.ndarray) -> str:
+    """SHA-256 of a codebook's numbers."""
+    return hashlib.sha256(np.ascontiguousarray(codebook, dtype="<f4").tobytes()).hexdigest()
 
 
 @contextmanager

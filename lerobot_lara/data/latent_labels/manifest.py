@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_lara.files.atomic import write_json
-from lerobot_lara.files.reading import read_json_object
-from lerobot_lara.files.rules import Rule, check, whole_number
+from lerobot_lara.files.reading import read_json_object, shown
+from lerobot_lara.files.rules import Rule, whole_number
 
 MANIFEST = Path("meta/latent_labels.json")
 CODEBOOK = Path("meta/codebook.safetensors")
@@ -36,7 +36,17 @@ LATENT_ACTION, CODE_INDICES, NO_MOTION, SHIFT = (
 _TEXT = Rule("text", lambda value: isinstance(value, str) and bool(value))
 _TEXT_OR_NULL = Rule("text or null", lambda value: value is None or isinstance(value, str))
 _OBJECT = Rule("an object", lambda value: isinstance(value, dict))
-_LIST = Rule("a list", lambda value: isinstance(value, list))
+_ERRORS = Rule(
+    "a list of episodes with their errors",
+    lambda value: (
+        isinstance(value, list)
+        and all(isinstance(each, dict) and type(each.get("episode")) is int for each in value)
+    ),
+)
+_LENGTHS = Rule(
+    "a list of whole numbers above 0",
+    lambda value: isinstance(value, list) and all(type(each) is int and each > 0 for each in value),
+)
 _SIZE = Rule(
     "[height, width] in pixels",
     lambda value: isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value),
@@ -62,7 +72,13 @@ _RULES = {
     "no_motion": Rule("true or false", lambda value: isinstance(value, bool)),
     "valid": whole_number(0),
     "invalid": whole_number(0),
-    "errors": _LIST,
+    "errors": _ERRORS,
+}
+_LAM_RULES = {"sha256": _TEXT, "settings_sha256": _TEXT, "name": _TEXT}
+_DATASET_RULES = {
+    "fps": Rule("a number above 0", lambda value: type(value) in (int, float) and value > 0),
+    "episode_lengths": _LENGTHS,
+    "files": _OBJECT,
 }
 _REMEDY = "Label the dataset again, or download the labels again."
 
@@ -174,13 +190,25 @@ class LabelManifest:
         if missing:
             raise ValueError(f"{path} lacks `{missing[0]}`. {_REMEDY}")
         for name, rule in _RULES.items():
-            check(path, name, content[name], rule)
-        for name, keys in (
-            ("lam", ("sha256", "settings_sha256")),
-            ("dataset", ("fps", "episode_lengths", "files")),
-        ):
-            lacking = [key for key in keys if key not in content[name]]
+            _check(path, name, content[name], rule)
+        for name, rules in (("lam", _LAM_RULES), ("dataset", _DATASET_RULES)):
+            lacking = [key for key in rules if key not in content[name]]
             if lacking:
                 raise ValueError(f"{path}: `{name}` lacks `{lacking[0]}`. {_REMEDY}")
+            for key, rule in rules.items():
+                _check(path, f"{name}.{key}", content[name][key], rule)
+        known_episodes = range(len(content["dataset"]["episode_lengths"]))
+        for episode in content["dataset"].get("episodes") or []:
+            if episode not in known_episodes:
+                raise ValueError(
+                    f"{path}: `dataset.episodes` has {shown(episode)}; they must be from 0 to "
+                    f"{len(known_episodes) - 1}. {_REMEDY}"
+                )
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in content.items() if name in known})
+
+
+def _check(path: Path, field: str, value: Any, rule: Rule) -> None:
+    """Refuses a value that breaks its rule."""
+    if not rule.accepts(value):
+        raise ValueError(f"{path}: `{field}` is {shown(value)}; it must be {rule.expected}. {_REMEDY}")

@@ -235,7 +235,7 @@ class MixtureBuilder:
             state_fill=np.zeros(0),
             action_fill=np.zeros(0),
             # A policy that must not notice the alignment gets no flags that its own data would not have.
-            flag_cameras=not getattr(self.policy, "frame_pair_apart", False)
+            flag_cameras=not self._frame_pair_apart
             and any(set(source.cameras) != set(cameras) for source in self.sources),
             flag_state=any(source.state is None for source in labeled),
         )
@@ -266,13 +266,13 @@ class MixtureBuilder:
             if not held_out:
                 _check_pairs(source, reader.lengths.tolist(), gap)
                 _check_steps(source, reader.lengths.tolist(), gap, getattr(self.policy, "latent_steps", 1))
-            if getattr(self.policy, "frame_pair_apart", False):
+            if self._frame_pair_apart:
                 frame_pair = (self._lam_camera, gap)
             elif self.labels is None:
                 assert deltas is not None
                 # Whole frame gaps, in this dataset's frames.
                 deltas = [delta * gap // policy_gap for delta in deltas]
-        elif getattr(self.policy, "frame_pair_apart", False):
+        elif self._frame_pair_apart:
             frame_pair = (self._lam_camera, 0)
         return EntrySamples(
             source=source,
@@ -301,6 +301,11 @@ class MixtureBuilder:
             or getattr(policy, "label_request", None) is not None
         )
         return getattr(policy, "frame_gap", None) if learns else None
+
+    @property
+    def _frame_pair_apart(self) -> bool:
+        """Whether the policy takes the frame pair beside its observations, of which the pair is no part."""
+        return getattr(self.policy, "frame_pair_apart", False)
 
     @property
     def _lam_camera(self) -> str:

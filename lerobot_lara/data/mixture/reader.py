@@ -40,7 +40,7 @@ class ColumnReader:
     It holds only the memory-mapped table, so copies of it in data-loading workers cost no memory.
 
     Args:
-        dataset: Opened without `delta_timestamps`.
+        dataset: Its table and metadata are read; its own windows and image transforms play no part.
         name: Name of the dataset in errors.
         video_backend: LeRobot's name of the video decoder.
         tolerance_s: How far a decoded frame may be from its timestamp, in seconds.
@@ -66,6 +66,8 @@ class ColumnReader:
         starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1)) if len(column) else np.zeros(0, int)
         self.episodes: list[int] = column[starts].tolist()
         self.starts = starts.astype(np.int64)
+        # Indices in the dataset of their first frames.
+        self._first_indices = self._table.data.column("index").take(starts).to_numpy()
         self.lengths = np.diff(starts, append=len(column)).astype(np.int64)
 
     def num_pairs(self, frame_gap: int) -> np.ndarray:
@@ -144,6 +146,15 @@ class ColumnReader:
         """The number of a row's episode in the dataset, and of its frame within the episode."""
         position = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.episodes[position], row - int(self.starts[position])
+
+    def index(self, position: int, row: int) -> int:
+        """The index in the dataset of a row.
+
+        Args:
+            position: Position of its episode among the selected ones.
+            row: Row of the table.
+        """
+        return int(self._first_indices[position]) + row - int(self.starts[position])
 
     def text(self, key: str, row: int) -> str:
         """The text of a text column at a row."""

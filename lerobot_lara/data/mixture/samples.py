@@ -153,7 +153,7 @@ class EntrySamples:
             sample |= self._state(rows, is_pad) | self._actions(position, row)
         if self.labels is not None:
             remaining = int(self.reader.starts[position] + self.reader.lengths[position]) - row
-            sample |= self.labels(int(self.reader.numbers("index", [row])[0, 0]), remaining)
+            sample |= self.labels(self.reader.index(position, row), remaining)
         return sample | {
             EMBODIMENT_ID: torch.tensor(self.embodiment_id),
             DATASET_INDEX: torch.tensor(self.index),

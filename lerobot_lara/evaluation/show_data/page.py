@@ -17,9 +17,11 @@ import lerobot_lara  # noqa: F401  registers the policy types
 from lerobot_lara.data.mixture.build import build_mixture
 from lerobot_lara.data.mixture.config import MixtureConfig, VectorMap, is_mixture, load_mixture, require_roots
 from lerobot_lara.data.mixture.dataset import MixtureDataset
+from lerobot_lara.data.mixture.samples import EntrySamples
 from lerobot_lara.data.mixture.single import single_dataset
 from lerobot_lara.data.mixture.sources import Source, open_sources
 from lerobot_lara.evaluation.page import render_template
+from lerobot_lara.evaluation.show_data.neighbors import describe_neighbors
 from lerobot_lara.evaluation.show_data.pairs import (
     Pair,
     absolute_change,
@@ -55,6 +57,7 @@ def show_data(
     random_shift: int = 0,
     image_transforms: bool = False,
     pairs: int = 6,
+    labels: str | None = None,
     seed: int = 0,
 ) -> Path:
     """Writes the page.
@@ -69,6 +72,8 @@ def show_data(
         random_shift: Largest shift of the policy's augmentation, in pixels.
         image_transforms: Whether to apply LeRobot's default augmentation.
         pairs: Number of pairs to show from each dataset, at least 1.
+        labels: Folder of latent labels of a single dataset, of which similar pairs are shown; a mixture file names
+            those of its entries.
         seed: Seed for the choice of pairs and for the augmentation.
 
     Returns:
@@ -82,7 +87,7 @@ def show_data(
     page = _page_path(data, out)
     content = _describe(
         data,
-        _with_gap(open_data(data), frame_gap, frame_gap_s),
+        _with_labels(_with_gap(open_data(data), frame_gap, frame_gap_s), data, labels),
         policy=policy,
         frame_gap=frame_gap,
         random_shift=random_shift,
@@ -124,6 +129,7 @@ def _describe(
                 "cameras": describe_cameras(entry, read),
                 "unmapped": sorted(unmapped),
                 "pairs_shown": _draw_pairs(dataset, shown, transforms, random_shift, seed),
+                "neighbors": _neighbors(entry, dataset, seed),
             }
         )
     return render_template(
@@ -143,6 +149,25 @@ def _describe(
         problems=find_problems(entries),
         entries=entries,
     )
+
+
+def _with_labels(mixture: MixtureConfig, data: str, labels: str | None) -> MixtureConfig:
+    """The mixture of a single dataset with its labels."""
+    if labels is None:
+        return mixture
+    if is_mixture(data):
+        raise ValueError(
+            f"`labels` is {labels!r}; it must not be given for a mixture file. Set `labels` of its entries instead."
+        )
+    return replace(mixture, entries=[replace(entry, labels=labels) for entry in mixture.entries])
+
+
+def _neighbors(entry: EntrySamples, dataset: MixtureDataset, seed: int) -> list[list[dict[str, Any]]]:
+    """Pairs with similar latent actions, where an entry has labels of the policy's first camera."""
+    camera = dataset.meta.camera_keys[0]
+    if entry.source.config.labels is None or camera not in entry.source.cameras:
+        return []
+    return describe_neighbors(entry, camera, seed)
 
 
 def open_data(data: str) -> MixtureConfig:
