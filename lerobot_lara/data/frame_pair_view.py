@@ -63,7 +63,7 @@ class FramePairView(Dataset):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """The dataset's sample, with the pair (2, 3, H, W) and (2,) bool, True where it crosses the episode's end."""
-        sample = self._dataset[row // 2]
+        sample = self._dataset[row]
         window = sample[self._camera]
         # LeRobot leaves the time axis out where a window has one frame of video.
         present = window if self._present is None or window.ndim == 3 else window[self._present]
