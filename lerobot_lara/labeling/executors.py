@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lerobot_lara.labeling.finish import finish_labels
 from lerobot_lara.labeling.shards import forget, label_shard
 
 _POLL_S = 1.0
@@ -115,9 +116,9 @@ class ClusterOptions:
 def label_on_cluster(
     executor: str, folder: Path, *, shards: int, options: ClusterOptions, logs: Path
 ) -> None:
-    """Labels shards with datatrove, and finishes the labels in a last task.
+    """Labels shards with datatrove, and finishes the labels.
 
-    With Slurm the jobs are only submitted; with Ray this waits for them.
+    With Slurm the jobs are only submitted, the last of which finishes; with Ray this waits for them and finishes here.
 
     Args:
         executor: "slurm" or "ray".
@@ -143,27 +144,25 @@ def label_on_cluster(
             "`executor` is 'ray', which needs the package ray. Install it with `pip install ray`."
         )
     tasks = min(options.tasks, shards)
-    label, finish = [LabelShards(str(folder), shards)], [FinishLabels(str(folder))]
+    label = [LabelShards(str(folder), shards)]
     if executor == "ray":
-        common: dict[str, Any] = {"skip_completed": False, "mem_per_cpu_gb": options.mem_per_cpu_gb}
         RayPipelineExecutor(
             label,
             tasks=tasks,
             workers=options.workers,
             cpus_per_task=options.cpus_per_task,
             gpus_per_task=options.gpus_per_task,
+            mem_per_cpu_gb=options.mem_per_cpu_gb,
             logging_dir=str(logs / "label"),
-            **common,
+            skip_completed=False,
         ).run()
-        RayPipelineExecutor(
-            finish, tasks=1, cpus_per_task=1, logging_dir=str(logs / "finish"), **common
-        ).run()
+        finish_labels(folder)
         return
     if options.partition is None:
         raise ValueError(
             "`partition` is missing; it must be the Slurm partition of the jobs. Pass --partition."
         )
-    common = {
+    common: dict[str, Any] = {
         "time": options.time,
         "partition": options.partition,
         "mem_per_cpu_gb": options.mem_per_cpu_gb,
@@ -183,7 +182,7 @@ def label_on_cluster(
         **common,
     )
     SlurmPipelineExecutor(
-        finish,
+        [FinishLabels(str(folder))],
         tasks=1,
         cpus_per_task=options.cpus_per_task,
         job_name="lara-label-finish",
