@@ -77,7 +77,7 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
                 made = with_frame_pairs(made, cfg)
             if labeled and not ours:
                 made = with_labels(made, cfg)
-        cfg.policy = with_tokenizer(cfg.policy, made[0].meta)
+        cfg.policy = with_tokenizer(cfg.policy, getattr(made[0], "meta", None))
         _set_sampler(resumed_sampler(cfg))
         return made
 

@@ -440,14 +440,15 @@ def test_flags_of_the_command(monkeypatch):
         "--random-shift=2",
         "--image-transforms",
         "--pairs=3",
+        "--labels=labels",
         "--seed=4",
     ]
     assert main(["show-data", "you/data"]) == main(["show-data", "a.yaml", *flags, "--frame-gap=5"]) == 0
     assert main(["show-data", "a.yaml", "--frame-gap-s=0.5"]) == 0
     default = {"out": None, "policy": None, "frame_gap": None, "frame_gap_s": None}
-    default |= {"random_shift": 0, "image_transforms": False, "pairs": 6, "seed": 0}
+    default |= {"random_shift": 0, "image_transforms": False, "pairs": 6, "labels": None, "seed": 0}
     given = {"out": "p.html", "policy": "lara", "frame_gap": 5, "frame_gap_s": None}
-    given |= {"random_shift": 2, "image_transforms": True, "pairs": 3, "seed": 4}
+    given |= {"random_shift": 2, "image_transforms": True, "pairs": 3, "labels": "labels", "seed": 4}
     assert calls == [("you/data", default), ("a.yaml", given), ("a.yaml", default | {"frame_gap_s": 0.5})]
 
 
