@@ -39,7 +39,7 @@ def times(out):
 
 
 @pytest.mark.parametrize("flags", [(), ("--codebook-size=2",)])
-def test_a_repaired_video_is_labeled_without_the_others(lam, whole, tmp_path, capsys, flags):
+def test_a_repaired_video_is_labeled_without_the_others(lam, whole, tmp_path, capsys, monkeypatch, flags):
     """A repaired video has another size, and yet the labels of the others are those of this dataset."""
     root, out = tmp_path / "data", tmp_path / "labels"
     shutil.copytree(whole, root)
@@ -62,6 +62,10 @@ def test_a_repaired_video_is_labeled_without_the_others(lam, whole, tmp_path, ca
         assert [name for name in before if before[name] != after[name]] == ["file-002.parquet"]
 
     shutil.copyfile(whole / broken.relative_to(root), broken)
+    with monkeypatch.context() as patch:
+        patch.setattr("lerobot_lara.labeling.run.label_here", lambda *args, **kwargs: 1 / 0)
+        assert run(lam, root, out, *flags) == 70
+    assert main(["label", "--check", str(out)]) == 2, "not finished while it is mended"
     assert run(lam, root, out, *flags) == 0
     if not flags:
         assert {name: time for name, time in times(out).items() if name != "file-002.parquet"} == {

@@ -117,12 +117,15 @@ def test_an_interrupted_replacement_continues_without_the_flag(lam, root, tmp_pa
     assert file_contents(out) == file_contents(tmp_path / "undisturbed")
 
 
-def test_a_replacement_that_fails_while_it_deletes_is_not_taken_for_finished(
-    lam, root, tmp_path, monkeypatch
-):
+OTHER = {"shard_frames": 1, "codebook_size": 2, "dtype": "float32"}
+
+
+@pytest.mark.parametrize("old", [{}, OTHER])
+def test_a_replacement_that_fails_while_it_deletes_is_continued(lam, root, tmp_path, monkeypatch, old):
     out = tmp_path / "labels"
-    run(lam, root, out)
-    for step in range(3):
+    run(lam, root, tmp_path / "undisturbed")
+    for step in (0, 1, 4):
+        run(lam, root, out, overwrite=True, **old)
         calls = count()
 
         def stop(path, *args, step=step, calls=calls, remove=Path.unlink, **kwargs):
@@ -135,8 +138,17 @@ def test_a_replacement_that_fails_while_it_deletes_is_not_taken_for_finished(
             with pytest.raises(PermissionError):
                 run(lam, root, out, overwrite=True)
         run(lam, root, out)
-        labels = LatentLabels(out)
-        assert len(labels) == 32 and labels.manifest.valid == 16
+        assert file_contents(out) == file_contents(tmp_path / "undisturbed")
+
+
+def test_labels_stay_until_the_plan_of_others_is_written(lam, root, tmp_path, monkeypatch):
+    out = tmp_path / "labels"
+    run(lam, root, out)
+    before = file_contents(out)
+    monkeypatch.setattr("lerobot_lara.labeling.plan.write_json", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(lam, root, out, overwrite=True, **OTHER)
+    assert file_contents(out) == before and len(LatentLabels(out)) == 32
 
 
 def test_temporary_files_of_a_killed_run_do_not_stand_in_the_way(lam, root, tmp_path):

@@ -90,7 +90,7 @@ def test_datatroves_local_executor_gives_the_same_bytes(data, planned, tmp_path)
     assert not [each for each in multiprocessing.active_children() if not each.daemon]
 
 
-def test_ray_gets_the_tasks_and_then_the_last_one(data, tmp_path, monkeypatch):
+def test_ray_gets_the_tasks_and_the_labels_are_finished_here(data, tmp_path, monkeypatch):
     """With executors that are made as datatrove's are, but run at once."""
     from datatrove.executor import RayPipelineExecutor
 
@@ -112,10 +112,9 @@ def test_ray_gets_the_tasks_and_then_the_last_one(data, tmp_path, monkeypatch):
     [result] = label(*data, tmp_path / "ray", options=OPTIONS, executor="ray", cluster=cluster)
     forget()
     assert result.manifest.valid == 20
-    labeling, finish = made
-    assert (labeling["tasks"], labeling["workers"], labeling["gpus_per_task"]) == (3, 2, 1)
-    assert finish["tasks"] == 1 and "gpus_per_task" not in finish
-    assert not labeling["skip_completed"] and not finish["skip_completed"]
+    [given] = made
+    assert (given["tasks"], given["workers"], given["gpus_per_task"], given["mem_per_cpu_gb"]) == (3, 2, 1, 8)
+    assert not given["skip_completed"]
     label(*data, tmp_path / "local", options=OPTIONS)
     assert file_contents(tmp_path / "ray") == file_contents(tmp_path / "local")
 
@@ -131,4 +130,4 @@ def test_a_folder_of_this_environment_with_spaces_is_quoted(data, tmp_path, monk
     options = ClusterOptions(tasks=50, partition="p")
     label(*data, tmp_path / "out", options=OPTIONS, executor="slurm", cluster=options)
     assert "export PATH='/my envs/bin':$PATH" in scripts[0]
-    assert "--array=0-4" in scripts[0], "no more tasks than files"
+    assert "--array=0-4\n" in scripts[0], "no more tasks than files"

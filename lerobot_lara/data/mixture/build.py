@@ -416,7 +416,7 @@ class MixtureBuilder:
                         # Where the dataset lies and how its share came about; episodes and embodiment are below.
                         if name not in ("root", "weight", "episodes", "embodiment", "labels")
                     },
-                    **({} if self.labels is None else {"labels": self.labels.identity(entry.source)}),
+                    **({} if self.labels is None else self.labels.describe(entry.source)),
                     "draws": draws,
                     "frames_of_episodes": _digest([entry.reader.episodes, entry.reader.lengths.tolist()]),
                     "episodes": len(entry.reader.episodes),
@@ -484,7 +484,7 @@ def _tasks(entries: Sequence[EntrySamples]) -> list[str]:
 def _log(mixture: dict[str, Any]) -> None:
     """Logs one line for each entry of a mixture's record."""
     for entry in mixture["entries"]:
-        gap = max(entry.get("frame_pair", entry["window"]))
+        gap = entry.get("label_gap", max(entry.get("frame_pair", entry["window"])))
         logger.info(
             "Data: %.1f %% %s: %d episodes, %d frames at %g fps, frame gap %d (%.2f s), %s",
             100 * entry["draws"] / mixture["draws_per_epoch"],

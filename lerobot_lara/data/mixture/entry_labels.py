@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,10 +100,12 @@ class EntryLabels:
         labels = self._labels.get(source.name)
         return 0 if labels is None else labels.manifest.frame_gap
 
-    def identity(self, source: Source) -> str | None:
-        """Fingerprint of an entry's labels; None without."""
+    def describe(self, source: Source) -> dict[str, Any]:
+        """What the mixture's record says of an entry's labels, as JSON."""
         labels = self._labels.get(source.name)
-        return None if labels is None else labels.manifest.identity()
+        if labels is None:
+            return {"labels": None, "label_gap": 0}
+        return {"labels": labels.manifest.identity(), "label_gap": labels.manifest.frame_gap}
 
     def _no_labels(self, *, shifted: bool) -> dict[str, Tensor]:
         """Labels of a sample that has none."""
