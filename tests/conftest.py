@@ -53,6 +53,7 @@ SLOW = (
     "evaluation/test_demo.py",
     "evaluation/test_killed_demo.py",
     "evaluation/test_report.py",
+    "labeling/test_killed_label.py",
     "lam/test_perceptual.py",
     "lam/test_quantizer.py::test_codebooks_stay_equal_on_two_processes",
     "test_modeling_lara.py::test_training_aligns",
