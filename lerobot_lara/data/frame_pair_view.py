@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from lerobot.configs import PreTrainedConfig
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lerobot_lara.batch.keys import FRAME_PAIR, FRAME_PAIR_IS_PAD
+from lerobot_lara.data.dataset_view import DatasetView
 from lerobot_lara.data.mixture.reader import ColumnReader
 
 
-class FramePairView(Dataset):
+class FramePairView(DatasetView):
     """See the module; everything but the samples is the dataset's own.
 
     Args:
@@ -40,7 +40,7 @@ class FramePairView(Dataset):
         video_backend: str,
         tolerance_s: float,
     ) -> None:
-        self._dataset = dataset
+        super().__init__(dataset)
         self._camera = camera
         self._frame_gap = frame_gap
         self._present = None if observation_deltas is None else observation_deltas.index(0)
@@ -50,16 +50,6 @@ class FramePairView(Dataset):
         # Applied here, so that both frames of a pair get the same.
         self._image_transforms = dataset.image_transforms
         dataset.clear_image_transforms()
-
-    def __getattr__(self, name: str) -> Any:
-        """What is asked of the dataset, such as `meta`."""
-        if name.startswith("__") or "_dataset" not in vars(self):  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self._dataset, name)
-
-    def __len__(self) -> int:
-        """Number of frames."""
-        return len(self._dataset)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """The dataset's sample, with the pair (2, 3, H, W) and (2,) bool, True where it crosses the episode's end."""

@@ -6,8 +6,7 @@ The samples themselves stay as they are; nothing is decoded for the labels.
 import logging
 from typing import Any
 
-from torch.utils.data import Dataset
-
+from lerobot_lara.data.dataset_view import DatasetView
 from lerobot_lara.data.frame_pair_view import find_camera
 from lerobot_lara.data.latent_labels.fingerprint import episode_lengths
 from lerobot_lara.data.latent_labels.join import LabelJoin, open_labels
@@ -16,7 +15,7 @@ from lerobot_lara.data.mixture.sources import image_shape
 logger = logging.getLogger(__name__)
 
 
-class LabelView(Dataset):
+class LabelView(DatasetView):
     """See the module; everything but the samples is the dataset's own.
 
     Args:
@@ -25,19 +24,9 @@ class LabelView(Dataset):
     """
 
     def __init__(self, dataset: Any, join: LabelJoin) -> None:
-        self._dataset = dataset
+        super().__init__(dataset)
         self._join = join
         self._lengths = episode_lengths(dataset.meta)
-
-    def __getattr__(self, name: str) -> Any:
-        """What is asked of the dataset, such as `meta`."""
-        if name.startswith("__") or "_dataset" not in vars(self):  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self._dataset, name)
-
-    def __len__(self) -> int:
-        """Number of frames."""
-        return len(self._dataset)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """The dataset's sample with its labels."""

@@ -32,7 +32,7 @@ from lerobot_lara.policy.alignment_contract import TapPoint
 from lerobot_lara.policy.base import LaraPolicyBase
 from lerobot_lara.policy.checkpoint_files import Checkpoint
 from lerobot_lara.policy.embodiments import adapt_embodiments
-from lerobot_lara.training.augmentation import random_shift, sample_shifts
+from lerobot_lara.training.augmentation import shift_cameras
 from lerobot_lara.training.finite import require_finite, require_finite_losses
 from lerobot_lara.training.log import read_numbers
 from lerobot_lara.training.memory import class_names, configure_networks
@@ -97,15 +97,11 @@ class LaraDiTPolicy(LaraPolicyBase):
 
         Samples with labels of shifted frames are shifted as those were.
         """
-        pixels = self.config.random_shift
-        cameras = [key for key in self.config.image_features if key in batch]
-        if not self.training or pixels == 0 or not cameras:
+        if not self.training:
             return batch
-        images = batch[cameras[0]]
+        config = self.config
         shifts = batch.get(LATENT_SHIFT)
-        if shifts is None:
-            shifts = sample_shifts(len(images), pixels, device=images.device)
-        return {**batch, **{key: random_shift(batch[key], pixels, shifts=shifts) for key in cameras}}
+        return shift_cameras(batch, config.image_features, config.random_shift, shifts=shifts)
 
     def flow_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Flow-matching loss over valid steps and real action dimensions.

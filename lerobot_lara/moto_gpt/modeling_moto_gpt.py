@@ -27,7 +27,7 @@ from lerobot_lara.moto_gpt.model import Conditions, MotoGPT
 from lerobot_lara.moto_gpt.tokenizer import infer_codes
 from lerobot_lara.policy.base import LaraPolicyBase
 from lerobot_lara.policy.checkpoint_files import Checkpoint
-from lerobot_lara.training.augmentation import random_shift, sample_shifts
+from lerobot_lara.training.augmentation import shift_cameras
 from lerobot_lara.training.finite import require_finite, require_finite_losses
 from lerobot_lara.training.log import read_numbers
 from lerobot_lara.training.memory import class_names
@@ -136,7 +136,8 @@ class MotoGPTPolicy(LaraPolicyBase):
             ValueError: The batch lacks a camera, the codes or the frames that they are inferred from.
         """
         config = self.config
-        batch = self._augment(batch)
+        if self.training:
+            batch = shift_cameras(batch, config.image_features, config.random_shift)
         latent_ids, latent_valid = self._codes(batch)
         if config.observation_delta_indices is not None:
             batch = present_batch(batch, config.input_features)
@@ -246,16 +247,6 @@ class MotoGPTPolicy(LaraPolicyBase):
     def _no_split_modules(self) -> list[str]:
         """What FSDP shards block by block."""
         return class_names(list(self.model.backbone.h))
-
-    def _augment(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In training, shifts images at random, all frames and cameras of a sample alike; a new dict."""
-        pixels = self.config.random_shift
-        cameras = [key for key in self.config.image_features if key in batch]
-        if not self.training or pixels == 0 or not cameras:
-            return batch
-        images = batch[cameras[0]]
-        shifts = sample_shifts(len(images), pixels, device=images.device)
-        return {**batch, **{key: random_shift(batch[key], pixels, shifts=shifts) for key in cameras}}
 
     def _codes(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """Codes (B, T, L) int64, and (B, T) bool, the steps that exist; None for a policy without latent tokens."""

@@ -1,5 +1,7 @@
 """Random image shifts that keep everything within one sample aligned."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,29 @@ from torch import Tensor
 def sample_shifts(batch_size: int, max_pixels: int, *, device: torch.device | None = None) -> Tensor:
     """Draws one integer (down, right) shift per sample, uniform in [-max_pixels, max_pixels]: (B, 2)."""
     return torch.randint(-max_pixels, max_pixels + 1, (batch_size, 2), device=device)
+
+
+def shift_cameras(
+    batch: dict[str, Tensor], cameras: Iterable[str], max_pixels: int, *, shifts: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Shifts the images of a batch at random, all frames and cameras of a sample alike.
+
+    Args:
+        batch: Images (B, ..., 3, H, W) under the keys of the cameras; those that it lacks are left out.
+        cameras: Keys of the cameras.
+        max_pixels: Largest shift in each direction; 0 returns the batch itself.
+        shifts: (B, 2) integer shifts to apply instead of new ones.
+
+    Returns:
+        A new dict.
+    """
+    present = [key for key in cameras if key in batch]
+    if max_pixels == 0 or not present:
+        return batch
+    if shifts is None:
+        images = batch[present[0]]
+        shifts = sample_shifts(len(images), max_pixels, device=images.device)
+    return {**batch, **{key: random_shift(batch[key], max_pixels, shifts=shifts) for key in present}}
 
 
 def random_shift(images: Tensor, max_pixels: int, *, shifts: Tensor | None = None) -> Tensor:

@@ -4,10 +4,12 @@ from lerobot.configs import NormalizationMode
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from support.policies import CAMERA, GR00T, fake_batch, make_policy
 
+from lerobot_lara.batch.keys import LATENT_SHIFT
 from lerobot_lara.dit.adaln_zero_head import AdaLNZeroActionHead
 from lerobot_lara.dit.alternating_head import AlternatingActionHead
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.modeling_lara_dit import LaraDiTPolicy
+from lerobot_lara.training.augmentation import random_shift
 
 BOTH_HEADS = pytest.mark.parametrize("options", [{}, GR00T], ids=["adaln_zero", "gr00t"])
 
@@ -273,3 +275,12 @@ def test_future_frames_are_not_asked_for():
     config = LaraDiTConfig(device="cpu", chunk_size=5, n_action_steps=5)
     assert config.observation_delta_indices is None
     assert config.action_delta_indices == [0, 1, 2, 3, 4]
+
+
+def test_images_are_shifted_as_the_frames_that_their_labels_are_of():
+    policy = make_policy(random_shift=3).train()
+    shifts = torch.tensor([[2, -1], [0, 0], [-3, 3], [1, 1]])
+    batch = fake_batch()
+    augmented = policy.augment(batch | {LATENT_SHIFT: shifts})
+    assert torch.equal(augmented[CAMERA], random_shift(batch[CAMERA], 3, shifts=shifts))
+    assert policy.eval().augment(batch) is batch

@@ -1,5 +1,6 @@
 """Equality with the authors' Moto-GPT, run on tiny random weights (golden/moto_gpt_tiny*)."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -15,35 +16,20 @@ from lerobot_lara.moto_gpt.model import Conditions, MotoGPT
 
 GOLDEN = Path(__file__).parent / "golden" / "moto_gpt_tiny"
 CASES = json.loads(GOLDEN.with_suffix(".json").read_text())["cases"]
-NAMES = {
-    "embed_lang": "embed_language",
-    "embed_img": "embed_summary",
-    "embed_patch": "embed_patch",
-    "embed_ln": "embed_norm",
-    "embed_latent_motion": "embed_latent",
-    "pred_latent_motion_head": "latent_head",
-    "pred_act_mlps.0": "action_mlp.0",
-    "pred_act_mlps.1": "action_mlp.1",
-    "pred_arm_act": "arm_head",
-    "pred_gripper_act": "gripper_head",
-}
-TABLES = {
-    "embed_condition.weight": "embed_condition",
-    "latent_motion_queries.weight": "latent_query",
-    "action_queries.weight": "action_query",
-    "action_chunk_queries.weight": "chunk_queries",
-    "embed_timestep.weight": "step_embedding",
-    "embed_latent_motion_pos.weight": "latent_position_embedding",
-}
+CONVERTER = Path(__file__).parents[2] / "hub" / "convert_reference_moto_gpt.py"
+spec = importlib.util.spec_from_file_location("convert_reference_moto_gpt", CONVERTER)
+assert spec is not None and spec.loader is not None
+converter = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(converter)
 
 
 def ours(name: str) -> str:
     module, _, parameter = name.rpartition(".")
-    if name in TABLES:
-        return TABLES[name]
-    if name.startswith("model_causal_transformer."):
-        return name.replace("model_causal_transformer.", "backbone.")
-    return f"{NAMES[module]}.{parameter}"
+    if name in (single := converter.VECTORS | converter.TABLES):
+        return single[name]
+    if name.startswith(converter.BACKBONE):
+        return name.replace(converter.BACKBONE, "backbone.")
+    return f"{converter.NAMES[module]}.{parameter}"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def test_neighbors_are_the_most_similar_of_each_other_episode():
     latents = np.array([[2.0, 0], [2.1, 0], [1.9, 0.2], [0, 2], [-2, -1], [-4, -1.2]])
     episodes = np.array([0, 0, 1, 1, 2, 3])
     found = nearest_rows(latents, episodes, 0, 2)
-    assert [row for row, _ in found] == [2, 5] or [row for row, _ in found] == [2, 4]
+    assert [row for row, _ in found] == [2, 4]
     assert found[0][1] > 0.9 and found[0][1] > found[1][1]
     assert all(episodes[row] != 0 for row, _ in found)
 
