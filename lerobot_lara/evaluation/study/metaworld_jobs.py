@@ -120,18 +120,23 @@ class MetaworldJobs:
             resume=functools.partial(continue_training, folder),
         )
 
-    def evaluation(self, name: str, title: str, *, config: Path) -> Job:
+    def evaluation(
+        self, name: str, title: str, *, config: Path, training: str | None = None, flags: Sequence[str] = ()
+    ) -> Job:
         """Evaluates the policy of a training into `eval/<name>`.
 
         Args:
-            name: Name of the training.
+            name: Name of the evaluation.
             title: Title of the job.
             config: Configuration of the training.
+            training: Name of the training; None is `name`.
+            flags: Further flags of `lerobot-eval`.
         """
+        training = training or name
         # Images between two action chunks are never looked at and need not be rendered.
         chunk = _action_steps(config)
-        program = ("lerobot-eval", f"--policy.path={self.checkpoint(name)}")
-        return self._evaluation(name, title, program, render_interval=chunk, needs=(f"train_{name}",))
+        program = ("lerobot-eval", f"--policy.path={self.checkpoint(training)}", *flags)
+        return self._evaluation(name, title, program, render_interval=chunk, needs=(f"train_{training}",))
 
     def zero_evaluation(self, title: str = "Evaluate the zero policy") -> Job:
         """Evaluates a policy that does nothing, which looks at no image."""
