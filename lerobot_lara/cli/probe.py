@@ -12,13 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoints",
         nargs="+",
         metavar="checkpoint",
-        help="a lara_lam or lara checkpoint, as a folder or Hub id; several are compared with the first",
+        help="a lara_lam or lara checkpoint, as a folder or Hub id, or a folder of labels; several are "
+        "compared with the first",
     )
     parser.add_argument(
         "--dataset",
         required=True,
         help="a LeRobotDataset, as a folder or Hub id, with or without actions; preferably one that no checkpoint was "
-        "trained on",
+        "trained on; for labels, the one that was labeled",
     )
     parser.add_argument(
         "--out",

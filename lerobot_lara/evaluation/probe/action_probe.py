@@ -27,7 +27,7 @@ class ProbeInputs:
 
     Attributes:
         observation: (N, ...) features of o_t alone.
-        no_motion: (N, D) latents of the pairs (o_t, o_t).
+        no_motion: (N, D) latents of the pairs (o_t, o_t); None if they are not known.
         latents: (N, D) latents of the pairs.
         shuffled: (N, D) latents of pairs from other episodes.
         feature_difference: (N, F) f(o_{t+K}) - f(o_t).
@@ -36,7 +36,7 @@ class ProbeInputs:
     """
 
     observation: np.ndarray
-    no_motion: np.ndarray
+    no_motion: np.ndarray | None
     latents: np.ndarray
     shuffled: np.ndarray
     feature_difference: np.ndarray
@@ -130,15 +130,20 @@ def probe_actions(
             linear = predicted
             distracted = {name: r2_score(normalized, squared[name], bootstrap) for name in inputs.distracted}
     better = {
-        source: r2["ridge"][source].maximum(r2["mlp"][source]) for source in (OBSERVATION, NO_MOTION, BOTH)
+        source: r2["ridge"][source].maximum(r2["mlp"][source])
+        for source in (OBSERVATION, NO_MOTION, BOTH)
+        if source in sources
     }
+    baseline = better[OBSERVATION]
+    if NO_MOTION in better:
+        baseline = baseline.maximum(better[NO_MOTION])
     hits, chance = retrieve(linear[""], flat, batch_size=RETRIEVAL_BATCH, seed=seed)
     return ActionProbe(
         r2=r2,
         r2_by_dimension=by_dimension,
         mse=mse,
         together=better[BOTH],
-        baseline=better[OBSERVATION].maximum(better[NO_MOTION]),
+        baseline=baseline,
         retrieval=bootstrap.mean(hits),
         retrieval_chance=chance,
         distracted_r2=distracted,
@@ -147,11 +152,14 @@ def probe_actions(
 
 def _sources(inputs: ProbeInputs, seed: int) -> dict[str, np.ndarray]:
     """The inputs of the probes, (N, X) each, by the name under which the report lists them."""
+    no_motion = {}
+    if inputs.no_motion is not None:
+        no_motion[NO_MOTION] = np.concatenate([inputs.observation, inputs.no_motion], axis=1)
     sources = {
         OBSERVATION: inputs.observation,
         LATENT: inputs.latents,
         BOTH: np.concatenate([inputs.observation, inputs.latents], axis=1),
-        NO_MOTION: np.concatenate([inputs.observation, inputs.no_motion], axis=1),
+        **no_motion,
         "feature difference": inputs.feature_difference,
         "shuffled latent": inputs.shuffled,
         "random latent": np.random.default_rng(seed).standard_normal(inputs.latents.shape),

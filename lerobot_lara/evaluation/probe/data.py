@@ -3,7 +3,7 @@
 Shapes: N pairs, K frame gap, A action dimensions, S side of the images.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,6 +52,16 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.episodes)
+
+    def subset(self, chosen: np.ndarray) -> "Pairs":
+        """Some of the pairs, by their indices (n,)."""
+        return replace(
+            self,
+            frames=self.frames[torch.from_numpy(chosen)],
+            episodes=self.episodes[chosen],
+            starts=self.starts[chosen],
+            actions=None if self.actions is None else self.actions[chosen],
+        )
 
     def images(self, chosen: slice | np.ndarray) -> Tensor:
         """Returns some of the pairs as float32 frames (n, 2, 3, S, S) in [0, 1]."""

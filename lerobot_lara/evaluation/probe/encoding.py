@@ -29,13 +29,14 @@ class Encoded:
         latents: Latents of the pairs.
         features: (N, 2, F) float32 features of o_t and o_{t+K}.
         observation: (N, ...) float32 description of o_t alone: its features and a thumbnail.
-        no_motion: (N, D) float32 latents of the pairs (o_t, o_t): what the latent says about o_t itself.
+        no_motion: (N, D) float32 latents of the pairs (o_t, o_t): what the latent says about o_t itself; None for
+            labels without them.
     """
 
     latents: Latents
     features: np.ndarray
     observation: np.ndarray
-    no_motion: np.ndarray
+    no_motion: np.ndarray | None
 
 
 def encode_pairs(model: ProbedModel, pairs: Pairs) -> Encoded:

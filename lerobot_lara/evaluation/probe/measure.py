@@ -10,6 +10,7 @@ from lerobot_lara.evaluation.probe.bootstrap import EpisodeBootstrap, Estimate
 from lerobot_lara.evaluation.probe.data import Pairs, partners
 from lerobot_lara.evaluation.probe.distractors import distractors
 from lerobot_lara.evaluation.probe.encoding import encode_frames, encode_pairs
+from lerobot_lara.evaluation.probe.labeled import LabeledLatents
 from lerobot_lara.evaluation.probe.latent_statistics import LatentStatistics, measure_latents
 from lerobot_lara.evaluation.probe.model import Latents, ProbedModel
 from lerobot_lara.evaluation.probe.prediction import (
@@ -59,7 +60,7 @@ class Measurement:
         action: Action probes; None without actions.
         prediction: Forward prediction; None if the model predicts no frames.
         transfer: Transfer to other episodes; None if the model predicts no frames.
-        robustness: Results by distractor.
+        robustness: Results by distractor; none for labels.
     """
 
     latents: Latents
@@ -100,11 +101,13 @@ class Measurement:
         return None if psnr is None else psnr[OWN] - psnr[over]
 
 
-def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "cpu") -> Measurement:
+def measure(
+    model: ProbedModel | LabeledLatents, pairs: Pairs, *, seed: int = 0, device: str = "cpu"
+) -> Measurement:
     """Measures a latent action model.
 
     Args:
-        model: The model.
+        model: The model, or labels, of which everything that needs no model is measured.
         pairs: Pairs from at least `data.MIN_EPISODES` episodes, with the model's frame gap.
         seed: Seed for all random choices. Estimates with equal seeds and pairs are paired.
         device: Device on which LPIPS is computed.
@@ -117,17 +120,20 @@ def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "c
     """
     bootstrap = EpisodeBootstrap(pairs.episodes, seed=seed)
     others = partners(pairs.episodes, seed=seed)
-    encoded = encode_pairs(model, pairs)
+    live = None if isinstance(model, LabeledLatents) else model
+    encoded = model.encoded(pairs) if isinstance(model, LabeledLatents) else encode_pairs(model, pairs)
     latents = encoded.latents
     if not latents.continuous.isfinite().all():
         raise ValueError(
             "The latent actions are not finite: the checkpoint is damaged, or its training diverged. Probe another "
             "checkpoint."
         )
-    distracted = {
-        name: encode_frames(model, pairs, change, title=f"Encoding with a {name}")
-        for name, change in distractors(seed, len(pairs)).items()
-    }
+    distracted = {}
+    if live is not None:
+        distracted = {
+            name: encode_frames(live, pairs, change, title=f"Encoding with a {name}")
+            for name, change in distractors(seed, len(pairs)).items()
+        }
     action = None
     if pairs.actions is not None:
         inputs = ProbeInputs(
@@ -143,9 +149,9 @@ def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "c
             inputs, pairs.actions, pairs.action_names, pairs.episodes, bootstrap=bootstrap, seed=seed
         )
     prediction = transfer = None
-    if model.decodes:
-        prediction = measure_prediction(model, pairs, latents, others, bootstrap=bootstrap, device=device)
-        transfer = measure_transfer(model, pairs, latents, others, bootstrap=bootstrap, seed=seed)
+    if live is not None and live.decodes:
+        prediction = measure_prediction(live, pairs, latents, others, bootstrap=bootstrap, device=device)
+        transfer = measure_transfer(live, pairs, latents, others, bootstrap=bootstrap, seed=seed)
     measurement = Measurement(
         latents=latents,
         partners=others,
@@ -157,7 +163,7 @@ def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "c
     )
     for name, changed in distracted.items():
         measurement.robustness[name] = _robustness(
-            model,
+            live,
             pairs,
             measurement,
             changed,
@@ -168,7 +174,7 @@ def measure(model: ProbedModel, pairs: Pairs, *, seed: int = 0, device: str = "c
 
 
 def _robustness(
-    model: ProbedModel,
+    model: ProbedModel | None,
     pairs: Pairs,
     clean: Measurement,
     distracted: Latents,
@@ -182,7 +188,7 @@ def _robustness(
         (distracted.continuous - latents).square().sum(1).numpy(),
         (latents - center).square().sum(1).numpy(),
     )
-    if clean.prediction is None:
+    if model is None or clean.prediction is None:
         return Robustness(displacement, r2, None, None)
     errors = squared_errors(model, pairs, distracted.quantized)
     recovered = apply_and_encode(model, pairs, distracted.quantized, clean.partners)

@@ -1,17 +1,14 @@
-"""The interface that the probe needs from a latent action model, and checkpoints behind that interface.
+"""The interface that the probe needs from a latent action model, and a trained model behind it.
 
 Shapes: N pairs, L latent-action tokens, C latent width, D = L * C, F feature width.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-import lerobot_lara  # noqa: F401  registers the policy types
-from lerobot_lara.alignment.checkpoint_lam import GENERIC_PARTS, find_lam
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 
@@ -95,71 +92,3 @@ class CheckpointModel:
         """Implements `ProbedModel.decode`."""
         latent = quantized.to(self.device).unflatten(1, self._latent_shape)  # (N, D) -> (N, L, C)
         return self.lam.decode(images.to(self.device), latent).float().cpu()
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """An opened checkpoint.
-
-    Attributes:
-        path: Folder or Hub id, as passed by the user.
-        label: Short name, unique within a report.
-        type: Policy type.
-        camera: Dataset key of the camera that it was trained on; None if the checkpoint does not record it.
-        model: Its latent action model.
-    """
-
-    path: str
-    label: str
-    type: str
-    camera: str | None
-    model: ProbedModel
-
-
-def open_checkpoints(paths: list[str], *, device: str) -> list[Checkpoint]:
-    """Opens `lara_lam` checkpoints, and the `lam/` of `lara` checkpoints.
-
-    Args:
-        paths: Folders or Hub ids.
-        device: Device on which the models compute.
-
-    Returns:
-        The opened checkpoints, in the same order.
-
-    Raises:
-        ValueError: If one is missing, damaged, listed twice, or of a type without a latent action model; or if their
-            frame gaps differ.
-    """
-    if len(set(paths)) < len(paths):
-        raise ValueError(
-            f"`checkpoints` lists the same checkpoint twice: {', '.join(paths)}. Pass each checkpoint once."
-        )
-    checkpoints = [_open(path, label, device) for path, label in zip(paths, short_labels(paths), strict=True)]
-    gaps = {checkpoint.label: checkpoint.model.frame_gap for checkpoint in checkpoints}
-    if len(set(gaps.values())) > 1:
-        raise ValueError(
-            f"`frame_gap` differs between the checkpoints, {gaps}; it must be the same, because latent actions over "
-            "different times cannot be compared. Probe the checkpoints one by one."
-        )
-    return checkpoints
-
-
-def short_labels(paths: list[str]) -> list[str]:
-    """Returns the last distinctive part of each path, or the whole paths if those parts are not unique."""
-    labels = [
-        next(
-            (
-                part
-                for part in reversed(Path(path).parts)
-                if part not in GENERIC_PARTS and not part.isdigit() and part not in ("/", "..")
-            ),
-            path,
-        )
-        for path in paths
-    ]
-    return labels if len(set(labels)) == len(labels) else list(paths)
-
-
-def _open(path: str, label: str, device: str) -> Checkpoint:
-    found = find_lam(path)
-    return Checkpoint(path, label, found.type, found.camera, CheckpointModel(found.load(), device=device))

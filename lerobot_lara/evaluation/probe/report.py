@@ -9,10 +9,11 @@ from typing import Any
 from lerobot_lara.evaluation.page import data_uri, render_template
 from lerobot_lara.evaluation.probe import figures, pictures
 from lerobot_lara.evaluation.probe.bootstrap import NUM_RESAMPLES, Estimate
+from lerobot_lara.evaluation.probe.checkpoint import Checkpoint
 from lerobot_lara.evaluation.probe.data import Pairs
 from lerobot_lara.evaluation.probe.gallery import choose_groups
+from lerobot_lara.evaluation.probe.labeled import LabeledLatents
 from lerobot_lara.evaluation.probe.measure import Measurement
-from lerobot_lara.evaluation.probe.model import Checkpoint
 from lerobot_lara.evaluation.probe.verdicts import Verdict, judge
 from lerobot_lara.files.atomic import partial_path, write_json, write_text
 
@@ -110,7 +111,9 @@ def draw_figures(folder: Path, probed: Probed, pairs: Pairs, *, seed: int) -> di
     Returns:
         PNG of each figure, by name. Names of figures of a single model end with the model's number, counted from 1.
     """
-    drawn = {"distractors": pictures.distractor_examples(pairs, folder / "distractors.png", seed=seed)}
+    drawn = {}
+    if any(each.robustness for _, each in probed):
+        drawn["distractors"] = pictures.distractor_examples(pairs, folder / "distractors.png", seed=seed)
     actions = {checkpoint.label: each.action for checkpoint, each in probed if each.action is not None}
     if actions:
         drawn["action_probe"] = figures.action_probe_bars(actions, folder / "action_probe.png")
@@ -126,7 +129,7 @@ def draw_figures(folder: Path, probed: Probed, pairs: Pairs, *, seed: int) -> di
             for name in ("predictions", "transfer", "gallery", "latents")
         }
         figures.latent_usage(each.latents, each.statistics, paths["latents"])
-        if each.prediction is not None:
+        if not isinstance(model, LabeledLatents) and each.prediction is not None:
             pictures.example_predictions(model, pairs, each, paths["predictions"])
             pictures.transfer_strip(model, pairs, each, paths["transfer"])
         groups = choose_groups(each.latents, pairs.episodes, model.codebook_size)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 
+from lerobot_lara.data.mixture.single import open_single
+from lerobot_lara.evaluation.probe.checkpoint import Checkpoint, open_checkpoints
 from lerobot_lara.evaluation.probe.data import read_pairs
+from lerobot_lara.evaluation.probe.labeled import LabeledLatents
 from lerobot_lara.evaluation.probe.measure import measure
-from lerobot_lara.evaluation.probe.model import Checkpoint, open_checkpoints
 from lerobot_lara.evaluation.probe.report import GENERATOR, PAGE, write_report
 from lerobot_lara.files.atomic import partial_path
 from lerobot_lara.files.lock import only_run
@@ -32,9 +34,9 @@ def probe(
     """Measures the latent action models of checkpoints on the same pairs and reports them side by side.
 
     Args:
-        checkpoints: `lara_lam` or `lara` checkpoints, as folders or Hub ids.
+        checkpoints: `lara_lam` or `lara` checkpoints, as folders or Hub ids; or folders of labels.
         dataset: A LeRobotDataset, as a folder or Hub id, with or without actions; ideally one that none of the models
-            was trained on.
+            was trained on. For labels, the one that was labeled.
         out: Folder of the report; None selects outputs/probe/<name of the dataset>. An earlier report is replaced.
         camera: Key of the dataset's camera; None selects the one that the checkpoints were trained on.
         device: "cpu" or "cuda"; None selects CUDA if it is available.
@@ -67,6 +69,9 @@ def _probe(
     seed: int,
 ) -> Path:
     opened = open_checkpoints(checkpoints, device=device)
+    labels = [checkpoint.model for checkpoint in opened if isinstance(checkpoint.model, LabeledLatents)]
+    for each in labels:
+        each.check_dataset(open_single(dataset, camera=camera or each.camera).meta, dataset)
     pairs = read_pairs(
         dataset,
         camera=camera or _common_camera(opened),
@@ -75,6 +80,8 @@ def _probe(
         max_pairs=max_pairs,
         seed=seed,
     )
+    for each in labels:
+        pairs = each.labeled(pairs)
     probed = []
     for checkpoint in opened:
         logger.info("Probing %s (%s) ...", checkpoint.label, checkpoint.type)

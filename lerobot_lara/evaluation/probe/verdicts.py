@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lerobot_lara.evaluation.probe.action_probe import NO_MOTION
 from lerobot_lara.evaluation.probe.bootstrap import Estimate
 from lerobot_lara.evaluation.probe.measure import Measurement
 from lerobot_lara.evaluation.probe.prediction import COPY, OWN, SHUFFLED
@@ -65,12 +66,17 @@ def _inform_about_actions(measurement: Measurement) -> Verdict:
     action = measurement.action
     if action is None:
         return Verdict(INFORM_ABOUT_ACTIONS, NOT_MEASURED, "The dataset has no actions that vary")
+    known = (
+        "from o_t, or from o_t and the latent of no motion"
+        if NO_MOTION in action.mse["ridge"]
+        else "from o_t"
+    )
     return _verdict(
         INFORM_ABOUT_ACTIONS,
         action.increment.low > 0,
         f"The robot's actions are predicted with an R² of {action.together.value:.3f} from o_t and the latent, and of "
-        f"{action.baseline.value:.3f} without motion (from o_t, or from o_t and the latent of no motion); the "
-        f"increment of {_interval(action.increment, '.3f')} must be above 0",
+        f"{action.baseline.value:.3f} without motion ({known}); the increment of "
+        f"{_interval(action.increment, '.3f')} must be above 0",
     )
 
 
@@ -116,6 +122,8 @@ def _transfer(measurement: Measurement) -> Verdict:
 
 
 def _ignore_distractors(measurement: Measurement) -> Verdict:
+    if not measurement.robustness:
+        return Verdict(IGNORE_DISTRACTORS, NOT_MEASURED, "Labels are of the frames as they are")
     if measurement.latent_r2 is not None:
         use, clean = "R² of the actions", measurement.latent_r2
         left = {distractor: result.r2 for distractor, result in measurement.robustness.items()}
@@ -126,9 +134,7 @@ def _ignore_distractors(measurement: Measurement) -> Verdict:
             for distractor, result in measurement.robustness.items()
         }
     else:
-        return Verdict(
-            IGNORE_DISTRACTORS, NOT_MEASURED, "There are no actions, and this model predicts no frames"
-        )
+        return Verdict(IGNORE_DISTRACTORS, NOT_MEASURED, "There are no actions, and no frames are predicted")
     if clean.low <= 0:
         return Verdict(
             IGNORE_DISTRACTORS,
@@ -159,7 +165,11 @@ def _explained(gain: Estimate) -> Estimate:
 
 
 def _no_frames(name: str) -> Verdict:
-    return Verdict(name, NOT_MEASURED, "This model predicts features, not frames")
+    return Verdict(
+        name,
+        NOT_MEASURED,
+        "No frames are predicted: the model predicts features, or only its labels are known",
+    )
 
 
 def _verdict(name: str, passed: bool, finding: str) -> Verdict:

@@ -10,7 +10,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from support.tiny_datasets import make_tiny_dataset
 
 from lerobot_lara import LaraConfig, LaraDiTConfig, LaraLAMConfig, cli
-from lerobot_lara.evaluation.probe.model import open_checkpoints, short_labels
+from lerobot_lara.evaluation.probe.checkpoint import open_checkpoints, short_labels
 from lerobot_lara.evaluation.probe.report import GENERATOR
 from lerobot_lara.evaluation.probe.run import output_folder, probe
 from lerobot_lara.evaluation.probe.verdicts import TRANSFER
