@@ -3,7 +3,7 @@
     python benchmarks/labeling.py <video.mp4> [--scale=reference] [--device=cuda] [--frames=2048] [--size=224]
 
 Latent actions of a video's frames are inferred as `lara label` does it, by a latent action model with random weights;
-on a GPU also with faster arithmetic, whose error it reports: the largest difference of a latent, in standard
+on a GPU also in lower precision, whose error it reports: the largest difference of a latent, in standard
 deviations of the latents, and the share of changed codes. Decoding is that of one thread, with PyAV or else OpenCV.
 """
 
@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ import torch
 from step import Scale
 from torch import Tensor
 
-from lerobot_lara.labeling.engine import EpisodeLabels, label_episode
+from lerobot_lara.data.latent_labels.manifest import PRECISIONS
+from lerobot_lara.labeling.engine import EpisodeLabels, computing_in, label_episode
 
 WINDOW = 64
 NO_SHIFT = np.zeros((1, 2), np.int64)
@@ -46,10 +46,10 @@ def decode(video: Path) -> Iterator[np.ndarray]:
     cv2.setNumThreads(1)
     capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     while True:
-        found, frame = capture.read()
+        found, image = capture.read()
         if not found:
             return
-        yield np.ascontiguousarray(frame[..., ::-1])
+        yield np.ascontiguousarray(image[..., ::-1])
 
 
 def timed(function: Callable[[], Any], repeats: int, device: str) -> float:
@@ -64,17 +64,6 @@ def timed(function: Callable[[], Any], repeats: int, device: str) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
-
-
-def arithmetics(device: str) -> dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]]:
-    """Precision of float32 matrix products, and autocast, by name; the first is what `lara label` does."""
-    table: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
-        "float32": ("highest", nullcontext)
-    }
-    if device == "cuda":
-        table["tf32"] = ("high", nullcontext)
-        table["bfloat16"] = ("highest", lambda: torch.autocast("cuda", torch.bfloat16))
-    return table
 
 
 def measure(video: Path, scale: str, device: str, frames: int, size: int, repeats: int) -> dict[str, Any]:
@@ -95,9 +84,11 @@ def measure(video: Path, scale: str, device: str, frames: int, size: int, repeat
     images = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)  # (n, 3, H, W)
     images = torch.nn.functional.interpolate(images, (size, size))
     images = images.repeat(-(-frames // len(images)), 1, 1, 1)[:frames]
+    times = -(-frames // len(decoded))
+    seconds = timed(lambda: [len(list(decode(video))) for _ in range(times)], repeats, "cpu")
     result: dict[str, Any] = {
         "video": [*decoded[0].shape[:2], len(decoded)],
-        "decoding": len(decoded) / timed(lambda: list(decode(video)), repeats, "cpu"),
+        "decoding": times * len(decoded) / seconds,
     }
     with tempfile.TemporaryDirectory() as folder:
         lam: Any = Scale(scale, Path(folder), device).build("lara_lam").model  # type: ignore[union-attr]
@@ -110,9 +101,8 @@ def measure(video: Path, scale: str, device: str, frames: int, size: int, repeat
 
     windows = images.split(WINDOW)
     exact: EpisodeLabels | None = None
-    for name, (precision, autocast) in arithmetics(device).items():
-        torch.set_float32_matmul_precision(precision)
-        with autocast():
+    for name in PRECISIONS if device == "cuda" else PRECISIONS[:1]:
+        with computing_in(name, torch.device(device)):
             labels = label(windows)
             seconds = timed(lambda: label(windows), repeats, device)
         row = {"labeling": frames / seconds, "over_decoding": frames / seconds / result["decoding"]}

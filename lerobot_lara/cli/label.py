@@ -61,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine (default: 1)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     parser.add_argument(
+        "--precision",
+        choices=["float32", "tf32", "bfloat16"],
+        default="float32",
+        help="arithmetic of the model; a GPU is faster with the others (default: float32)",
+    )
+    parser.add_argument(
         "--shard-frames",
         type=int,
         default=5000,

@@ -6,7 +6,8 @@ so that memory holds K frames' tokens and one window of frames, however long the
 Legend: N frames, K frame gap, L latent-action tokens, C latent width, R versions of each frame, H height and W width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,30 @@ from torch import Tensor
 
 from lerobot_lara.lam.latent_action_model import LatentActionModel, LatentActionOutput
 from lerobot_lara.training.augmentation import random_shift
+
+
+@contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Sets the arithmetic of a LAM.
+
+    Args:
+        precision: "float32", "tf32" or "bfloat16".
+        device: Where it computes.
+
+    Raises:
+        ValueError: The device has no TF32.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(
+            f"`precision` is 'tf32', which {device.type!r} does not have. Pass --device=cuda, or --precision=float32."
+        )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
@@ -86,11 +111,11 @@ def label_episode(
                 continue
             rows = slice(first, version.done)
             labels.valid[rows] = True
-            labels.latent_action[rows, number] = output.latent_action.flatten(1).cpu().numpy()
+            labels.latent_action[rows, number] = output.latent_action.flatten(1).float().cpu().numpy()
             if labels.code_indices is not None and output.code_indices is not None:
                 labels.code_indices[rows, number] = output.code_indices.cpu().numpy()
             if labels.no_motion is not None:
-                labels.no_motion[rows, number] = lam.no_motion(current).flatten(1).cpu().numpy()
+                labels.no_motion[rows, number] = lam.no_motion(current).flatten(1).float().cpu().numpy()
     if not all(
         np.isfinite(values).all() for values in (labels.latent_action, labels.no_motion) if values is not None
     ):

@@ -18,7 +18,7 @@ from lerobot_lara.alignment.checkpoint_lam import GENERIC_PARTS, CheckpointLAM, 
 from lerobot_lara.batch.frame_gap import check_frame_gap
 from lerobot_lara.data.latent_labels.fingerprint import episode_lengths, frame_files
 from lerobot_lara.data.latent_labels.labels import codebook_digest
-from lerobot_lara.data.latent_labels.manifest import LabelManifest
+from lerobot_lara.data.latent_labels.manifest import PRECISIONS, LabelManifest
 from lerobot_lara.data.mixture.config import EntryConfig, MixtureConfig
 from lerobot_lara.data.mixture.reader import ColumnReader
 from lerobot_lara.data.mixture.single import open_single
@@ -52,6 +52,7 @@ class LabelOptions:
         shard_frames: About how many frames a file of labels holds, and a killed run may lose.
         window: Frames that are decoded and encoded at a time.
         device: "cpu" or "cuda"; None takes CUDA if it is available.
+        precision: "float32", "tf32" (on a GPU) or "bfloat16", in which the LAM computes.
     """
 
     dtype: str = "float16"
@@ -64,10 +65,12 @@ class LabelOptions:
     shard_frames: int = 5000
     window: int = 64
     device: str | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name, holds, expected in (
             ("dtype", self.dtype in ("float16", "float32"), "float16 or float32"),
+            ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             ("augmentations", self.augmentations >= 0, "0 or more"),
             ("random_shift", self.random_shift >= 0, "0 or more pixels"),
             ("seed", self.seed >= 0, "0 or more"),
@@ -237,6 +240,7 @@ def make_plan(
         codebook_per_token=False,
         codebook_sha256=None,
         dtype=options.dtype,
+        precision=options.precision,
         augmentations=options.augmentations,
         random_shift=options.random_shift,
         seed=options.seed,

@@ -23,7 +23,7 @@ from lerobot_lara.data.mixture.sources import Source
 from lerobot_lara.data.mixture.unreadable import UnreadableFrameError
 from lerobot_lara.data.tables import read_schema
 from lerobot_lara.files.atomic import replaced_file
-from lerobot_lara.labeling.engine import EpisodeLabels, label_episode
+from lerobot_lara.labeling.engine import EpisodeLabels, computing_in, label_episode
 from lerobot_lara.labeling.plan import LabelPlan, load_lam
 
 logger = logging.getLogger(__name__)
@@ -55,13 +55,14 @@ def label_shard(folder: Path, shard: int) -> int:
             episode, length = plan.episodes[position], int(reader.lengths[position])
             shifts = plan.shifts(episode)
             try:
-                labels = label_episode(
-                    lam,
-                    frame_windows(plan, reader, position),
-                    length=length,
-                    shifts=shifts,
-                    no_motion=plan.options.no_motion,
-                )
+                with computing_in(plan.options.precision, next(lam.parameters()).device):
+                    labels = label_episode(
+                        lam,
+                        frame_windows(plan, reader, position),
+                        length=length,
+                        shifts=shifts,
+                        no_motion=plan.options.no_motion,
+                    )
             except UnreadableFrameError as error:
                 logger.warning("%s", error)
                 errors.append({"episode": episode, "error": str(error)})

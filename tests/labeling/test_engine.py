@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.policies import TINY_LAM
 
-from lerobot_lara.labeling.engine import label_episode
+from lerobot_lara.labeling.engine import computing_in, label_episode
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 GAP = TINY_LAM["frame_gap"]
@@ -97,3 +97,17 @@ def test_values_that_are_not_finite_are_refused(what, monkeypatch):
     monkeypatch.setattr(lam.inverse_dynamics, "forward", broken)
     with pytest.raises(ValueError, match="puts out values that are not finite"):
         label_episode(lam, frames_of(8).split(4), length=8, shifts=STILL, no_motion=True)
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+@pytest.mark.parametrize(("precision", "expected"), [("float32", "highest"), ("tf32", "high")])
+def test_matrix_products_are_as_precise_as_asked_and_then_as_before(precision, expected):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(KeyError), computing_in(precision, torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == expected
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -82,6 +82,19 @@ def test_half_precision_keeps_what_matters(lam, root, tmp_path):
         np.testing.assert_allclose(stored.latent_action(row), exact.latent_action(row), atol=2e-3)
 
 
+def test_a_model_may_compute_in_lower_precision(lam, root, tmp_path):
+    exact = LatentLabels(run(lam, root, tmp_path / "exact", dtype="float32", no_motion=True).folder)
+    rough = LatentLabels(
+        run(lam, root, tmp_path / "rough", dtype="float32", no_motion=True, precision="bfloat16").folder
+    )
+    assert rough.manifest.precision == "bfloat16" and exact.manifest.precision == "float32"
+    for name in ("latent_action", "latent_no_motion"):
+        error = np.abs(rough.column(name) - exact.column(name))[exact.valid]
+        assert 1e-4 < error.max() < 0.05 * exact.column(name)[exact.valid].std()
+    with pytest.raises(ValueError, match="`precision` is 'tf32', which 'cpu' does not have"):
+        run(lam, root, tmp_path / "tf32", precision="tf32")
+
+
 @pytest.mark.parametrize(
     "quantizer", [{"quantizer": "vq", "codebook_size": 7}, {"quantizer": "fsq", "fsq_levels": (3, 3, 3)}]
 )
@@ -183,7 +196,13 @@ def test_a_second_run_does_nothing_and_other_labels_are_not_overwritten(lam, roo
     with monkeypatch.context() as patch:
         patch.setattr("lerobot_lara.labeling.run.label_here", None)
         run(lam, root, out, shard_frames=10)
-    for options in ({"shard_frames": 40}, {"dtype": "float32"}, {"no_motion": True}, {"codebook_size": 2}):
+    for options in (
+        {"shard_frames": 40},
+        {"dtype": "float32"},
+        {"precision": "bfloat16"},
+        {"no_motion": True},
+        {"codebook_size": 2},
+    ):
         with pytest.raises(ValueError, match="which holds other labels"):
             run(lam, root, out, **{"shard_frames": 10} | options)
     with pytest.raises(ValueError, match="which holds other labels"):

@@ -101,6 +101,7 @@ def test_a_package_that_is_needed_at_the_end_is_missed_at_the_start(lam, root, t
     ("name", "value"),
     [
         ("dtype", "int8"),
+        ("precision", "float8"),
         ("augmentations", -1),
         ("random_shift", -1),
         ("seed", -1),

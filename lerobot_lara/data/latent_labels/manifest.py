@@ -26,6 +26,8 @@ MANIFEST = Path("meta/latent_labels.json")
 CODEBOOK = Path("meta/codebook.safetensors")
 ERRORS = Path("errors.json")
 FORMAT = 1
+# Arithmetic of a LAM that makes labels; TF32 is a GPU's float32 with a short mantissa in matrix products.
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 LATENT_ACTION, CODE_INDICES, NO_MOTION, SHIFT = (
     "latent_action",
@@ -66,6 +68,7 @@ _RULES = {
     "codebook_per_token": Rule("true or false", lambda value: isinstance(value, bool)),
     "codebook_sha256": _TEXT_OR_NULL,
     "dtype": Rule("float16 or float32", lambda value: value in ("float16", "float32")),
+    "precision": Rule(f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS),
     "augmentations": whole_number(0),
     "random_shift": whole_number(0),
     "seed": whole_number(0),
@@ -101,6 +104,7 @@ class LabelManifest:
             afterwards.
         codebook_sha256: SHA-256 of the codebooks that were fitted afterwards; None without.
         dtype: Of the stored latent actions.
+        precision: One of `PRECISIONS`, in which the LAM computed them.
         augmentations: Randomly shifted versions of each pair, beside the one that is not shifted.
         random_shift: Largest shift of these, in pixels.
         seed: Of the shifts and of the codebooks.
@@ -123,6 +127,7 @@ class LabelManifest:
     codebook_per_token: bool
     codebook_sha256: str | None
     dtype: str
+    precision: str
     augmentations: int
     random_shift: int
     seed: int
