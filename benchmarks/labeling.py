@@ -8,6 +8,7 @@ deviations of the latents, and the share of changed codes. Decoding is that of o
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import sys
@@ -31,11 +32,9 @@ NO_SHIFT = np.zeros((1, 2), np.int64)
 
 def decode(video: Path) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) uint8 of a video, decoded in one thread."""
-    try:
+    if importlib.util.find_spec("av") is not None:
         import av
-    except ImportError:
-        av = None
-    if av is not None and isinstance(getattr(av, "__file__", None), str):
+
         with av.open(str(video)) as container:
             container.streams.video[0].thread_type = "NONE"
             for frame in container.decode(video=0):
