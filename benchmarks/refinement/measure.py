@@ -187,7 +187,7 @@ def draw(decoded: dict[str, Tensor], future: Tensor, path: Path) -> None:
         for panel, (title, images) in zip(panels, columns.items(), strict=True):
             panel.imshow(images[sample].permute(1, 2, 0).numpy(), interpolation="nearest")
             if images is not future:
-                panel.set_xlabel(f"{psnr(images[[sample]], future[[sample]]).item():.1f} dB")
+                panel.set_xlabel(f"{psnr(images[sample][None], future[sample][None]).item():.1f} dB")
             panel.set_xticks([])
             panel.set_yticks([])
             if panel in grid[0]:

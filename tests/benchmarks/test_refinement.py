@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lerobot.datasets import LeRobotDataset
+from support.helpers import run_train
 from support.policies import TINY_LAM
 from support.tiny_datasets import make_tiny_dataset
 
 from lerobot_lara import cli
+from lerobot_lara.backbones.images import resize
 from lerobot_lara.data.latent_labels.labels import LatentLabels
 from lerobot_lara.labeling.codebook import quantize
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "refinement"
-NAMES = ("arms", "study", "summary", "derive_labels", "train_placebo")
+NAMES = ("arms", "study", "summary", "derive_labels", "train_placebo", "measure")
 
 
 def load():
@@ -34,7 +37,7 @@ def load():
                 sys.modules[name] = module
 
 
-arms, study, summary, derive_labels, train_placebo = load()
+arms, study, summary, derive_labels, train_placebo, measure = load()
 
 
 @pytest.fixture
@@ -132,6 +135,89 @@ def test_shuffled_codes_are_those_of_other_frames(labels, tmp_path):
     assert LatentLabels(tmp_path / "new").manifest.tokenizer == LatentLabels(labels).manifest.tokenizer
     with pytest.raises(FileExistsError):
         derive_labels.derive_labels(labels, tmp_path / "new", codes="shuffled")
+
+
+@pytest.fixture(scope="module")
+def pretrained(labels):
+    """A policy that was trained on codes for a step."""
+    return run_train(
+        dataset__root=labels.parent / "demos",
+        output_dir=labels.parent / "policy",
+        steps=1,
+        policy__type="moto_gpt",
+        policy__image_size=32,
+        policy__vision_encoder_width=16,
+        policy__width=16,
+        policy__num_layers=1,
+        policy__num_heads=2,
+        policy__frame_gap=4,
+        policy__latent_steps=2,
+        policy__predict_actions=False,
+        policy__lam_labels=labels,
+    ).checkpoint
+
+
+def held_out(labels):
+    """The last two episodes' frames o_t and o_{t+4} with their codes (N, 2, L), -1 where a pair ends outside."""
+    dataset = LeRobotDataset("tiny", root=labels.parent / "demos")
+    codes = codes_of(labels)[0].astype(np.int64)
+    indices = [start + frame for start in (28, 42) for frame in range(0, 10, measure.EVERY)]
+    both = np.stack(
+        [
+            np.stack([codes[index], codes[index + 4] if index % 14 + 4 < 14 else np.full(codes.shape[1], -1)])
+            for index in indices
+        ]
+    )
+    return (
+        [dataset[index] for index in indices],
+        [dataset[index + 4] for index in indices],
+        torch.tensor(both),
+    )
+
+
+def test_likelihood_of_held_out_codes(labels, pretrained):
+    policy, preprocessor = measure.read(pretrained)
+    samples, _, codes = held_out(labels)
+    logits = []
+    for sample, ids in zip(samples, codes.clamp(min=0), strict=True):
+        conditions = policy._conditions(preprocessor(dict(sample)))
+        logits.append(policy.model(conditions, ids[None])[0][0])
+    nats = torch.nn.functional.cross_entropy(
+        torch.stack(logits).flatten(0, 2), codes.flatten(), ignore_index=-1, reduction="none"
+    ).reshape(codes.shape)
+    valid = codes >= 0
+    found = measure.code_losses(pretrained, labels, labels.parent / "demos", 2)
+    assert found["loss_1"] == pytest.approx(nats[:, 0].mean().item(), rel=1e-4)
+    assert found["loss"] == pytest.approx(nats[valid].mean().item(), rel=1e-4)
+    hits = torch.stack(logits).argmax(-1) == codes
+    assert found["accuracy_1"] == pytest.approx(hits[:, 0].float().mean().item(), rel=1e-4)
+    assert not valid.all() and found["loss"] != pytest.approx(found["loss_1"], rel=1e-4)
+
+
+def test_pictures_of_predicted_codes(labels, pretrained, tmp_path):
+    data, lam_path = labels.parent / "demos", labels.parent / "lam"
+    found = measure.pictures(pretrained, labels, lam_path, data, 2, tmp_path / "predicted.png")
+    assert (tmp_path / "predicted.png").stat().st_size > 1000
+    policy, preprocessor = measure.read(pretrained)
+    lam, codebook = (
+        LatentActionModel.from_pretrained(lam_path).eval(),
+        torch.tensor(LatentLabels(labels).codebook),
+    )
+    samples, later, codes = held_out(labels)
+    predicted = [policy.predict_latents(preprocessor(dict(sample)))[0, 0] for sample in samples]
+    for name, ids in (("predicted", predicted), ("true", codes[:, 0])):
+        latents = torch.stack(
+            [torch.stack([book[code] for book, code in zip(codebook, each)]) for each in ids]
+        )
+        with torch.no_grad():
+            images = lam.decode(torch.stack([sample["observation.image"] for sample in samples]), latents)
+        error = images.clamp(0, 1) - resize(
+            torch.stack([each["observation.image"] for each in later]), len(images[0, 0])
+        )
+        assert found[name] == pytest.approx(-10 * error.square().mean().log10().item(), rel=1e-4)
+    change = [a["observation.image"] - b["observation.image"] for a, b in zip(samples, later, strict=True)]
+    small = resize(torch.stack(change), len(images[0, 0]))
+    assert found["copy"] == pytest.approx(-10 * small.square().mean().log10().item(), rel=1e-4)
 
 
 def test_codes_of_no_motion(labels, tmp_path):
