@@ -50,13 +50,18 @@ class LabeledLatents:
         self.codebook_size = manifest.codebook_size
         self.camera = manifest.camera
 
-    def check_dataset(self, meta: LeRobotDatasetMetadata, name: str) -> None:
-        """Refuses another dataset than the one that was labeled.
+    def check_dataset(self, meta: LeRobotDatasetMetadata, name: str, *, camera: str | None) -> None:
+        """Refuses another dataset or camera than those that were labeled.
 
         Raises:
             ValueError: It is another one, or was changed.
         """
         manifest = self.labels.manifest
+        if camera not in (None, manifest.camera):
+            raise ValueError(
+                f"`camera` is {camera!r}; it must be {manifest.camera!r}, of which the labels in {self.path} are. "
+                "Leave --camera out."
+            )
         labeled = manifest.dataset["episodes"]
         episodes = range(meta.total_episodes) if labeled is None else labeled
         difference = find_difference(meta, manifest.dataset, manifest.camera, episodes)

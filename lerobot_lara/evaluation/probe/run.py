@@ -71,7 +71,7 @@ def _probe(
     opened = open_checkpoints(checkpoints, device=device)
     labels = [checkpoint.model for checkpoint in opened if isinstance(checkpoint.model, LabeledLatents)]
     for each in labels:
-        each.check_dataset(open_single(dataset, camera=camera or each.camera).meta, dataset)
+        each.check_dataset(open_single(dataset, camera=each.camera).meta, dataset, camera=camera)
     pairs = read_pairs(
         dataset,
         camera=camera or _common_camera(opened),

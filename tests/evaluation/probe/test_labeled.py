@@ -63,6 +63,9 @@ def test_report_measures_what_labels_tell(folder: Path, tmp_path: Path) -> None:
     assert NO_MOTION in with_no_motion["action"]["r2"]["ridge"]
     assert "no motion" in with_no_motion["verdicts"][1]["finding"]
     assert not (tmp_path / "figures" / "distractors.png").exists()
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("Not measured: labels hold no pictures") == 2
+    assert "Not measured: labels are of the frames as they are" in page and "features, not frames" not in page
 
 
 def test_pairs_without_a_label_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -102,6 +105,12 @@ def test_another_dataset_is_refused(folder: Path, tmp_path: Path, capsys: pytest
     assert cli.main(command) == 2
     assert "it has 4 episodes, and 5 were labeled" in capsys.readouterr().err
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_another_camera_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["probe", str(folder / "labels"), f"--dataset={folder / 'demos'}", f"--out={tmp_path / 'out'}"]
+    assert cli.main([*command, "--camera=observation.wrist", "--device=cpu"]) == 2
+    assert "it must be 'observation.image', of which the labels" in capsys.readouterr().err
 
 
 def test_models_and_labels_are_not_compared(folder: Path) -> None:
