@@ -28,7 +28,8 @@ def test_options_reach_the_work(made, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "label", lambda *args, **kwargs: calls.append((args, kwargs)) or [])
     flags = (
         "--camera=c --dtype=float32 --precision=tf32 --augmentations=3 --random-shift=2 --no-motion "
-        "--codebook-size=5 --seed=6 --workers=7 --device=cuda --shard-frames=8 --overwrite --executor=slurm --tasks=9 --parallel-tasks=10 "
+        "--codebook-size=5 --seed=6 --workers=7 --device=cuda --shard-frames=8 "
+        "--overwrite --executor=slurm --tasks=9 --parallel-tasks=10 "
         "--partition=p --time=1:00 --cpus-per-task=11 --gpus-per-task=12 --mem-per-cpu-gb=13 --env-command=e"
     )
     assert main(["label", "lam", "data", "--out=out", *flags.split()]) == 0
