@@ -12,9 +12,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.stats import t
 
-from lerobot_lara.evaluation.intervals import wilson_interval
+from lerobot_lara.evaluation.intervals import student_interval, wilson_interval
 
 DRAWS = 10_000
 AGAINST = ("dit", "lara")
@@ -59,11 +58,8 @@ def success_rate(cells: Outcomes, *, draws: int = DRAWS) -> tuple[float, float, 
 
 def interval_by_seed(first: Outcomes, second: Outcomes) -> tuple[float, float]:
     """95 % t-interval of the difference from one value per seed; NaN with fewer than two common seeds."""
-    by_seed = _differences(first, second).mean((1, 2))
-    if len(by_seed) < 2:
-        return float("nan"), float("nan")
-    half = t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / np.sqrt(len(by_seed))
-    return float(by_seed.mean() - half), float(by_seed.mean() + half)
+    _, low, high = student_interval(_differences(first, second).mean((1, 2)))
+    return low, high
 
 
 def _differences(first: Outcomes, second: Outcomes) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from arms import CONSUMERS, IDS, NONE, SHUFFLED, TOKENIZERS, VANILLA
-from scipy.stats import t
 
+from lerobot_lara.evaluation.intervals import student_interval
 from lerobot_lara.evaluation.study.metaworld_jobs import read_outcomes
 from lerobot_lara.evaluation.study.result_files import reading_result
 
@@ -106,15 +106,6 @@ def by_seed(rows: Rows, value: Callable[[dict[str, Any]], float], **where: Any) 
     return {seed: float(np.mean(values)) for seed, values in found.items()}
 
 
-def interval(values: Values) -> tuple[float, float, float]:
-    """Mean and 95 % Student's interval over seeds; NaN ends with fewer than two."""
-    numbers = np.array(list(values.values()))
-    if len(numbers) < 2:
-        return float(numbers.mean()), float("nan"), float("nan")
-    half = t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers))
-    return float(numbers.mean()), float(numbers.mean() - half), float(numbers.mean() + half)
-
-
 def difference(first: Values, second: Values) -> dict[int, float]:
     """Difference by seed, for the common seeds."""
     return {seed: first[seed] - second[seed] for seed in sorted(set(first) & set(second))}
@@ -131,7 +122,7 @@ def _value(row: dict[str, Any]) -> float:
 def _cell(values: Values, form: str, scale: float = 1) -> str:
     if not values:
         return ""
-    mean, low, high = (scale * number for number in interval(values))
+    mean, low, high = (scale * number for number in student_interval(values.values()))
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 

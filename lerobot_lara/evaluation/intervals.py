@@ -1,6 +1,9 @@
-"""Uncertainty of success rates that are measured on few episodes."""
+"""Uncertainty of what is measured on few episodes or with few seeds."""
 
-from scipy.stats import binomtest, fisher_exact
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.stats import binomtest, fisher_exact, t
 
 
 def wilson_interval(successes: int, episodes: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -42,3 +45,21 @@ def difference_p_value(first: tuple[int, int], second: tuple[int, int]) -> float
     """
     table = [[successes, episodes - successes] for successes, episodes in (first, second)]
     return float(fisher_exact(table).pvalue)
+
+
+def student_interval(values: Iterable[float], *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Student's interval of a mean, from few values such as one per seed.
+
+    Args:
+        values: At least one.
+        confidence: Coverage in (0, 1).
+
+    Returns:
+        Mean, lower and upper bound; bounds of fewer than two values are NaN.
+    """
+    numbers = np.array(list(values))
+    mean = float(numbers.mean())
+    if len(numbers) < 2:
+        return mean, float("nan"), float("nan")
+    half = t.ppf((1 + confidence) / 2, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers))
+    return mean, float(mean - half), float(mean + half)

@@ -276,10 +276,3 @@ def test_summary(tmp_path):
     assert (
         "+2.00 [+2.00, +2.00] | +3.00 [+3.00, +3.00] | +3.00 [+3.00, +3.00] | 4.0 [4.0, 4.0] | 0.100" in text
     )
-
-
-def test_mean_and_interval():
-    assert summary.interval({0: 1.0, 1: 3.0, 2: 2.0}) == pytest.approx(
-        (2.0, 2 - 2.4841, 2 + 2.4841), abs=1e-3
-    )
-    assert np.isnan(summary.interval({0: 1.0})[1])

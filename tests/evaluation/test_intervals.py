@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from lerobot_lara.evaluation.intervals import difference_p_value, wilson_interval
+from lerobot_lara.evaluation.intervals import difference_p_value, student_interval, wilson_interval
 
 
 # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I.
@@ -27,3 +29,10 @@ def test_p_value_of_equal_and_of_opposite_counts():
     assert difference_p_value((10, 20), (10, 20)) == pytest.approx(1.0)
     # Fisher's lady tasting tea, all eight cups right: 1/70 in one direction, as likely in the other.
     assert difference_p_value((4, 4), (0, 4)) == pytest.approx(2 / 70)
+
+
+def test_student_interval():
+    assert student_interval([1.0, 3.0, 2.0]) == pytest.approx((2.0, 2 - 2.4841, 2 + 2.4841), abs=1e-3)
+    assert student_interval([1.0, 3.0], confidence=0.5) == pytest.approx((2.0, 1.0, 3.0), abs=1e-6)
+    mean, low, high = student_interval([1.0])
+    assert mean == 1.0 and math.isnan(low) and math.isnan(high)
