@@ -33,7 +33,7 @@ install_packages() {
     say 'and repeat, or name it: PYTHON=/path/to/python3.12 make setup'
     return 1
   fi
-  say 'installing the packages of requirements.lock into .venv (first time: 3 GB to fetch, 6 GB on disk)'
+  say 'installing the packages of requirements.lock into .venv (first time: 4 GB to fetch, 8 GB on disk)'
   export VIRTUAL_ENV="$PWD/.venv" # where uv installs
   if [ "${#uv[@]}" != 0 ]; then
     [ -d .venv ] || "${uv[@]}" venv --quiet --python "${python:-3.12}" .venv
@@ -45,7 +45,8 @@ install_packages() {
     if .venv/bin/python -m pip install --quiet uv 2>/dev/null; then installer=(.venv/bin/python -m uv pip); fi
   fi
   [ -t 2 ] || verbosity=(--quiet)
-  "${installer[@]}" install ${verbosity[@]+"${verbosity[@]}"} -r requirements.lock
+  # The lock is complete; dependencies would bring back what pyproject.toml overrides.
+  "${installer[@]}" install ${verbosity[@]+"${verbosity[@]}"} --no-deps -r requirements.lock
   "${installer[@]}" install --quiet --no-deps --no-build-isolation -e .
 }
 
