@@ -77,6 +77,61 @@ install_system_packages() {
   say "As root: apt-get update && apt-get install ${packages[*]}"
 }
 
+# SIMPLER renders through Vulkan. Without a GPU that takes Mesa's software renderer of version 25, which Debian 12 has
+# as a backport only. It is unpacked into .venv, where `lerobot_lara.envs.simpler` finds it, so that the system's own
+# Mesa, with which Meta-World is rendered, stays as it is.
+lavapipe=.venv/share/lavapipe
+
+renders_vulkan() { [ -f "$lavapipe/icd.json" ] || [ -e /dev/nvidiactl ]; }
+
+# Prints the apt options under which Mesa 25 is known, after fetching the backports' package list into a folder.
+mesa_source() {
+  local folder=$1 release uri
+  if apt-cache policy mesa-vulkan-drivers 2>/dev/null | grep -qE 'Candidate: (2[5-9]|[3-9][0-9])\.'; then return; fi
+  release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+  uri=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+    awk -v release="$release" '$2 == release && $3 == "main" && !found {print $1; found = 1}')
+  [ -n "$uri" ] || return 1
+  mkdir -p "$folder/lists/partial"
+  echo "deb $uri $release-backports main" >"$folder/sources.list"
+  apt-get update -qq -o Dir::Etc::sourcelist="$folder/sources.list" -o Dir::Etc::sourceparts=- \
+    -o Dir::State::lists="$folder/lists" >&2
+  printf '%s\n' -o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=- \
+    -o "Dir::State::lists=$folder/lists"
+}
+
+unpack_lavapipe() {
+  local folder here=$PWD options=()
+  folder=$(mktemp -d)
+  chmod 755 "$folder" # apt fetches as a user of its own
+  mapfile -t options < <(mesa_source "$folder")
+  (cd "$folder" && apt-get download -qq ${options[@]+"${options[@]}"} mesa-vulkan-drivers >/dev/null 2>&1) &&
+    dpkg-deb -x "$folder"/mesa-vulkan-drivers_*.deb "$folder/unpacked" &&
+    mkdir -p "$lavapipe" && cp "$folder"/unpacked/usr/lib/*/libvulkan_lvp.so "$lavapipe" &&
+    install_needed_by "$folder"/mesa-vulkan-drivers_*.deb &&
+    printf '{"ICD": {"api_version": "1.3.0", "library_path": "%s/libvulkan_lvp.so"}, "file_format_version": "1.0.0"}\n' \
+      "$here/$lavapipe" >"$lavapipe/icd.json"
+  rm -rf "$folder"
+}
+
+# Installs the libraries that the renderer needs, if the system lacks any.
+install_needed_by() {
+  local packages=()
+  if ! ldd "$lavapipe/libvulkan_lvp.so" | grep -q 'not found'; then return; fi
+  [ "$(id -u)" = 0 ] || return 1
+  mapfile -t packages < <(dpkg-deb -f "$1" Depends | tr ',|' '\n\n' | awk '{print $1}')
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+}
+
+install_vulkan() {
+  if [ "$(uname)" != Linux ] || renders_vulkan; then return; fi
+  if [ -z "${LARA_NO_APT:-}" ] && command -v apt-get >/dev/null; then
+    say "unpacking Mesa's Vulkan renderer into $lavapipe, for SIMPLER"
+    unpack_lavapipe || true
+  fi
+  renders_vulkan || say 'SIMPLER cannot render here (everything else works): it needs a GPU, or Mesa 25 or later.'
+}
+
 # A virtual environment that was moved or copied still points to where it was made.
 if [ -d .venv ] && { ! runs .venv/bin/python ||
   { [ -f .venv/bin/lara ] && ! grep -qF "$PWD/.venv/bin/python" .venv/bin/lara; }; }; then
@@ -88,6 +143,7 @@ state=$(cat requirements.lock pyproject.toml | cksum)
 if [ ! -x .venv/bin/lara ] || [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
   install_packages
   install_system_packages
+  install_vulkan
   echo "$state" >"$stamp"
   say 'ready; .venv/bin/lara doctor reports what works'
 elif [ "$(uname)" = Linux ] && ! { has_library libEGL && has_library libavutil; }; then
