@@ -3,7 +3,6 @@
 The simulator is imported only when environments are created, so registering the type costs nothing.
 """
 
-import difflib
 import functools
 import json
 import os
@@ -16,6 +15,8 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 from lerobot.utils.import_utils import require_package
+
+from lerobot_lara.envs.task_names import split_task_names
 
 
 def select_headless_renderer() -> None:
@@ -47,17 +48,8 @@ def resolve_tasks(task: str) -> dict[str, list[str]]:
         ValueError: No task is given, or one is given twice or is unknown, in which case close matches are listed.
     """
     groups = _lerobot_metaworld_tables()["DIFFICULTY_TO_TASKS"]
-    names = [name.strip().removeprefix("metaworld-") for name in (task or "").split(",") if name.strip()]
-    if not names:
-        raise ValueError("`task` is empty; it must name Meta-World tasks, such as drawer-open-v3.")
-    for name in names:
-        if name not in task_descriptions() and name not in groups:
-            known = [*task_descriptions(), *groups]
-            matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(matches)}?" if matches else f"They are {', '.join(known)}."
-            raise ValueError(f"`task` is {name!r}; it must be a known Meta-World task or group. {hint}")
-        if names.count(name) > 1:
-            raise ValueError(f"`task` is {task!r}, which names {name!r} more than once. Name each task once.")
+    known = [*task_descriptions(), *groups]
+    names = split_task_names(task, known, kind="Meta-World task or group", prefix="metaworld-")
     return {name: groups.get(name, [name]) for name in names}
 
 
@@ -125,11 +117,17 @@ class MetaworldFastEnvConfig(EnvConfig):
     ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
         """Creates a vector environment for each task: name as given -> index within its group -> environment."""
         require_package("metaworld", extra="metaworld")
-        from lerobot_lara.envs.metaworld_fast import make_vector_env
+        from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
+        from lerobot_lara.envs.vector_env import make_vector_env
 
         return {
             name: {
-                index: make_vector_env(task, n_envs, use_async_envs=use_async_envs, **self.gym_kwargs)
+                index: make_vector_env(
+                    functools.partial(MetaworldFastEnv, task, **self.gym_kwargs),
+                    n_envs,
+                    use_async_envs=use_async_envs,
+                    module=MetaworldFastEnv.__module__,
+                )
                 for index, task in enumerate(tasks)
             }
             for name, tasks in resolve_tasks(self.task).items()

@@ -1,12 +1,9 @@
 """LeRobot's Meta-World environment with fast rendering, any image size and exact success accounting."""
 
-import functools
-import multiprocessing
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
 
 from lerobot_lara.envs.configuration_metaworld_fast import select_headless_renderer
 
@@ -128,25 +125,3 @@ class MetaworldFastEnv(MetaworldEnv):
         """Closes the simulator; the next reset creates it again."""
         super().close()
         self._env = None
-
-
-def make_vector_env(
-    task: str, n_envs: int, *, use_async_envs: bool = False, **kwargs: Any
-) -> gym.vector.VectorEnv:
-    """Makes a vector environment of copies of one task.
-
-    A copy whose episode has ended is idle until LeRobot starts the next rollout, instead of playing and rendering
-    episodes that are not counted.
-
-    Args:
-        task: A Meta-World task name.
-        n_envs: Number of copies, which are stepped together.
-        use_async_envs: Run each of several copies in its own process, started at the first reset.
-        **kwargs: Passed to `MetaworldFastEnv`.
-    """
-    make_one = functools.partial(MetaworldFastEnv, task, **kwargs)
-    if use_async_envs and n_envs > 1:
-        # The workers fork from a server that has imported this module once, as an import takes seconds.
-        multiprocessing.set_forkserver_preload(["__main__", __name__])
-        return _LazyAsyncVectorEnv([make_one] * n_envs)
-    return gym.vector.SyncVectorEnv([freeze_after_episode_end(make_one)] * n_envs)
