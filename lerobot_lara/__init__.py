@@ -10,6 +10,7 @@ from lerobot_lara.data.mixture import lerobot_hook
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.processor_lara_dit import LaraTokenizerProcessorStep
 from lerobot_lara.envs.configuration_metaworld_fast import MetaworldFastEnvConfig
+from lerobot_lara.envs.configuration_simpler import SimplerEnvConfig
 from lerobot_lara.groot_n16.configuration_groot_n16 import GrootN16Config
 from lerobot_lara.groot_n16.processor_groot_n16 import (
     GrootN16NormalizerProcessorStep,
@@ -28,6 +29,7 @@ __all__ = [
     "LaraTokenizerProcessorStep",
     "MetaworldFastEnvConfig",
     "MotoGPTConfig",
+    "SimplerEnvConfig",
 ]
 
 lerobot_hook.install()

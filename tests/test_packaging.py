@@ -379,7 +379,7 @@ def test_setup_installs_once_and_again_when_pins_change_or_the_folder_moves(clon
     _imitate_uv(clone)
     _executable(clone.parent / "bin" / "python3.13", f'exec "{sys.executable}" "$@"')
     install = [
-        "pip install --quiet -r requirements.lock",
+        "pip install --quiet --no-deps -r requirements.lock",
         "pip install --quiet --no-deps --no-build-isolation -e .",
     ]
 

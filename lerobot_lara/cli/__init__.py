@@ -9,7 +9,7 @@ from lerobot_lara.cli.endings import PIPE_CLOSED, close_broken_stdout, ending
 
 SUBCOMMANDS = {
     "doctor": "check the installation and report what is missing",
-    "collect-demos": "record scripted Meta-World demonstrations into a LeRobotDataset",
+    "collect-demos": "record demonstrations of scripted experts in simulation into a LeRobotDataset",
     "import-video": "turn a folder of video clips into an action-free LeRobotDataset",
     "upgrade-dataset": "convert a LeRobot dataset from format v2.0 or v2.1 to v3.0",
     "oxe-mixture": "write a mixture file of Open X-Embodiment datasets",

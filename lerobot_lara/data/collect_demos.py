@@ -1,4 +1,4 @@
-"""Records demonstrations of Meta-World's scripted experts into a LeRobotDataset v3.
+"""Records demonstrations of scripted experts in simulation into a LeRobotDataset v3.
 
 Each episode is first staged as a file next to the dataset and then written into the dataset in a fixed order. A run
 that is killed therefore loses at most the episodes in progress, and the contents depend only on the settings, not on
@@ -20,15 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lerobot.utils.import_utils import require_package
+from lerobot.utils.constants import ACTION, OBS_STATE
 from tqdm import tqdm
 
 from lerobot_lara.data.stored_frames import find_lost_frame, find_lost_rows
-from lerobot_lara.envs.configuration_metaworld_fast import (
-    MetaworldFastEnvConfig,
-    resolve_tasks,
-    task_descriptions,
-)
+from lerobot_lara.envs.demonstration_sources import SOURCES, DemonstrationSource
 from lerobot_lara.files.atomic import replaced_file, write_json
 from lerobot_lara.files.lock import only_run
 from lerobot_lara.files.staging import (
@@ -43,13 +39,13 @@ from lerobot_lara.files.staging import (
 from lerobot_lara.files.user_path import user_path
 
 if TYPE_CHECKING:
+    import gymnasium as gym
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
 
 logger = logging.getLogger(__name__)
 
-_CAMERA = "observation.image"
+_ORIGIN = {"simulator_seed": int, "noise_std": float, "failed_attempts": int}
+"""What `collection.json` tells about each episode, besides its task and number."""
 _RECORD = Path("settings.json")
 """In the folder of a run that has not ended: its settings, and whether it replaces a dataset."""
 
@@ -59,29 +55,43 @@ class CollectionSettings:
     """The settings that determine the contents of a collected dataset.
 
     Attributes:
-        tasks: Meta-World task names, in the order in which their episodes take turns.
+        env: The simulator, a name of `demonstration_sources.SOURCES`.
+        tasks: Task names, in the order in which their episodes take turns.
         episodes: Number of episodes per task, at least 1.
         seed: Datasets with different seeds share no starting position and no noise.
-        image_size: Height and width in pixels.
+        image_size: Height and width of the images in pixels.
         storage: "image" (PNG inside Parquet, with fast random access) or "video" (MP4, which is smaller).
         action_free: Leave out `action` and `observation.state`, as in video of unknown origin.
         steps_after_success: Steps recorded after the task is solved, so that the reached goal is seen.
     """
 
+    env: str
     tasks: tuple[str, ...]
     episodes: int
     seed: int
-    image_size: int
+    image_size: tuple[int, int]
     storage: str
     action_free: bool
     steps_after_success: int
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("seed", 0), ("image_size", 1), ("steps_after_success", 0)):
+        for name, least in (("episodes", 1), ("seed", 0), ("steps_after_success", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {least}.")
+        height, width = self.image_size
+        if min(height, width) < 1:
+            raise ValueError(f"`image_size` is {height}x{width}; both must be at least 1.")
+        if self.env == "metaworld" and height != width:
+            raise ValueError(
+                f"`image_size` is {height}x{width}; images of Meta-World are square. Pass one number."
+            )
         if self.storage not in ("image", "video"):
             raise ValueError(f"`storage` is {self.storage!r}; it must be 'image' or 'video'.")
+
+    @property
+    def source(self) -> DemonstrationSource:
+        """The simulator and its experts."""
+        return SOURCES[self.env]
 
 
 def collect_demos(
@@ -89,38 +99,39 @@ def collect_demos(
     tasks: str,
     episodes: int,
     repo_id: str,
+    env: str = "metaworld",
     root: str | Path | None = None,
-    image_size: int = 128,
+    image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
     storage: str = "image",
     action_free: bool = False,
-    steps_after_success: int = 10,
+    steps_after_success: int | None = None,
     workers: int = 1,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Records successful demonstrations in the environment `metaworld_fast`.
+    """Records successful demonstrations of a simulator's scripted experts.
 
-    The expert's clean action, clipped to [-1, 1], is the label. The action that is executed carries correlated noise on
-    x, y and z, so that the data also shows states off the expert's path and the way back from them. An attempt that
-    does not solve the task is repeated with another seed, counted and logged.
+    The expert's action is the label. The action that is executed carries noise, so that the data also shows states off
+    the expert's path and the way back from them. An attempt that does not solve the task is repeated with another seed,
+    counted and logged. No episode starts where `lerobot-eval` starts one.
 
-    The features are `observation.image`, (image_size, image_size, 3) uint8 RGB; `observation.state`, (4,), the hand's
-    x, y, z in meters and the gripper opening; and `action`, (4,) in [-1, 1]. There are 80 frames per second. The
-    instruction is Meta-World's description of the task. Episodes take turns over the tasks: the first `n * len(tasks)`
-    episodes are the first n of each task. `meta/collection.json` holds the settings and, for each episode, the task
-    name, simulator seed, noise and number of failed attempts.
+    The features are the images of the environment's cameras, (height, width, 3) uint8 RGB; `observation.state`; and
+    `action`, all as in the environment of the same name (`metaworld_fast`, `simpler`). Episodes take turns
+    over the tasks: the first `n * len(tasks)` episodes are the first n of each task. `meta/collection.json` holds the
+    settings and, for each episode, the task name, simulator seed, noise and number of failed attempts.
 
     Args:
-        tasks: Meta-World tasks or LeRobot's difficulty groups, separated by commas.
+        tasks: Tasks of the simulator, or its groups of tasks, separated by commas.
         episodes: See `CollectionSettings`.
         repo_id: Name of the dataset, "user/name".
+        env: The simulator: "metaworld" or "simpler".
         root: Folder to create; None is the dataset's folder in LeRobot's home.
-        image_size: See `CollectionSettings`.
+        image_size: Height and width in pixels, or one number for both; None is the simulator's default.
         seed: See `CollectionSettings`.
         storage: See `CollectionSettings`.
         action_free: See `CollectionSettings`.
-        steps_after_success: See `CollectionSettings`.
+        steps_after_success: See `CollectionSettings`; None is the simulator's default.
         workers: Number of processes that simulate, each with one thread.
         resume: Continue an interrupted run, also one that was to overwrite a dataset; a completed one is left as it is.
         overwrite: Record everything again, and replace the dataset at `root` once the new one is complete. What an
@@ -135,13 +146,24 @@ def collect_demos(
             frame could not be stored.
         RuntimeError: The expert repeatedly fails to solve a task.
     """
-    task_names = tuple(name for group in resolve_tasks(tasks).values() for name in group)
+    if env not in SOURCES:
+        raise ValueError(f"`env` is {env!r}; it must be one of {', '.join(SOURCES)}.")
+    source = SOURCES[env]
     settings = CollectionSettings(
-        task_names, episodes, seed, image_size, storage, action_free, steps_after_success
+        env=env,
+        tasks=tuple(name for group in source.tasks(tasks).values() for name in group),
+        episodes=episodes,
+        seed=seed,
+        image_size=_height_and_width(image_size) if image_size is not None else source.image_size,
+        storage=storage,
+        action_free=action_free,
+        steps_after_success=(
+            source.steps_after_success if steps_after_success is None else steps_after_success
+        ),
     )
     if workers < 1:
         raise ValueError(f"`workers` is {workers}; it must be at least 1.")
-    require_package("metaworld", extra="metaworld")
+    source.require(list(settings.tasks))
     root = _dataset_root(root, repo_id)
     with only_run(root, "root"):
         finish_move(root, _RECORD)
@@ -152,6 +174,10 @@ def collect_demos(
         else:
             _collect(repo_id, root, settings, workers=workers, overwrite=overwrite)
     return root
+
+
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _collect(
@@ -171,11 +197,11 @@ def _collect(
     records = []
     with (
         _quiet_datasets(),
-        _mapper(workers) as run,
+        _mapper(workers, settings.source) as run,
         tqdm(total=len(order), unit="episode", desc="Recording") as progress,
     ):
         for (task, episode), path in zip(order, run(record, order, paths), strict=True):
-            records.append(_add_episode(dataset, path, task=task, episode=episode))
+            records.append(_add_episode(dataset, path, settings.source, task=task, episode=episode))
             failures = sum(entry["failed_attempts"] for entry in records)
             progress.set_postfix(frames=dataset.meta.total_frames, failed_attempts=failures)
             progress.update()
@@ -189,32 +215,30 @@ def _collect(
 
 
 @functools.lru_cache(maxsize=16)
-def _environment(task: str, image_size: int) -> "MetaworldFastEnv":
+def _environment(env: str, task: str, image_size: tuple[int, int]) -> "gym.Env":
     """Keeps the environments of a process between episodes, as starting one takes about a second."""
-    from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
-
-    return MetaworldFastEnv(task, image_size=image_size)
+    return SOURCES[env].make_env(task, image_size)
 
 
 def _stage_episode(settings: CollectionSettings, task_and_episode: tuple[str, int], path: Path) -> Path:
     """Records one episode into `path`, unless an earlier run already has."""
     task, episode = task_and_episode
     if not path.exists():
-        from lerobot_lara.envs.scripted_expert import record_demonstration
-
-        recorded = record_demonstration(
-            _environment(task, settings.image_size),
+        recorded = settings.source.record(
+            _environment(settings.env, task, settings.image_size),
             seed=settings.seed,
             episode=episode,
             steps_after_success=settings.steps_after_success,
         )
+        columns = {**recorded.images, OBS_STATE: recorded.states, ACTION: recorded.actions}
+        columns |= {name: np.array(getattr(recorded, name)) for name in _ORIGIN}
         with replaced_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, **recorded)
+            np.savez(file, **columns)  # type: ignore[arg-type]
     return path
 
 
 @contextmanager
-def _mapper(workers: int) -> Iterator[Any]:
+def _mapper(workers: int, source: DemonstrationSource) -> Iterator[Any]:
     """Yields an ordered `map` that runs in this process for one worker, and otherwise in `workers` processes."""
     if workers == 1:
         try:
@@ -223,7 +247,7 @@ def _mapper(workers: int) -> Iterator[Any]:
             _environment.cache_clear()
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "lerobot_lara.envs.metaworld_fast"])
+    context.set_forkserver_preload(["__main__", source.environment])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread) as pool:
         yield pool.map
 
@@ -251,53 +275,49 @@ def _create_dataset(repo_id: str, root: Path, settings: CollectionSettings) -> "
     """Creates the empty dataset."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    size = settings.image_size
+    source = settings.source
     features: dict[str, dict[str, Any]] = {
-        _CAMERA: {
+        camera: {
             "dtype": settings.storage,
-            "shape": (size, size, 3),
+            "shape": (*settings.image_size, 3),
             "names": ["height", "width", "channels"],
         }
+        for camera in source.cameras
     }
     if not settings.action_free:
-        features["observation.state"] = {
-            "dtype": "float32",
-            "shape": (4,),
-            "names": ["x", "y", "z", "gripper"],
-        }
-        features["action"] = {"dtype": "float32", "shape": (4,), "names": ["dx", "dy", "dz", "gripper"]}
+        for name, parts in ((OBS_STATE, source.state_names), (ACTION, source.action_names)):
+            features[name] = {"dtype": "float32", "shape": (len(parts),), "names": list(parts)}
     return LeRobotDataset.create(
         repo_id,
-        fps=MetaworldFastEnvConfig.fps,
+        fps=source.fps,
         features=features,
         root=root,
-        robot_type="sawyer",
+        robot_type=source.robot_type,
         use_videos=settings.storage == "video",
     )
 
 
-def _add_episode(dataset: "LeRobotDataset", path: Path, *, task: str, episode: int) -> dict[str, Any]:
+def _add_episode(
+    dataset: "LeRobotDataset", path: Path, source: DemonstrationSource, *, task: str, episode: int
+) -> dict[str, Any]:
     """Writes a staged episode and returns its record for `collection.json`."""
     try:
         with np.load(path) as file:
             recorded = dict(file)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a whole episode ({error}). Delete it, and pass --resume.") from error
-    columns = {_CAMERA: recorded["images"]}
-    if "action" in dataset.meta.features:
-        columns |= {"observation.state": recorded["states"], "action": recorded["actions"]}
+    names = [*source.cameras, *(name for name in (OBS_STATE, ACTION) if name in dataset.meta.features)]
     record = {
         "task": task,
         "episode": episode,
-        "simulator_seed": int(recorded["simulator_seed"]),
-        "noise_std": float(recorded["noise_std"]),
-        "failed_attempts": int(recorded["failed_attempts"]),
+        **{name: kind(recorded[name]) for name, kind in _ORIGIN.items()},
     }
-    description = task_descriptions()[task]
-    for values in zip(*columns.values(), strict=True):
-        dataset.add_frame({**dict(zip(columns, values, strict=True)), "task": description})
-    if lost := find_lost_frame(dataset, _CAMERA):
-        raise ValueError(_lost_message(Path(dataset.root), f"{task}, episode {episode}: {lost}"))
+    instruction = source.instruction(task)
+    for values in zip(*(recorded[name] for name in names), strict=True):
+        dataset.add_frame({**dict(zip(names, values, strict=True)), "task": instruction})
+    for camera in source.cameras:
+        if lost := find_lost_frame(dataset, camera):
+            raise ValueError(_lost_message(Path(dataset.root), f"{task}, episode {episode}: {lost}"))
     dataset.save_episode()
     return record
 

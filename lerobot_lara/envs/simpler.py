@@ -118,7 +118,12 @@ class SimplerEnv(gym.Env):
             positions = torch.as_tensor(np.asarray(position)[None], dtype=torch.float32)
             orientations = torch.as_tensor(np.asarray(orientation)[None], dtype=torch.float32)
         self.simulator.xyz_configs, self.simulator.quat_configs = positions, orientations
-        observation, _ = self._env.reset(seed=start % 2**31, options={"episode_id": torch.tensor([episode_id])})
+        # Out of the way while the objects settle, as in the original SIMPLER; it would stand where the last episode
+        # ended, and that would decide how this one starts.
+        self.simulator.agent.robot.set_pose(_far_away())
+        observation, _ = self._env.reset(
+            seed=start % 2**31, options={"episode_id": torch.tensor([episode_id])}
+        )
         self._num_steps = 0
         self._reached = dict.fromkeys(STAGES, False)
         self._starts = self._object_positions()
@@ -208,6 +213,12 @@ class SimplerEnv(gym.Env):
         return {"pixels": self._image, "agent_pos": np.array(state, dtype=np.float32)}
 
 
+def _far_away() -> Any:
+    import sapien
+
+    return sapien.Pose([-10, 0, 0])
+
+
 def _to_simulator(action: np.ndarray) -> np.ndarray:
     """Converts roll, pitch, yaw to a rotation vector, and the gripper to +1 (open) or -1."""
     rotation = Rotation.from_euler("xyz", action[3:6]).as_rotvec()
@@ -245,7 +256,7 @@ def _make_simulator(task: str, size: tuple[int, int], renderer: str) -> gym.Env:
             f"`renderer` is {renderer!r}, and Vulkan finds no device for it ({error}). Without a GPU, Mesa 25 or later "
             "is needed: run `make setup`, or let VK_ICD_FILENAMES name the file of its driver lvp_icd.json."
         ) from error
-    instance = env.unwrapped
+    instance: Any = env.unwrapped
     instance._rgb_overlay_images = BaseDigitalTwinEnv._rgb_overlay_images
     instance._objects_to_remove_from_greenscreen = []
     BaseDigitalTwinEnv._rgb_overlay_images = {}

@@ -5,14 +5,16 @@ The hand passes waypoints above and at the object and the target; each step goes
 24 on which policies are evaluated.
 """
 
-import zlib
+import functools
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lerobot.utils.constants import OBS_IMAGE
 from scipy.spatial.transform import Rotation
 
+from lerobot_lara.envs.demonstrations import Demonstration, Frame, record_until_success
 from lerobot_lara.envs.simpler import SimplerEnv
 
 STEP = 0.03
@@ -31,7 +33,6 @@ LEAST_DISTANCE = 0.1
 """Between the object and the target at the start, in meters."""
 NOISE_STDS = (0.0, 0.004)
 """Standard deviations of the noise on executed displacements in meters; episodes take them in turn."""
-MAX_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ GRASPS = {
 
 def record_demonstration(
     env: SimplerEnv, *, seed: int, episode: int, steps_after_success: int = 3
-) -> dict[str, Any]:
+) -> Demonstration:
     """Records attempts of the expert until one succeeds; the arguments determine the result.
 
     The expert's action is the label; the executed displacement carries noise in every second episode, so that the
@@ -73,47 +74,29 @@ def record_demonstration(
         episode: Number of the episode within its task, which selects the noise level.
         steps_after_success: Steps recorded after the task is solved.
 
-    Returns:
-        `images` (T, H, W, 3) uint8 and `states` (T, 8) float32, as seen before each action; `actions` (T, 7) float32,
-        the expert's; and `simulator_seed`, `noise_std` and `failed_attempts`.
-
     Raises:
-        RuntimeError: The expert failed `MAX_ATTEMPTS` times.
+        RuntimeError: The expert failed too often in a row.
     """
-    noise_std = NOISE_STDS[episode % len(NOISE_STDS)]
-    for attempt in range(MAX_ATTEMPTS):
-        generator = np.random.default_rng([seed, zlib.crc32(env.task.encode()), episode, attempt])
-        simulator_seed = int(generator.integers(2**31))
-        frames = _attempt(env, generator, simulator_seed, noise_std, steps_after_success)
-        if frames is not None:
-            images, states, actions = (np.stack(values) for values in zip(*frames, strict=True))
-            return {
-                "images": images,
-                "states": states,
-                "actions": actions,
-                "simulator_seed": simulator_seed,
-                "noise_std": noise_std,
-                "failed_attempts": attempt,
-            }
-    raise RuntimeError(f"{env.task}: the expert failed {MAX_ATTEMPTS} times in a row in episode {episode}.")
+    attempt = functools.partial(_attempt, env, steps_after_success)
+    return record_until_success(attempt, task=env.task, seed=seed, episode=episode, noise_stds=NOISE_STDS)
 
 
 def _attempt(
     env: SimplerEnv,
+    steps_after_success: int,
     generator: np.random.Generator,
     simulator_seed: int,
     noise_std: float,
-    steps_after_success: int,
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
-    """Makes one attempt: (image, state, expert action) of each step, or None if the expert did not succeed."""
+) -> list[Frame] | None:
+    """Makes one attempt; None if the expert did not succeed."""
     observation, _ = env.reset(seed=simulator_seed, options={"poses": _draw_poses(env, generator)})
     expert = Expert(env, observation["agent_pos"])
-    frames = []
+    frames: list[Frame] = []
     success, truncated, remaining = False, False, steps_after_success
     while not truncated and not (success and remaining == 0):
         remaining -= success
         action = expert.act(observation["agent_pos"])
-        frames.append((observation["pixels"], observation["agent_pos"], action))
+        frames.append(({OBS_IMAGE: observation["pixels"]}, observation["agent_pos"], action))
         executed = action.copy()
         executed[:3] += noise_std * generator.standard_normal(3)
         expert.executed(executed)
@@ -169,21 +152,21 @@ class Expert:
         position, angle = self._pose(self._object)
         yaw = (angle + np.pi / 2) % np.pi - np.pi / 2 if grasp.aligned else 0.0
         position = position + grasp.along * np.array([np.cos(angle), np.sin(angle), 0])
-        over = position + [0, 0, HOVER]
+        over = position + _up(HOVER)
         yield from self._go(over, yaw, 1.0)
-        yield from self._go(position + [0, 0, grasp.height], yaw, 1.0)
+        yield from self._go(position + _up(grasp.height), yaw, 1.0)
         yield from self._hold(yaw, 0.0)
         yield from self._go(over, yaw, 0.0)
         target, _ = self._pose(self._target)
         held, _ = self._pose(self._object)
         offset = self._state[:3] - held  # of the hand from the object, which may have slipped
-        place = target + [0, 0, grasp.drop] + offset
+        place = target + _up(grasp.drop) + offset
         yield from self._go(np.array([*place[:2], max(over[2], place[2] + HOVER / 2)]), yaw, 0.0)
         yield from self._go(place, yaw, 0.0)
         yield from self._hold(yaw, 1.0)
         while True:
-            yield from self._go(place + [0, 0, HOVER], yaw, 1.0)
-            yield self._step(place + [0, 0, HOVER], yaw, 1.0)
+            yield from self._go(place + _up(HOVER), yaw, 1.0)
+            yield self._step(place + _up(HOVER), yaw, 1.0)
 
     def _go(self, goal: np.ndarray, yaw: float, gripper: float) -> Generator[np.ndarray, None, None]:
         """Moves until the hand is near the goal, or has had its time."""
@@ -203,3 +186,7 @@ class Expert:
         shift *= min(1.0, STEP / max(float(np.linalg.norm(shift)), 1e-9))
         turn = np.clip(yaw - self._asked[3], -TURN, TURN)
         return np.array([*shift, 0, 0, turn, gripper], dtype=np.float32)
+
+
+def _up(height: float) -> np.ndarray:
+    return np.array([0, 0, height])

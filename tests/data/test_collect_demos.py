@@ -20,6 +20,8 @@ from support.rendering import skip_without_rendering
 from lerobot_lara.cli import main
 from lerobot_lara.data import collect_demos as collector
 from lerobot_lara.data.collect_demos import collect_demos
+from lerobot_lara.envs import demonstration_sources
+from lerobot_lara.envs.demonstrations import Demonstration
 
 SIZE = 32
 DEFAULTS: dict[str, Any] = {"repo_id": "local/demos", "tasks": "door-close-v3,reach-v3", "episodes": 2}
@@ -30,9 +32,9 @@ DEFAULTS |= {"image_size": SIZE}
 def scripted_expert() -> Any:
     """Skips where nothing can be rendered; closes the environments afterwards."""
     skip_without_rendering()
-    from lerobot_lara.envs import scripted_expert
+    from lerobot_lara.envs import metaworld_expert
 
-    yield scripted_expert
+    yield metaworld_expert
     collector._environment.cache_clear()
 
 
@@ -85,7 +87,7 @@ def test_demonstrations_are_a_lerobot_dataset_in_turns(demos):
 
 
 def test_label_is_the_clean_action_and_noise_is_executed(scripted_expert):
-    env = collector._environment("door-close-v3", SIZE)
+    env = collector._environment("metaworld", "door-close-v3", (SIZE, SIZE))
     executed = []
     step = env.step
     env.step = lambda action: executed.append(action) or step(action)
@@ -93,15 +95,15 @@ def test_label_is_the_clean_action_and_noise_is_executed(scripted_expert):
         recorded = scripted_expert.record_demonstration(env, seed=0, episode=1)
     finally:
         del env.step
-    assert recorded["failed_attempts"] == 0 and recorded["noise_std"] == 0.3
-    difference = np.stack(executed) - recorded["actions"]
+    assert recorded.failed_attempts == 0 and recorded.noise_std == 0.3
+    difference = np.stack(executed) - recorded.actions
     assert not difference[:, 3].any(), "the gripper is not disturbed"
     free = (np.abs(np.stack(executed)[:, :3]) < 1).all(axis=1)
     assert 0.1 < difference[free, :3].std() < 0.5
     noise = difference[:, 1]
     assert np.corrcoef(noise[:-1], noise[1:])[0, 1] > 0.5, "noise is correlated over steps"
     np.testing.assert_allclose(
-        recorded["states"][0, :3], env.reset(seed=recorded["simulator_seed"])[0]["agent_pos"][:3], atol=1e-6
+        recorded.states[0, :3], env.reset(seed=recorded.simulator_seed)[0]["agent_pos"][:3], atol=1e-6
     )
 
 
@@ -109,9 +111,9 @@ def test_failed_attempts_are_drawn_again_and_counted(collect, scripted_expert, m
     attempt = scripted_expert._attempt
     seeds = []
 
-    def fail_first(env, generator, simulator_seed, *args):
+    def fail_first(env, steps_after_success, generator, simulator_seed, noise_std):
         seeds.append(simulator_seed)
-        frames = attempt(env, generator, simulator_seed, *args)
+        frames = attempt(env, steps_after_success, generator, simulator_seed, noise_std)
         return None if len(seeds) == 1 else frames
 
     monkeypatch.setattr(scripted_expert, "_attempt", fail_first)
@@ -126,7 +128,9 @@ def test_failed_attempts_are_drawn_again_and_counted(collect, scripted_expert, m
 def test_a_task_that_is_never_solved_is_an_error(scripted_expert, monkeypatch):
     monkeypatch.setattr(scripted_expert, "_attempt", lambda *args: None)
     with pytest.raises(RuntimeError, match="door-close-v3: the expert failed 20 times"):
-        scripted_expert.record_demonstration(collector._environment("door-close-v3", SIZE), seed=0, episode=0)
+        scripted_expert.record_demonstration(
+            collector._environment("metaworld", "door-close-v3", (SIZE, SIZE)), seed=0, episode=0
+        )
 
 
 def test_resume_after_an_interruption_gives_the_same_dataset(collect, demos, tmp_path, monkeypatch):
@@ -210,7 +214,9 @@ def test_action_free_dataset_has_frames_and_task_only(scripted_expert, tmp_path,
         ({"episodes": 0}, "`episodes` is 0; it must be at least 1"),
         ({"workers": 0}, "`workers` is 0; it must be at least 1"),
         ({"seed": -1}, "`seed` is -1; it must be at least 0"),
-        ({"image_size": 0}, "`image_size` is 0; it must be at least 1"),
+        ({"image_size": 0}, "`image_size` is 0x0; both must be at least 1"),
+        ({"image_size": (16, 32)}, "`image_size` is 16x32; images of Meta-World are square"),
+        ({"env": "maniskill"}, "`env` is 'maniskill'; it must be one of metaworld"),
         ({"storage": "gif"}, "`storage` is 'gif'; it must be 'image' or 'video'"),
     ],
 )
@@ -229,13 +235,12 @@ def synthetic(monkeypatch, tmp_path):
     def record(env, *, seed, episode, steps_after_success):
         frames = np.random.default_rng([seed, episode]).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
         vectors = np.zeros((3, 4), np.float32)
-        values = {"images": frames, "states": vectors, "actions": vectors}
-        return values | {"simulator_seed": seed, "noise_std": 0.0, "failed_attempts": 0}
+        return Demonstration({"observation.image": frames}, vectors, vectors, seed, 0.0, 0)
 
     expert = types.SimpleNamespace(record_demonstration=record)
-    monkeypatch.setitem(sys.modules, "lerobot_lara.envs.scripted_expert", expert)
-    monkeypatch.setattr(collector, "_environment", lru_cache(lambda task, size: task))
-    monkeypatch.setattr(collector, "require_package", lambda *args, **kwargs: None)
+    monkeypatch.setitem(sys.modules, "lerobot_lara.envs.metaworld_expert", expert)
+    monkeypatch.setattr(collector, "_environment", lru_cache(lambda env, task, size: task))
+    monkeypatch.setattr(demonstration_sources, "require_package", lambda *args, **kwargs: None)
 
     def collect(name="demos", **options):
         fields = {"repo_id": "local/demos", "tasks": "reach-v3", "episodes": 2, "image_size": 16, **options}

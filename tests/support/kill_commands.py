@@ -109,27 +109,24 @@ def collect_demos(kind: str, shared: Path) -> Command:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: F401 - load LeRobot
 
     from lerobot_lara.data import collect_demos as collector
+    from lerobot_lara.envs import demonstration_sources
+    from lerobot_lara.envs.demonstrations import Demonstration
 
     def run(place: Path, *, seed: int = 0, **options: Any) -> list[str]:
         recorded: list[str] = []
 
-        def record(task: str, *, seed: int, episode: int, steps_after_success: int) -> dict[str, Any]:
+        def record(task: str, *, seed: int, episode: int, steps_after_success: int) -> Demonstration:
             recorded.append(f"{task}_{episode:06d}.npz")
             generator = np.random.default_rng([seed, len(task), episode])
-            return {
-                "images": generator.integers(256, size=(4, 16, 16, 3), dtype=np.uint8),
-                "states": generator.normal(size=(4, 4)).astype(np.float32),
-                "actions": generator.normal(size=(4, 4)).astype(np.float32),
-                "simulator_seed": seed,
-                "noise_std": 0.0,
-                "failed_attempts": 0,
-            }
+            images = generator.integers(256, size=(4, 16, 16, 3), dtype=np.uint8)
+            vectors = generator.normal(size=(2, 4, 4)).astype(np.float32)
+            return Demonstration({"observation.image": images}, *vectors, seed, 0.0, 0)
 
-        expert = "lerobot_lara.envs.scripted_expert"
+        expert = "lerobot_lara.envs.metaworld_expert"
         sys.modules[expert] = types.SimpleNamespace(record_demonstration=record)  # type: ignore[assignment]
-        collector._environment = lambda task, size: task
+        collector._environment = lambda env, task, size: task
         collector._environment.cache_clear = lambda: None
-        collector.require_package = lambda *args, **kwargs: None
+        demonstration_sources.require_package = lambda *args, **kwargs: None
         collector.collect_demos(
             tasks="reach-v3,door-close-v3",
             episodes=2,

@@ -1,0 +1,109 @@
+"""The simulators with scripted experts, for `lara collect-demos`. The simulators are imported when one is made."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lerobot.utils.constants import OBS_IMAGE
+from lerobot.utils.import_utils import require_package
+
+from lerobot_lara.envs import configuration_metaworld_fast as metaworld
+from lerobot_lara.envs import configuration_simpler as simpler
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from lerobot_lara.envs.demonstrations import Demonstration
+
+
+@dataclass(frozen=True)
+class DemonstrationSource:
+    """A simulator and its scripted experts.
+
+    Attributes:
+        package: Package of the simulator.
+        extra: Extra of this package that installs it.
+        environment: Module of the environment, imported once for several processes.
+        expert: Module with `record_demonstration(env, *, seed, episode, steps_after_success)`.
+        robot_type: The robot's name in the dataset.
+        fps: Steps per second.
+        cameras: The cameras' names in the dataset.
+        state_names: Parts of `observation.state`.
+        action_names: Parts of `action`.
+        image_size: Height and width in pixels, unless others are asked for.
+        steps_after_success: Steps recorded after the task is solved, unless others are asked for.
+        tasks: Expands a comma-separated list of tasks and groups.
+        instruction: What the robot is told in a task.
+        make: Makes the environment of a task with images of a height and width.
+        check: Raises a `ValueError` if files of the tasks are missing.
+    """
+
+    package: str
+    extra: str
+    environment: str
+    expert: str
+    robot_type: str
+    fps: int
+    cameras: tuple[str, ...]
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    steps_after_success: int
+    tasks: Callable[[str], dict[str, list[str]]]
+    instruction: Callable[[str], str]
+    make: Callable[[Any, str, tuple[int, int]], "gym.Env"]
+    check: Callable[[list[str]], None] = lambda tasks: None
+
+    def require(self, tasks: list[str]) -> None:
+        """Checks that the simulator and the tasks' files are installed."""
+        require_package(self.package, extra=self.extra)
+        self.check(tasks)
+
+    def make_env(self, task: str, image_size: tuple[int, int]) -> "gym.Env":
+        """Makes the environment of a task with images of a height and width in pixels."""
+        return self.make(importlib.import_module(self.environment), task, image_size)
+
+    def record(self, env: "gym.Env", **settings: int) -> "Demonstration":
+        """Records one demonstration; the settings are those of the expert's `record_demonstration`."""
+        return importlib.import_module(self.expert).record_demonstration(env, **settings)
+
+
+SOURCES = {
+    "metaworld": DemonstrationSource(
+        package="metaworld",
+        extra="metaworld",
+        environment="lerobot_lara.envs.metaworld_fast",
+        expert="lerobot_lara.envs.metaworld_expert",
+        robot_type="sawyer",
+        fps=metaworld.MetaworldFastEnvConfig.fps,
+        cameras=(OBS_IMAGE,),
+        state_names=("x", "y", "z", "gripper"),
+        action_names=("dx", "dy", "dz", "gripper"),
+        image_size=(128, 128),
+        steps_after_success=10,
+        tasks=metaworld.resolve_tasks,
+        instruction=lambda task: metaworld.task_descriptions()[task],
+        make=lambda module, task, size: module.MetaworldFastEnv(task, image_size=size[0]),
+    ),
+    "simpler": DemonstrationSource(
+        package="mani_skill",
+        extra="simpler",
+        environment="lerobot_lara.envs.simpler",
+        expert="lerobot_lara.envs.simpler_expert",
+        robot_type="widowx",
+        fps=simpler.SimplerEnvConfig.fps,
+        cameras=(OBS_IMAGE,),
+        state_names=simpler.STATE_NAMES,
+        action_names=simpler.ACTION_NAMES,
+        image_size=(192, 256),
+        steps_after_success=3,
+        tasks=simpler.resolve_tasks,
+        instruction=lambda task: simpler.TASKS[task].instruction,
+        make=lambda module, task, size: module.SimplerEnv(
+            task, image_height=size[0], image_width=size[1], end_on_success=False
+        ),
+        check=simpler.check_assets,
+    ),
+}
+"""By the value of `--env`."""
