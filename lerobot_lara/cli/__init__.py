@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "bases": "list the policies of LeRobot that can be aligned, and what works with each",
     "export-lam": "write the latent action model of an aligned checkpoint as a `lara_lam` checkpoint",
     "export-base": "write the policy of an aligned checkpoint without its latent action model, as its plain base",
+    "benchmark": "evaluate policies on a suite of simulated tasks, and write a report",
     "demo": "run a small Meta-World study: collect, train, evaluate and report",
 }
 # What to do after Ctrl+C.
@@ -28,6 +29,7 @@ RESUME = {
     "import-video": "Run the same command with --resume, and without --overwrite, to continue.",
     "upgrade-dataset": "Run the same command again to continue.",
     "label": "Run the same command again, without --overwrite, to continue.",
+    "benchmark": "Run the same command again to continue.",
     "demo": "Run the same command again, without --overwrite, to continue.",
 }
 

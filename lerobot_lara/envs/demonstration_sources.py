@@ -13,6 +13,7 @@ from lerobot_lara.envs import configuration_simpler as simpler
 
 if TYPE_CHECKING:
     import gymnasium as gym
+    import numpy as np
 
     from lerobot_lara.envs.demonstrations import Demonstration
 
@@ -22,10 +23,12 @@ class DemonstrationSource:
     """A simulator and its scripted experts.
 
     Attributes:
+        env_type: The type of the environment in LeRobot.
         package: Package of the simulator.
         extra: Extra of this package that installs it.
         environment: Module of the environment, imported once for several processes.
-        expert: Module with `record_demonstration(env, *, seed, episode, steps_after_success)`.
+        expert: Module with `record_demonstration(env, *, seed, episode, steps_after_success)` and
+            `start_expert(env, observation)`.
         robot_type: The robot's name in the dataset.
         fps: Steps per second.
         cameras: The cameras' names in the dataset.
@@ -39,6 +42,7 @@ class DemonstrationSource:
         check: Raises a `ValueError` if files of the tasks are missing.
     """
 
+    env_type: str
     package: str
     extra: str
     environment: str
@@ -68,9 +72,16 @@ class DemonstrationSource:
         """Records one demonstration; the settings are those of the expert's `record_demonstration`."""
         return importlib.import_module(self.expert).record_demonstration(env, **settings)
 
+    def start_expert(
+        self, env: "gym.Env", observation: dict[str, Any]
+    ) -> Callable[[dict[str, Any]], "np.ndarray"]:
+        """What acts on observations, for an environment that was just reset and its first observation."""
+        return importlib.import_module(self.expert).start_expert(env, observation)
+
 
 SOURCES = {
     "metaworld": DemonstrationSource(
+        env_type="metaworld_fast",
         package="metaworld",
         extra="metaworld",
         environment="lerobot_lara.envs.metaworld_fast",
@@ -87,6 +98,7 @@ SOURCES = {
         make=lambda module, task, size: module.MetaworldFastEnv(task, image_size=size[0]),
     ),
     "simpler": DemonstrationSource(
+        env_type="simpler",
         package="mani_skill",
         extra="simpler",
         environment="lerobot_lara.envs.simpler",

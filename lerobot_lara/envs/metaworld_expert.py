@@ -3,6 +3,8 @@
 import functools
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from lerobot.utils.constants import OBS_IMAGE
@@ -34,6 +36,23 @@ def record_demonstration(
     return record_until_success(attempt, task=env.task, seed=seed, episode=episode, noise_stds=NOISE_STDS)
 
 
+def start_expert(
+    env: MetaworldFastEnv, observation: dict[str, Any]
+) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Returns what acts in an episode that was just begun: it maps an observation to an action, (4,) in [-1, 1].
+
+    It looks at the simulator's state instead of the observation.
+    """
+    expert = type(env.expert_policy)()
+
+    def act(observation: dict[str, Any]) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Constant")  # "... may be too high": clipped here
+            return np.clip(expert.get_action(env.raw_observation), -1, 1).astype(np.float32)
+
+    return act
+
+
 def _attempt(
     env: MetaworldFastEnv,
     steps_after_success: int,
@@ -42,16 +61,14 @@ def _attempt(
     noise_std: float,
 ) -> list[Frame] | None:
     """Makes one attempt; None if the expert did not succeed."""
-    expert = type(env.expert_policy)()
     observation, _ = env.reset(seed=simulator_seed)
+    act = start_expert(env, observation)
     frames: list[Frame] = []
     noise = noise_std * generator.standard_normal(3)
     success, truncated, remaining = False, False, steps_after_success
     while not truncated and not (success and remaining == 0):
         remaining -= success
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Constant")  # "... may be too high": clipped here
-            action = np.clip(expert.get_action(env.raw_observation), -1, 1).astype(np.float32)
+        action = act(observation)
         frames.append(({OBS_IMAGE: observation["pixels"]}, observation["agent_pos"], action))
         executed = action.copy()
         executed[:3] = np.clip(executed[:3] + noise, -1, 1)

@@ -6,7 +6,7 @@ The hand passes waypoints above and at the object and the target; each step goes
 """
 
 import functools
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,18 @@ def record_demonstration(
     """
     attempt = functools.partial(_attempt, env, steps_after_success)
     return record_until_success(attempt, task=env.task, seed=seed, episode=episode, noise_stds=NOISE_STDS)
+
+
+def start_expert(env: SimplerEnv, observation: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Returns what acts in an episode that was just begun: it maps an observation to an action, (7,)."""
+    expert = Expert(env, observation["agent_pos"])
+
+    def act(observation: dict[str, Any]) -> np.ndarray:
+        action = expert.act(observation["agent_pos"])
+        expert.executed(action)
+        return action
+
+    return act
 
 
 def _attempt(

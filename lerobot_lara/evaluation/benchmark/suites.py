@@ -1,0 +1,94 @@
+"""Suites of `lara benchmark`: an environment type, its tasks, and how many episodes are usual."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lerobot_lara.envs import configuration_metaworld_fast as metaworld
+from lerobot_lara.envs import configuration_simpler as simpler
+from lerobot_lara.envs.task_names import split_task_names
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark, as the flags of `lerobot-eval`.
+
+    Attributes:
+        env_type: The environment's type, `--env.type`.
+        tasks: The tasks, each the value of `--env.task` for its cells.
+        episodes: Usual number of episodes per task.
+        env_flags: Further flags of the environment.
+        has_expert: Whether the package has a scripted expert for the tasks.
+        note: What a reader of the figures has to know.
+    """
+
+    env_type: str
+    tasks: tuple[str, ...]
+    episodes: int = 20
+    env_flags: tuple[str, ...] = ()
+    has_expert: bool = False
+    note: str = ""
+
+    def only(self, tasks: str | None) -> "Suite":
+        """The suite with some of its tasks, separated by commas; None keeps all.
+
+        Raises:
+            ValueError: A task is not one of the suite's.
+        """
+        if tasks is None:
+            return self
+        return replace(self, tasks=tuple(split_task_names(tasks, self.tasks, kind="task of the suite")))
+
+
+SUITES = {
+    "simpler-widowx": Suite(
+        "simpler",
+        tuple(simpler.TASKS),
+        episodes=simpler.NUM_STARTS,
+        has_expert=True,
+        note="SIMPLER's 24 starting positions per task. An episode ends with its first success; SIMPLER's own scripts "
+        "ask whether the task is solved at the last step (--env.end_on_success=false).",
+    ),
+    "metaworld-mt5": Suite(
+        "metaworld_fast",
+        (
+            "button-press-topdown-v3",
+            "coffee-button-v3",
+            "faucet-open-v3",
+            "plate-slide-v3",
+            "window-close-v3",
+        ),
+        has_expert=True,
+        note="Five of Meta-World's tasks, in images of 128 pixels unless --env.image_size says otherwise.",
+    ),
+}
+"""By the value of `--suite`."""
+
+_TASK_LISTS: dict[str, Callable[[str], dict[str, list[str]]]] = {
+    "simpler": simpler.resolve_tasks,
+    "metaworld_fast": metaworld.resolve_tasks,
+}
+"""How the groups of tasks of an environment type are expanded."""
+
+
+def custom_suite(env_type: str, tasks: str) -> Suite:
+    """A suite of any environment type that LeRobot or this package has.
+
+    Args:
+        env_type: The type.
+        tasks: Its tasks, separated by commas; groups of this package's types are expanded.
+
+    Raises:
+        ValueError: The type is unknown, or no task is named.
+    """
+    from lerobot.envs.configs import EnvConfig
+
+    known = EnvConfig.get_known_choices()
+    if env_type not in known:
+        raise ValueError(f"`env` is {env_type!r}; it must be one of {', '.join(sorted(known))}.")
+    if env_type in _TASK_LISTS:
+        names = [name for group in _TASK_LISTS[env_type](tasks).values() for name in group]
+    else:
+        names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    if not names:
+        raise ValueError("`tasks` is empty; it must name tasks of the environment, separated by commas.")
+    return Suite(env_type, tuple(dict.fromkeys(names)), has_expert=env_type in _TASK_LISTS)
