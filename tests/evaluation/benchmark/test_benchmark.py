@@ -1,0 +1,287 @@
+"""`lara benchmark`: cells, their figures and the page."""
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.configs.default import EvalConfig
+from lerobot.envs.configs import EnvConfig
+
+from lerobot_lara.cli import main
+from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
+from lerobot_lara.evaluation.benchmark import cell as cells
+from lerobot_lara.evaluation.benchmark.cell import CellConfig, play_cell
+from lerobot_lara.evaluation.benchmark.fit import check_fit
+from lerobot_lara.evaluation.benchmark.report import markdown_table, notices, write_report
+from lerobot_lara.evaluation.benchmark.results import collect_results, compare, summarize
+from lerobot_lara.evaluation.benchmark.run import Benchmark, list_jobs
+from lerobot_lara.evaluation.benchmark.suites import SUITES, Suite, custom_suite
+
+
+class DoorEnv(gym.Env):
+    """Opens by itself after three steps in episodes of an even seed, and is touched in every episode."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+    observation_space = gym.spaces.Dict({"agent_pos": gym.spaces.Box(-1, 1, (2,), np.float64)})
+    action_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+    task = task_description = "open"
+    _max_episode_steps = 5
+    render_mode = "rgb_array"
+
+    def __init__(self, silent=False):
+        self.silent = silent
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.steps = seed, 0
+        return {"agent_pos": np.zeros(2)}, self._info(False)
+
+    def _info(self, success):
+        return {} if self.silent else {"is_success": success, "touched": self.steps > 0}
+
+    def step(self, action):
+        self.steps += 1
+        success = self.seed % 2 == 0 and self.steps == 3
+        info = self._info(success)
+        truncated = self.steps >= self._max_episode_steps
+        if success or truncated:
+            info["final_info"] = dict(info)
+        return {"agent_pos": np.zeros(2)}, 0.0, success, truncated, info
+
+    def render(self):
+        return np.full((16, 16, 3), 40 * self.steps, np.uint8)
+
+
+@EnvConfig.register_subclass("benchmark_test")
+@dataclass
+class DoorEnvConfig(EnvConfig):
+    silent: bool = False
+    features: dict = field(default_factory=lambda: {"action": PolicyFeature(FeatureType.ACTION, (3,))})
+
+    @property
+    def gym_kwargs(self):
+        return {}
+
+    def create_envs(self, n_envs, use_async_envs=False):
+        return {"open": {0: gym.vector.SyncVectorEnv([lambda: DoorEnv(self.silent)] * n_envs)}}
+
+
+def config(tmp_path, *, silent=False, episodes=4, name="cell"):
+    return CellConfig(
+        env=DoorEnvConfig(task="open", silent=silent),
+        eval=EvalConfig(n_episodes=episodes, batch_size=1),
+        output_dir=tmp_path / name,
+        seed=10,
+        agent="zero",
+    )
+
+
+def test_a_cell_notes_success_steps_and_parts_of_every_episode(tmp_path):
+    result = json.loads(play_cell(config(tmp_path)).read_text())
+    assert [episode["seed"] for episode in result["episodes"]] == [10, 11, 12, 13]
+    assert [episode["success"] for episode in result["episodes"]] == [True, False, True, False]
+    assert [episode["steps"] for episode in result["episodes"]] == [3, 5, 3, 5]
+    assert all(episode["reached"] == {"touched": True} for episode in result["episodes"])
+
+
+def test_a_cell_films_the_first_success_and_the_first_failure_whole(tmp_path):
+    from lerobot_lara.evaluation.report import read_frames
+
+    play_cell(config(tmp_path))
+    lengths = {}
+    for name in ("first_success", "first_failure"):
+        frames = read_frames(tmp_path / "cell" / f"{name}.mp4", 100)
+        lengths[name] = len(frames)
+        assert abs(int(frames[0].mean())) < 8 and abs(frames[-1].mean() - 40 * (len(frames) - 1)) < 12
+    assert lengths == {"first_success": 4, "first_failure": 6}
+    assert not (tmp_path / "cell" / "unfinished.mp4").exists()
+
+
+def test_an_interrupted_cell_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    make_agent, played = cells.make_agent, []
+
+    def counting(name, cfg, env):
+        agent = make_agent(name, cfg, env)
+
+        def play(env, seed, after_frame):
+            if seed == 12 and len(played) < 3:
+                played.append("killed")
+                raise KeyboardInterrupt
+            played.append(seed)
+            agent(env, seed, after_frame)
+
+        return play
+
+    monkeypatch.setattr(cells, "make_agent", counting)
+    with pytest.raises(KeyboardInterrupt):
+        play_cell(config(tmp_path))
+    assert not (tmp_path / "cell" / "cell.json").exists()
+    resumed = json.loads(play_cell(config(tmp_path)).read_text())
+    assert played == [10, 11, "killed", 12, 13]
+    monkeypatch.undo()
+    assert resumed == json.loads(play_cell(config(tmp_path, name="undisturbed")).read_text())
+
+
+def test_an_environment_that_does_not_report_success_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"not `is_success`; LeRobot would count every episode as solved"):
+        play_cell(config(tmp_path, silent=True))
+
+
+def test_actions_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+    def broken(name, cfg, env):
+        def play(env, seed, after_frame):
+            env.reset(seed=[seed])
+            env.step(np.zeros((1, 3)))
+            env.step(np.full((1, 3), np.nan))
+
+        return play
+
+    monkeypatch.setattr(cells, "make_agent", broken)
+    with pytest.raises(ValueError, match=r"action at step 1 of the episode is .*not finite"):
+        play_cell(config(tmp_path))
+
+
+def test_an_expert_is_asked_for_only_where_there_is_one(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"`env.type` is 'benchmark_test', for which there is no scripted expert"
+    ):
+        play_cell(replace(config(tmp_path), agent="expert"))
+
+
+def test_everything_that_does_not_fit_is_in_one_message():
+    from lerobot_lara.envs.configuration_simpler import SimplerEnvConfig
+
+    policy = LaraDiTConfig(
+        device="cpu",
+        input_features={
+            "observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, 8, 8)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (4,))},
+    )
+    with pytest.raises(ValueError) as error:
+        check_fit(policy, SimplerEnvConfig(), {})
+    message = str(error.value)
+    assert "needs the camera observation.images.front, and there is observation.image" in message
+    assert """--rename_map='{"observation.image": "observation.images.front"}'""" in message
+    assert "observation.state has 4 numbers, and here 8" in message
+    assert "its actions have 4 numbers, and here 7" in message
+    with pytest.raises(ValueError) as renamed:
+        check_fit(policy, SimplerEnvConfig(), {"observation.image": "observation.images.front"})
+    assert "camera" not in str(renamed.value)
+    policy.input_features["observation.state"].shape = (8,)
+    policy.output_features["action"].shape = (7,)
+    check_fit(policy, SimplerEnvConfig(), {"observation.image": "observation.images.front"})
+
+
+def test_summary_counts_and_averages():
+    episodes = [
+        {"success": True, "steps": 10, "reached": {"grasped": True}},
+        {"success": False, "steps": 60, "reached": {"grasped": True}},
+        {"success": False, "steps": 60, "reached": {"grasped": False}},
+        {"success": False, "steps": 50, "reached": {}},
+    ]
+    summary = summarize(episodes)
+    assert (summary["successes"], summary["episodes"], summary["rate"]) == (1, 4, 0.25)
+    assert summary["mean_steps"] == 45 and summary["reached"] == {"grasped": 0.5}
+    # Wilson's score interval, written out.
+    z = 1.959964
+    center = (0.25 + z**2 / 8) / (1 + z**2 / 4)
+    half = z / (1 + z**2 / 4) * math.sqrt(0.25 * 0.75 / 4 + z**2 / 64)
+    assert summary["low"] == pytest.approx(center - half, abs=1e-4)
+    assert summary["high"] == pytest.approx(center + half, abs=1e-4)
+
+
+def test_differences_are_of_the_same_episodes():
+    first = {"a": [True, True, True, False], "b": [True, True]}
+    second = {"a": [False, True, False, False], "b": [False, False]}
+    found = compare(first, second)
+    assert found["difference"] == pytest.approx(4 / 6)
+    assert (found["only_first"], found["only_second"]) == (4, 0)
+    assert found["p_value"] == pytest.approx(2 * 0.5**4)
+    assert found["low"] > 0 and found["high"] > found["difference"]
+    back = compare(second, first)
+    assert back["difference"] == pytest.approx(-4 / 6) and back["only_second"] == 4
+    assert compare(first, first)["p_value"] == 1
+    with pytest.raises(ValueError):
+        compare(first, {"a": [True], "b": [True, True]})
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A benchmark whose cells were played by hand: a policy that is as good as none, the expert and doing nothing."""
+    suite = Suite("benchmark_test", ("open",), has_expert=True, note="A note.")
+    benchmark = Benchmark(suite, {"mine": "some/checkpoint"}, episodes=4, seed=10)
+    for agent in benchmark.agents:
+        play_cell(replace(config(tmp_path), output_dir=tmp_path / "cells" / agent / "open"))
+    return benchmark, tmp_path
+
+
+def test_results_and_page_show_every_agent(finished):
+    benchmark, folder = finished
+    results = collect_results(benchmark, folder)
+    assert list(results["agents"]) == ["mine", "expert", "zero"]
+    assert results["agents"]["mine"]["all"]["successes"] == 2
+    assert results["outcomes"]["zero"] == {"open": [True, False, True, False]}
+    assert [entry["difference"] for entry in results["differences"]] == [0, 0, 0]
+    assert notices(results) == [
+        "A robot that does nothing is counted as successful in 2 of 4 episodes: success there proves nothing."
+    ]
+    page = write_report(json.loads(json.dumps(results)), folder).read_text()
+    assert "2/4 (50 %)" in page and "A note." in page and "touched" in page
+    assert page.count("<video") == 4, "first success and failure of the policy and the expert"
+    assert "data:video/mp4;base64," in page and "success there proves nothing" in page
+    table = (folder / "table.md").read_text()
+    assert table == markdown_table(results)
+    assert "| mine | 50 (15–85) | 50 (15–85) |" in table
+
+
+def test_a_missing_cell_is_named(finished):
+    benchmark, folder = finished
+    (folder / "cells" / "mine" / "open" / "cell.json").unlink()
+    with pytest.raises(ValueError, match=r"mine/open/cell\.json is missing"):
+        collect_results(benchmark, folder)
+
+
+def test_all_agents_meet_the_same_episodes_and_only_policies_get_their_flags(tmp_path):
+    benchmark = Benchmark(
+        SUITES["simpler-widowx"].only("widowx_stack_cube"),
+        {"mine": "you/lara"},
+        episodes=24,
+        flags=("--env.image_width=128",),
+        policy_flags=("--policy.n_action_steps=4",),
+    )
+    jobs = {job.name: job.command for job in list_jobs(benchmark, tmp_path)}
+    assert list(jobs) == ["mine.widowx_stack_cube", "expert.widowx_stack_cube", "zero.widowx_stack_cube"]
+    for command in jobs.values():
+        assert {"--seed=1000", "--eval.n_episodes=24", "--env.image_width=128"} <= set(command)
+        assert ("--policy.n_action_steps=4" in command) == ("--policy.path=you/lara" in command)
+    without = replace(benchmark, zero=False, expert=False)
+    assert [job.name for job in list_jobs(without, tmp_path)] == ["mine.widowx_stack_cube"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--suite=simpler-widowx --tasks=widowx_stack_cub", "Did you mean widowx_stack_cube"),
+        ("--env=maniskill --tasks=a", "`env` is 'maniskill'; it must be one of"),
+        ("--env=pusht", "`tasks` is empty"),
+        ("--suite=metaworld-mt5 --episodes=0", "`episodes` is 0"),
+        ("--suite=metaworld-mt5 --workers=0", "`workers` is 0"),
+        ("a=x a=y --suite=metaworld-mt5", "`policies` has the name 'a' twice"),
+        ("zero=x --suite=metaworld-mt5", "`policies` has the name 'zero'"),
+        ("--suite=metaworld-mt5 --flag=env.image_size=8", "`flag` is 'env.image_size=8'"),
+    ],
+)
+def test_bad_arguments_are_reported_in_a_sentence(tmp_path, capsys, arguments, message):
+    assert main(["benchmark", *arguments.split(), f"--out={tmp_path / 'out'}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_groups_of_tasks_are_cells_of_their_own():
+    assert custom_suite("simpler", "widowx").tasks == SUITES["simpler-widowx"].tasks
+    assert custom_suite("pusht", "PushT-v0").tasks == ("PushT-v0",)
