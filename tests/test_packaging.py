@@ -418,6 +418,7 @@ def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
         "label",
         "fit-decoder",
         "bases",
+        "benchmark",
         "collect-demos",
         "import-video",
         "export-lam",
@@ -506,3 +507,18 @@ def test_doctor_tries_to_render(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "__EGL_VENDOR_LIBRARY_FILENAMES", "/no/such/driver.json")
     finding = doctor.look_for_rendering()
     assert not finding.ok and "apt-get install libegl1" in finding.remedy
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the software renderer is Linux's")
+def test_doctor_tries_to_render_through_vulkan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "VK_ICD_FILENAMES", "/no/such/driver.json")
+    finding = doctor.look_for_vulkan()
+    assert not finding.ok and "VK_ICD_FILENAMES" in finding.remedy
+
+
+def test_doctor_says_how_to_fetch_the_files_of_simpler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(os.environ, "MS_ASSET_DIR", str(tmp_path))
+    finding = doctor.look_for_simpler_files()
+    assert not finding.ok and "download_asset bridge_v2_real2sim -y" in finding.remedy

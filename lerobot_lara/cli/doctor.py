@@ -25,7 +25,7 @@ POLICY_TYPES = (
     "groot_n16",
     *(f"lara_{base}" for base in ALIGNED.split()),
 )
-ENV_TYPE = "metaworld_fast"
+ENV_TYPES = ("metaworld_fast", "simpler")
 REINSTALL = "`make setup` in the clone, or `pip install -e .`"
 
 # Renders one frame of a lit sphere, as a library that loads may still lack a driver.
@@ -38,6 +38,23 @@ data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 renderer.update_scene(data)
 assert renderer.render().max() > 0, "the frame is black"
+"""
+
+# The same through Vulkan, with the driver that SIMPLER would use.
+RENDER_WITH_VULKAN = """
+from lerobot_lara.envs.simpler import use_private_vulkan_driver
+use_private_vulkan_driver()
+import sapien
+scene = sapien.Scene([sapien.physx.PhysxCpuSystem(), sapien.render.RenderSystem()])
+scene.set_ambient_light([1, 1, 1])
+builder = scene.create_actor_builder()
+builder.add_box_visual(half_size=[1, 1, 1])
+builder.build_static()
+camera = scene.add_camera("camera", 16, 16, 1, 0.1, 100)
+camera.entity.set_pose(sapien.Pose([-4, 0, 0]))
+scene.update_render()
+camera.take_picture()
+assert camera.get_picture("Color")[..., :3].max() > 0, "the frame is black"
 """
 
 
@@ -113,7 +130,10 @@ def sections() -> list[tuple[str, list[Check]]]:
                     Check(f"policy type {name}", partial(look_for_policy, name), required=True)
                     for name in POLICY_TYPES
                 ),
-                Check(f"env type {ENV_TYPE}", look_for_environment, required=True),
+                *(
+                    Check(f"env type {name}", partial(look_for_environment, name), required=True)
+                    for name in ENV_TYPES
+                ),
             ],
         ),
         (
@@ -132,6 +152,9 @@ def sections() -> list[tuple[str, list[Check]]]:
                 Check("vision-language models", partial(look_for_modules, "vlm", "num2words", "peft")),
                 Check("Meta-World", partial(look_for_modules, "metaworld", "metaworld", "mujoco")),
                 Check("Meta-World rendering", look_for_rendering),
+                Check("SIMPLER", partial(look_for_modules, "simpler", "mani_skill", "sapien")),
+                Check("SIMPLER rendering", look_for_vulkan),
+                Check("SIMPLER files", look_for_simpler_files),
                 Check(
                     "evaluation and reports",
                     partial(look_for_modules, "eval", "torchmetrics", "scipy", "matplotlib", "jinja2"),
@@ -207,11 +230,11 @@ def look_for_policy(name: str) -> Finding:
     return Finding(True, "registered, imports")
 
 
-def look_for_environment() -> Finding:
+def look_for_environment(name: str) -> Finding:
     """Checks that the environment type is registered with LeRobot."""
     from lerobot.envs.configs import EnvConfig
 
-    found = ENV_TYPE in EnvConfig.get_known_choices()
+    found = name in EnvConfig.get_known_choices()
     return Finding(found, "registered" if found else "not registered", REINSTALL)
 
 
@@ -246,6 +269,34 @@ def look_for_rendering() -> Finding:
         "as root, run `apt-get update && apt-get install libegl1 libgl1-mesa-dri`; leave MUJOCO_GL unset, or set it "
         "to egl",
     )
+
+
+def look_for_vulkan() -> Finding:
+    """Renders one frame through Vulkan in a separate process."""
+    if importlib.util.find_spec("sapien") is None:
+        return Finding(False, "no sapien", remedy_for("simpler"))
+    result = subprocess.run(  # noqa: S603  runs the program above
+        [sys.executable, "-c", RENDER_WITH_VULKAN], capture_output=True, text=True
+    )
+    if result.returncode == 0:
+        return Finding(True, "renders")
+    return Finding(
+        False,
+        "SIMPLER cannot render",
+        "without a GPU, `make setup` in the clone, or Mesa 25 or later with VK_ICD_FILENAMES naming its lvp_icd.json",
+    )
+
+
+def look_for_simpler_files() -> Finding:
+    """Checks that the files of SIMPLER's tasks are there."""
+    from lerobot_lara.envs.configuration_simpler import TASKS, check_assets
+
+    try:
+        check_assets(list(TASKS))
+    except ValueError as error:
+        _, _, remedy = str(error).partition(". Run ")
+        return Finding(False, "not downloaded", f"run {remedy}")
+    return Finding(True, "found")
 
 
 def remedy_for(extra: str) -> str:
