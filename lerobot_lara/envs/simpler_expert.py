@@ -162,7 +162,8 @@ class Expert:
     def _act(self) -> Generator[np.ndarray, None, None]:
         grasp = self._grasp
         position, angle = self._pose(self._object)
-        yaw = (angle + np.pi / 2) % np.pi - np.pi / 2 if grasp.aligned else 0.0
+        # The range ends between the orientations that the tasks have, so that equal scenes are solved alike.
+        yaw = (angle + np.pi / 3) % np.pi - np.pi / 3 if grasp.aligned else 0.0
         position = position + grasp.along * np.array([np.cos(angle), np.sin(angle), 0])
         over = position + _up(HOVER)
         yield from self._go(over, yaw, 1.0)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.envs import make_env_pre_post_processors
+from lerobot.envs.utils import NEW_ROLLOUT_OPTION
 from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.processor import (
     PolicyProcessorPipeline,
@@ -110,7 +111,9 @@ def _expert(cfg: EvalPipelineConfig) -> Agent:
 
     def play(env: gym.vector.VectorEnv, seed: int, after_frame: Callable[[], None]) -> None:
         one = env.envs[0].unwrapped  # type: ignore[attr-defined]
-        observation, _ = env.reset(seed=[seed])  # type: ignore[arg-type]
+        # Without the option, an environment whose episode has ended stays at its end.
+        options = {NEW_ROLLOUT_OPTION: True}
+        observation, _ = env.reset(seed=[seed], options=options)  # type: ignore[arg-type]
         after_frame()
         act = source.start_expert(one, _first(observation))
         done = False

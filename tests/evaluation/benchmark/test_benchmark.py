@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.configs.default import EvalConfig
 from lerobot.envs.configs import EnvConfig
+from lerobot.envs.utils import freeze_after_episode_end
 
 from lerobot_lara.cli import main
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
+from lerobot_lara.evaluation.benchmark import agents
 from lerobot_lara.evaluation.benchmark import cell as cells
 from lerobot_lara.evaluation.benchmark.cell import CellConfig, play_cell
 from lerobot_lara.evaluation.benchmark.fit import check_fit
@@ -67,7 +70,9 @@ class DoorEnvConfig(EnvConfig):
         return {}
 
     def create_envs(self, n_envs, use_async_envs=False):
-        return {"open": {0: gym.vector.SyncVectorEnv([lambda: DoorEnv(self.silent)] * n_envs)}}
+        # Idle after the end of an episode, like this package's own.
+        make_one = freeze_after_episode_end(lambda: DoorEnv(self.silent))
+        return {"open": {0: gym.vector.SyncVectorEnv([make_one] * n_envs)}}
 
 
 def config(tmp_path, *, silent=False, episodes=4, name="cell"):
@@ -150,6 +155,21 @@ def test_an_expert_is_asked_for_only_where_there_is_one(tmp_path):
         ValueError, match=r"`env.type` is 'benchmark_test', for which there is no scripted expert"
     ):
         play_cell(replace(config(tmp_path), agent="expert"))
+
+
+def test_an_expert_plays_every_episode_anew(tmp_path, monkeypatch):
+    started = []
+
+    def start_expert(env, observation):
+        started.append(env.seed)
+        assert env.steps == 0 and observation["agent_pos"].shape == (2,)
+        return lambda observation: np.zeros(3, np.float32)
+
+    source = SimpleNamespace(env_type="benchmark_test", start_expert=start_expert)
+    monkeypatch.setattr(agents, "SOURCES", {"toy": source})
+    result = json.loads(play_cell(replace(config(tmp_path), agent="expert")).read_text())
+    assert started == [10, 11, 12, 13]
+    assert [episode["steps"] for episode in result["episodes"]] == [3, 5, 3, 5]
 
 
 def test_everything_that_does_not_fit_is_in_one_message():
