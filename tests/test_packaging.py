@@ -426,6 +426,7 @@ def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
         "demo",
         "oxe-mixture",
         "probe",
+        "serve",
         "show-data",
         "upgrade-dataset",
     } == set(cli.SUBCOMMANDS)

@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from lerobot_lara.envs.configuration_simpler import (
     ACTION_NAMES,
@@ -19,12 +18,11 @@ from lerobot_lara.envs.configuration_simpler import (
     TASKS,
     check_assets,
 )
+from lerobot_lara.envs.simpler_conventions import bridge_state, rotation_vector
 
 _CAMERA = "3rd_view_camera"
 _INTRINSICS = np.array([[623.588, 0, 319.501], [0, 623.588, 239.545], [0, 0, 1]])
 """Of the camera at its native size, in pixels."""
-TOP_DOWN = Rotation.from_matrix([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
-"""The hand's orientation that BridgeData's states count as zero: the gripper points down."""
 _FINGER_RANGE = (0.015, 0.037)  # meters, closed and open
 _MOVED = 0.03  # meters; SIMPLER's threshold of "moved"
 STAGES = ("grasped", "moved", "on_target")
@@ -201,16 +199,10 @@ class SimplerEnv(gym.Env):
         self._image = observation["sensor_data"][_CAMERA]["rgb"][0].cpu().numpy().astype(np.uint8)
         robot = self.simulator.agent.robot
         hand = robot.pose.inv() * robot.links_map["ee_gripper_link"].pose
-        orientation = Rotation.from_quat(hand.q[0].cpu().numpy(), scalar_first=True) * TOP_DOWN.inv()
         closed, opened = _FINGER_RANGE
         opening = (float(robot.qpos[0, -1]) - closed) / (opened - closed)
-        state = [
-            *hand.p[0].cpu().numpy(),
-            *orientation.as_euler("xyz"),
-            0.0,
-            np.clip(opening, 0, 1),
-        ]
-        return {"pixels": self._image, "agent_pos": np.array(state, dtype=np.float32)}
+        state = bridge_state(hand.p[0].cpu().numpy(), hand.q[0].cpu().numpy(), opening)
+        return {"pixels": self._image, "agent_pos": state}
 
 
 def _far_away() -> Any:
@@ -221,9 +213,8 @@ def _far_away() -> Any:
 
 def _to_simulator(action: np.ndarray) -> np.ndarray:
     """Converts roll, pitch, yaw to a rotation vector, and the gripper to +1 (open) or -1."""
-    rotation = Rotation.from_euler("xyz", action[3:6]).as_rotvec()
     gripper = 1.0 if action[6] > 0.5 else -1.0
-    return np.array([*action[:3], *rotation, gripper], dtype=np.float32)
+    return np.array([*action[:3], *rotation_vector(action[3:6]), gripper], dtype=np.float32)
 
 
 def _make_simulator(task: str, size: tuple[int, int], renderer: str) -> gym.Env:

@@ -1,0 +1,1 @@
+"""Policies as servers: for evaluation harnesses, and for LeRobot's asynchronous inference."""
