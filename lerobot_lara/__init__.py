@@ -9,6 +9,7 @@ from lerobot_lara.configuration_lara import LaraConfig
 from lerobot_lara.data.mixture import lerobot_hook
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.processor_lara_dit import LaraTokenizerProcessorStep
+from lerobot_lara.envs.configuration_libero_fast import LiberoFastEnvConfig
 from lerobot_lara.envs.configuration_metaworld_fast import MetaworldFastEnvConfig
 from lerobot_lara.envs.configuration_simpler import SimplerEnvConfig
 from lerobot_lara.groot_n16.configuration_groot_n16 import GrootN16Config
@@ -27,6 +28,7 @@ __all__ = [
     "LaraDiTConfig",
     "LaraLAMConfig",
     "LaraTokenizerProcessorStep",
+    "LiberoFastEnvConfig",
     "MetaworldFastEnvConfig",
     "MotoGPTConfig",
     "SimplerEnvConfig",

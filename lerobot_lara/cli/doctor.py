@@ -25,7 +25,7 @@ POLICY_TYPES = (
     "groot_n16",
     *(f"lara_{base}" for base in ALIGNED.split()),
 )
-ENV_TYPES = ("metaworld_fast", "simpler")
+ENV_TYPES = ("metaworld_fast", "simpler", "libero_fast")
 REINSTALL = "`make setup` in the clone, or `pip install -e .`"
 
 # Renders one frame of a lit sphere, as a library that loads may still lack a driver.
@@ -152,9 +152,11 @@ def sections() -> list[tuple[str, list[Check]]]:
                 Check("vision-language models", partial(look_for_modules, "vlm", "num2words", "peft")),
                 Check("Meta-World", partial(look_for_modules, "metaworld", "metaworld", "mujoco")),
                 Check("Meta-World rendering", look_for_rendering),
+                Check("LIBERO", look_for_libero),
                 Check("SIMPLER", partial(look_for_modules, "simpler", "mani_skill", "sapien")),
                 Check("SIMPLER rendering", look_for_vulkan),
                 Check("SIMPLER files", look_for_simpler_files),
+                Check("vla-eval (lara serve)", partial(look_for_modules, "serve", "vla_eval")),
                 Check(
                     "evaluation and reports",
                     partial(look_for_modules, "eval", "torchmetrics", "scipy", "matplotlib", "jinja2"),
@@ -269,6 +271,19 @@ def look_for_rendering() -> Finding:
         "as root, run `apt-get update && apt-get install libegl1 libgl1-mesa-dri`; leave MUJOCO_GL unset, or set it "
         "to egl",
     )
+
+
+def look_for_libero() -> Finding:
+    """Checks that LIBERO and its files are installed."""
+    from lerobot_lara.envs.libero_assets import find_assets
+
+    if importlib.util.find_spec("libero") is None:
+        return Finding(False, "no libero", remedy_for("libero"))
+    try:
+        return Finding(True, f"files in {find_assets()}")
+    except ValueError as error:
+        _, _, remedy = str(error).partition("). Run ")
+        return Finding(False, "its meshes and textures are missing", f"run {remedy}")
 
 
 def look_for_vulkan() -> Finding:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lerobot.utils.constants import OBS_IMAGE
+from lerobot.utils.constants import OBS_IMAGE, OBS_IMAGES
 from lerobot.utils.import_utils import require_package
 
+from lerobot_lara.envs import configuration_libero_fast as libero
 from lerobot_lara.envs import configuration_metaworld_fast as metaworld
 from lerobot_lara.envs import configuration_simpler as simpler
 
@@ -25,6 +26,7 @@ class DemonstrationSource:
     Attributes:
         env_type: The type of the environment in LeRobot.
         package: Package of the simulator.
+        import_name: The name under which it is imported.
         extra: Extra of this package that installs it.
         environment: Module of the environment, imported once for several processes.
         expert: Module with `record_demonstration(env, *, seed, episode, steps_after_success)` and
@@ -44,6 +46,7 @@ class DemonstrationSource:
 
     env_type: str
     package: str
+    import_name: str
     extra: str
     environment: str
     expert: str
@@ -61,7 +64,7 @@ class DemonstrationSource:
 
     def require(self, tasks: list[str]) -> None:
         """Checks that the simulator and the tasks' files are installed."""
-        require_package(self.package, extra=self.extra)
+        require_package(self.package, extra=self.extra, import_name=self.import_name)
         self.check(tasks)
 
     def make_env(self, task: str, image_size: tuple[int, int]) -> "gym.Env":
@@ -83,6 +86,7 @@ SOURCES = {
     "metaworld": DemonstrationSource(
         env_type="metaworld_fast",
         package="metaworld",
+        import_name="metaworld",
         extra="metaworld",
         environment="lerobot_lara.envs.metaworld_fast",
         expert="lerobot_lara.envs.metaworld_expert",
@@ -100,6 +104,7 @@ SOURCES = {
     "simpler": DemonstrationSource(
         env_type="simpler",
         package="mani_skill",
+        import_name="mani_skill",
         extra="simpler",
         environment="lerobot_lara.envs.simpler",
         expert="lerobot_lara.envs.simpler_expert",
@@ -116,6 +121,27 @@ SOURCES = {
             task, image_height=size[0], image_width=size[1], end_on_success=False
         ),
         check=simpler.check_assets,
+    ),
+    "libero": DemonstrationSource(
+        env_type="libero_fast",
+        package="hf-libero",
+        import_name="libero",
+        extra="libero",
+        environment="lerobot_lara.envs.libero_fast",
+        expert="lerobot_lara.envs.libero_expert",
+        robot_type="panda",
+        fps=libero.LiberoFastEnvConfig.fps,
+        cameras=(f"{OBS_IMAGES}.image", f"{OBS_IMAGES}.image2"),
+        state_names=libero.STATE_NAMES,
+        action_names=libero.ACTION_NAMES,
+        image_size=(128, 128),
+        steps_after_success=5,
+        tasks=libero.resolve_tasks,
+        instruction=libero.instruction,
+        make=lambda module, task, size: module.LiberoFastEnv(
+            task, observation_height=size[0], observation_width=size[1]
+        ),
+        check=libero.check_expert,
     ),
 }
 """By the value of `--env`."""

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.envs import make_env_pre_post_processors
@@ -115,16 +114,19 @@ def _expert(cfg: EvalPipelineConfig) -> Agent:
         options = {NEW_ROLLOUT_OPTION: True}
         observation, _ = env.reset(seed=[seed], options=options)  # type: ignore[arg-type]
         after_frame()
-        act = source.start_expert(one, _first(observation))
+        act = source.start_expert(one, first_copy(observation))
         done = False
         while not done:
-            observation, _, terminated, truncated, _ = env.step(act(_first(observation))[None])
+            observation, _, terminated, truncated, _ = env.step(act(first_copy(observation))[None])
             after_frame()
             done = bool(terminated[0] or truncated[0])
 
     return play
 
 
-def _first(observation: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The observation of the only copy."""
-    return {name: values[0] for name, values in observation.items() if isinstance(values, np.ndarray)}
+def first_copy(observation: dict[str, Any]) -> dict[str, Any]:
+    """The observation of the first copy of a vector environment."""
+    return {
+        name: first_copy(values) if isinstance(values, dict) else values[0]
+        for name, values in observation.items()
+    }

@@ -24,6 +24,8 @@ def check_fit(policy: PreTrainedConfig, env: EnvConfig, rename_map: Mapping[str,
     offered = {rename_map.get(name, name): tuple(feature.shape) for name, feature in features.items()}
     action = offered.pop(ACTION, None)
     asked = policy.input_features or {}
+    # LIBERO's own step makes one vector of several.
+    rearranged = bool(env.get_env_processors()[0].steps)
     problems = []
     cameras = {name for name, feature in asked.items() if feature.type is FeatureType.VISUAL}
     lacking = sorted(cameras - offered.keys())
@@ -38,6 +40,8 @@ def check_fit(policy: PreTrainedConfig, env: EnvConfig, rename_map: Mapping[str,
         problems.append(f"it needs the camera {' and '.join(lacking)}, and there is {_listed(spare)}{mend}")
     for name, feature in asked.items():
         if feature.type not in (FeatureType.STATE, FeatureType.ENV):
+            continue
+        if name not in offered and rearranged:
             continue
         if name not in offered:
             problems.append(f"it needs {name}, which the environment does not have")

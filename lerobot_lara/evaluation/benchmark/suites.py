@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lerobot_lara.envs import configuration_libero_fast as libero
 from lerobot_lara.envs import configuration_metaworld_fast as metaworld
 from lerobot_lara.envs import configuration_simpler as simpler
 from lerobot_lara.envs.task_names import split_task_names
@@ -48,6 +49,15 @@ SUITES = {
         note="SIMPLER's 24 starting positions per task. An episode ends with its first success; SIMPLER's own scripts "
         "ask whether the task is solved at the last step (--env.end_on_success=false).",
     ),
+    **{
+        f"libero-{name}": Suite(
+            "libero_fast",
+            tuple(libero.resolve_tasks(f"libero_{name}")[f"libero_{name}"]),
+            has_expert=f"libero_{name}" in libero.EXPERT_SUITES,
+            note="LIBERO's fixed starting states. Cheap rendering of 256 pixels: without shadows and reflections.",
+        )
+        for name in ("spatial", "object", "goal", "10")
+    },
     "metaworld-mt5": Suite(
         "metaworld_fast",
         (
@@ -65,6 +75,7 @@ SUITES = {
 
 _TASK_LISTS: dict[str, Callable[[str], dict[str, list[str]]]] = {
     "simpler": simpler.resolve_tasks,
+    "libero_fast": libero.resolve_tasks,
     "metaworld_fast": metaworld.resolve_tasks,
 }
 """How the groups of tasks of an environment type are expanded."""
