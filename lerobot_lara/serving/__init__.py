@@ -1,1 +1,0 @@
-"""Policies as servers: for evaluation harnesses, and for LeRobot's asynchronous inference."""
