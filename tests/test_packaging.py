@@ -42,7 +42,7 @@ LAYERS = {
     "batch": set(),
     "backbones": set(),
     "training": set(),
-    "envs": set(),
+    "envs": {"files"},
     "policy": {"files", "batch", "training"},
     "lam": {"files", "batch", "backbones", "training", "policy"},
     "dit": {"files", "batch", "backbones", "training", "policy"},
@@ -51,6 +51,7 @@ LAYERS = {
     "moto_gpt": {"files", "batch", "backbones", "training", "policy", "lam", "dit"},
     "data": {"files", "batch", "training", "policy", "envs"},
     "labeling": {"files", "batch", "training", "policy", "lam", "alignment", "data", "evaluation", ""},
+    "serving": {"files", "policy", "envs"},
     "publish": {"files", "batch", "backbones", "policy", "lam", "dit", "alignment", ""},
     "evaluation": {
         "files",
@@ -425,6 +426,7 @@ def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
         "demo",
         "oxe-mixture",
         "probe",
+        "serve",
         "show-data",
         "upgrade-dataset",
     } == set(cli.SUBCOMMANDS)

@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "bases": "list the policies of LeRobot that can be aligned, and what works with each",
     "export-lam": "write the latent action model of an aligned checkpoint as a `lara_lam` checkpoint",
     "export-base": "write the policy of an aligned checkpoint without its latent action model, as its plain base",
+    "serve": "answer the observations of other programs, such as vla-eval, with the actions of a policy",
     "demo": "run a small Meta-World study: collect, train, evaluate and report",
 }
 # What to do after Ctrl+C.
