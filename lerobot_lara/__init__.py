@@ -1,6 +1,6 @@
 """LARA for LeRobot: robot policies that also learn from video without action labels.
 
-Importing this package registers its policy types and its environment with LeRobot, and lets `lerobot-train` take a
+Importing this package registers its policy types and its environments with LeRobot, and lets `lerobot-train` take a
 mixture file as its dataset; models are imported when they are built.
 """
 
@@ -10,6 +10,7 @@ from lerobot_lara.data.mixture import lerobot_hook
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.dit.processor_lara_dit import LaraTokenizerProcessorStep
 from lerobot_lara.envs.configuration_metaworld_fast import MetaworldFastEnvConfig
+from lerobot_lara.envs.configuration_vla_eval import VlaEvalEnvConfig
 from lerobot_lara.groot_n16.configuration_groot_n16 import GrootN16Config
 from lerobot_lara.groot_n16.processor_groot_n16 import (
     GrootN16NormalizerProcessorStep,
@@ -28,6 +29,7 @@ __all__ = [
     "LaraTokenizerProcessorStep",
     "MetaworldFastEnvConfig",
     "MotoGPTConfig",
+    "VlaEvalEnvConfig",
 ]
 
 lerobot_hook.install()

@@ -158,7 +158,7 @@ sys.stdout.write("registered: " + " ".join([*PreTrainedConfig.get_known_choices(
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     registered = result.stdout.split("registered: ")[1].split()
-    assert {*POLICY_TYPES, "metaworld_fast"} <= set(registered)
+    assert {*POLICY_TYPES, "metaworld_fast", "vla_eval"} <= set(registered)
 
 
 @pytest.mark.parametrize(("type_name", "class_stem"), POLICY_TYPES.items())

@@ -9,7 +9,8 @@ from typing import Any
 import anyio
 from PIL import Image
 
-from lerobot_lara.serving.connections import Limits, bind, serve_clients
+from lerobot_lara.serving.address import bind
+from lerobot_lara.serving.connections import Limits, serve_clients
 from lerobot_lara.serving.policy_server import PolicyServer
 
 logger = logging.getLogger(__name__)

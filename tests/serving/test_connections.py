@@ -16,8 +16,9 @@ from vla_eval.connection import Connection
 from vla_eval.protocol.messages import Message, MessageType, pack_message, unpack_message
 
 from lerobot_lara import cli
+from lerobot_lara.serving.address import bind
 from lerobot_lara.serving.command import parse_image_keys
-from lerobot_lara.serving.connections import Limits, bind
+from lerobot_lara.serving.connections import Limits
 from lerobot_lara.serving.policy_server import PolicyServer
 
 WRIST = "observation.images.wrist"

@@ -13,7 +13,8 @@ from anyio.from_thread import start_blocking_portal
 from lerobot.policies.factory import make_pre_post_processors
 from support.policies import CAMERA, make_policy
 
-from lerobot_lara.serving.connections import Limits, bind, serve_clients
+from lerobot_lara.serving.address import bind
+from lerobot_lara.serving.connections import Limits, serve_clients
 
 STATS = {
     "observation.state": {"mean": 0.1, "std": 2.0, "min": -1.0, "max": 1.0},
