@@ -1,6 +1,6 @@
 """LARA for LeRobot: robot policies that also learn from video without action labels.
 
-Importing this package registers its policy types and its environment with LeRobot, and lets `lerobot-train` take a
+Importing this package registers its policy types and its environments with LeRobot, and lets `lerobot-train` take a
 mixture file as its dataset; models are imported when they are built.
 """
 
@@ -12,6 +12,7 @@ from lerobot_lara.dit.processor_lara_dit import LaraTokenizerProcessorStep
 from lerobot_lara.envs.configuration_libero_fast import LiberoFastEnvConfig
 from lerobot_lara.envs.configuration_metaworld_fast import MetaworldFastEnvConfig
 from lerobot_lara.envs.configuration_simpler import SimplerEnvConfig
+from lerobot_lara.envs.configuration_vla_eval import VlaEvalEnvConfig
 from lerobot_lara.groot_n16.configuration_groot_n16 import GrootN16Config
 from lerobot_lara.groot_n16.processor_groot_n16 import (
     GrootN16NormalizerProcessorStep,
@@ -32,6 +33,7 @@ __all__ = [
     "MetaworldFastEnvConfig",
     "MotoGPTConfig",
     "SimplerEnvConfig",
+    "VlaEvalEnvConfig",
 ]
 
 lerobot_hook.install()

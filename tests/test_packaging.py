@@ -43,7 +43,6 @@ LAYERS = {
     "backbones": set(),
     "training": set(),
     "envs": {"files"},
-    "serving": {"files", "envs"},
     "policy": {"files", "batch", "training"},
     "lam": {"files", "batch", "backbones", "training", "policy"},
     "dit": {"files", "batch", "backbones", "training", "policy"},
@@ -52,6 +51,7 @@ LAYERS = {
     "moto_gpt": {"files", "batch", "backbones", "training", "policy", "lam", "dit"},
     "data": {"files", "batch", "training", "policy", "envs"},
     "labeling": {"files", "batch", "training", "policy", "lam", "alignment", "data", "evaluation", ""},
+    "serving": {"files", "policy", "envs"},
     "publish": {"files", "batch", "backbones", "policy", "lam", "dit", "alignment", ""},
     "evaluation": {
         "files",
@@ -158,7 +158,7 @@ sys.stdout.write("registered: " + " ".join([*PreTrainedConfig.get_known_choices(
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     registered = result.stdout.split("registered: ")[1].split()
-    assert {*POLICY_TYPES, "metaworld_fast", "simpler", "libero_fast"} <= set(registered)
+    assert {*POLICY_TYPES, "metaworld_fast", "simpler", "libero_fast", "vla_eval"} <= set(registered)
 
 
 @pytest.mark.parametrize(("type_name", "class_stem"), POLICY_TYPES.items())

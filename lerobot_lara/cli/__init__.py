@@ -21,7 +21,7 @@ SUBCOMMANDS = {
     "export-lam": "write the latent action model of an aligned checkpoint as a `lara_lam` checkpoint",
     "export-base": "write the policy of an aligned checkpoint without its latent action model, as its plain base",
     "benchmark": "evaluate policies on a suite of simulated tasks, and write a report",
-    "serve": "serve a policy to evaluation harnesses, or to clients on robots",
+    "serve": "answer the observations of other programs, such as vla-eval, with the actions of a policy",
     "demo": "run a small Meta-World study: collect, train, evaluate and report",
 }
 # What to do after Ctrl+C.

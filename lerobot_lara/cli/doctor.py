@@ -25,7 +25,7 @@ POLICY_TYPES = (
     "groot_n16",
     *(f"lara_{base}" for base in ALIGNED.split()),
 )
-ENV_TYPES = ("metaworld_fast", "simpler", "libero_fast")
+ENV_TYPES = ("metaworld_fast", "simpler", "libero_fast", "vla_eval")
 REINSTALL = "`make setup` in the clone, or `pip install -e .`"
 
 # Renders one frame of a lit sphere, as a library that loads may still lack a driver.
