@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import CONSUMERS, IDS, NONE, SHUFFLED, TOKENIZERS, VANILLA
+from arms import CONSUMERS, IDS, NONE, SEEDS, SHUFFLED, TOKENIZERS, VANILLA
 
 from lerobot_lara.evaluation.intervals import student_interval
 from lerobot_lara.evaluation.study.metaworld_jobs import read_outcomes
@@ -203,6 +203,24 @@ def summarize(outcomes: Rows, measures: Rows) -> str:
     )
 
 
+def merge(path: Path, rows: Rows) -> Rows:
+    """Adds the rows of seeds that another machine has collected into a file.
+
+    Args:
+        path: The file, which need not exist.
+        rows: Those of the seeds at hand, which count where the file has other rows of the same seed.
+    """
+    if not path.is_file():
+        return rows
+    with path.open(newline="") as file:
+        kept = [
+            {name: int(value) if name in ("seed", "decoded_codes") else value for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    collected = {row["seed"] for row in rows}
+    return sorted([row for row in kept if row["seed"] not in collected] + rows, key=lambda row: row["seed"])
+
+
 def _write(path: Path, rows: Rows) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -211,7 +229,7 @@ def _write(path: Path, rows: Rows) -> None:
 
 
 def main() -> None:
-    """Writes `success.csv`, `measures.csv` and `summary.md`."""
+    """Adds to `success.csv` and `measures.csv`; writes `summary.md` when they hold all seeds, and not before."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="output folder of study.py")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -221,9 +239,12 @@ def main() -> None:
         parser.error(f"no seed in {arguments.study} is finished yet; run study.py again")
     outcomes, measures = collect(arguments.study, seeds)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    outcomes = merge(arguments.out / "success.csv", outcomes)
+    measures = merge(arguments.out / "measures.csv", measures)
     _write(arguments.out / "success.csv", outcomes)
     _write(arguments.out / "measures.csv", measures)
-    (arguments.out / "summary.md").write_text(summarize(outcomes, measures))
+    if {row["seed"] for row in outcomes} >= set(SEEDS):
+        (arguments.out / "summary.md").write_text(summarize(outcomes, measures))
 
 
 if __name__ == "__main__":

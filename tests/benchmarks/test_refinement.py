@@ -276,3 +276,21 @@ def test_summary(tmp_path):
     assert (
         "+2.00 [+2.00, +2.00] | +3.00 [+3.00, +3.00] | +3.00 [+3.00, +3.00] | 4.0 [4.0, 4.0] | 0.100" in text
     )
+
+
+def test_seeds_of_several_machines_are_collected_and_the_table_waits_for_all(tmp_path, monkeypatch):
+    out = tmp_path / "results"
+    for seed in summary.SEEDS:
+        study_folder = tmp_path / f"machine_{seed}"
+        monkeypatch.setattr(summary, "finished_seeds", lambda folder, seed=seed: [seed])
+        rows = [{"policy": "joint", "decoded_codes": 0, "seed": seed, "task": "reach", "outcomes": "01"}]
+        values = [{"codes": "joint", "seed": seed, "measure": "gain", "value": f"{seed / 10:.4f}"}]
+        monkeypatch.setattr(summary, "collect", lambda *args, rows=rows, values=values: (rows, values))
+        monkeypatch.setattr(sys, "argv", ["summary.py", str(study_folder), "--out", str(out)])
+        assert not (out / "summary.md").exists(), "the table is not looked at before all seeds are there"
+        summary.main()
+        summary.main()
+    assert (out / "summary.md").exists()
+    again = summary.merge(out / "success.csv", [])
+    assert [row["seed"] for row in again] == list(summary.SEEDS)
+    assert again[0] == {"policy": "joint", "decoded_codes": 0, "seed": 0, "task": "reach", "outcomes": "01"}
