@@ -25,7 +25,7 @@ POLICY_TYPES = (
     "groot_n16",
     *(f"lara_{base}" for base in ALIGNED.split()),
 )
-ENV_TYPE = "metaworld_fast"
+ENV_TYPES = ("metaworld_fast", "vla_eval")
 REINSTALL = "`make setup` in the clone, or `pip install -e .`"
 
 # Renders one frame of a lit sphere, as a library that loads may still lack a driver.
@@ -113,7 +113,10 @@ def sections() -> list[tuple[str, list[Check]]]:
                     Check(f"policy type {name}", partial(look_for_policy, name), required=True)
                     for name in POLICY_TYPES
                 ),
-                Check(f"env type {ENV_TYPE}", look_for_environment, required=True),
+                *(
+                    Check(f"env type {name}", partial(look_for_environment, name), required=True)
+                    for name in ENV_TYPES
+                ),
             ],
         ),
         (
@@ -132,6 +135,7 @@ def sections() -> list[tuple[str, list[Check]]]:
                 Check("vision-language models", partial(look_for_modules, "vlm", "num2words", "peft")),
                 Check("Meta-World", partial(look_for_modules, "metaworld", "metaworld", "mujoco")),
                 Check("Meta-World rendering", look_for_rendering),
+                Check("serving", partial(look_for_modules, "serve", "vla_eval")),
                 Check(
                     "evaluation and reports",
                     partial(look_for_modules, "eval", "torchmetrics", "scipy", "matplotlib", "jinja2"),
@@ -207,11 +211,11 @@ def look_for_policy(name: str) -> Finding:
     return Finding(True, "registered, imports")
 
 
-def look_for_environment() -> Finding:
-    """Checks that the environment type is registered with LeRobot."""
+def look_for_environment(name: str) -> Finding:
+    """Checks that an environment type is registered with LeRobot."""
     from lerobot.envs.configs import EnvConfig
 
-    found = ENV_TYPE in EnvConfig.get_known_choices()
+    found = name in EnvConfig.get_known_choices()
     return Finding(found, "registered" if found else "not registered", REINSTALL)
 
 
