@@ -43,6 +43,7 @@ SLOW = (
     "data/test_killed_collection.py",
     "data/video/test_killed_import.py",
     "dit/test_lara_dit_policy.py::test_training_reduces_the_loss",
+    "envs/test_vla_eval.py",
     "evaluation/probe/test_action_probe.py",
     "evaluation/probe/test_command.py",
     "evaluation/probe/test_killed_probe.py",

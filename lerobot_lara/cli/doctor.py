@@ -233,7 +233,7 @@ def look_for_policy(name: str) -> Finding:
 
 
 def look_for_environment(name: str) -> Finding:
-    """Checks that the environment type is registered with LeRobot."""
+    """Checks that an environment type is registered with LeRobot."""
     from lerobot.envs.configs import EnvConfig
 
     found = name in EnvConfig.get_known_choices()

@@ -5,6 +5,7 @@ observation, `reset` and `step` return, and what `step` is given goes back as th
 """
 
 import functools
+import logging
 import multiprocessing
 import os
 import queue
@@ -30,6 +31,9 @@ from websockets.sync.server import Server, ServerConnection, serve
 from lerobot_lara.envs.simpler_conventions import make_convention
 from lerobot_lara.files.atomic import write_json
 
+# Which says nothing of every connection.
+websocket_logger = logging.getLogger(f"{__name__}.websockets")
+websocket_logger.setLevel(logging.WARNING)
 # Benchmarks of this package, which need neither torch nor LeRobot, so that any environment can import them.
 BENCHMARKS = Path(__file__).parents[1] / "serving" / "benchmarks"
 LARGEST_MESSAGE = 256 * 1024**2
@@ -110,6 +114,7 @@ class Harness:
             compression=None,
             max_size=LARGEST_MESSAGE,
             ping_interval=None,
+            logger=websocket_logger,
         )
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.process, self.pipe = self._start(python, benchmark, python_path, shard)

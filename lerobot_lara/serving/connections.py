@@ -22,6 +22,9 @@ from lerobot_lara.serving.address import refused
 from lerobot_lara.serving.policy_server import PolicyServer
 
 logger = logging.getLogger(__name__)
+# Which says nothing of every connection, as `_Client` does.
+websocket_logger = logging.getLogger(f"{__name__}.websockets")
+websocket_logger.setLevel(logging.WARNING)
 
 CLOSE_SECONDS = 5.0
 TRY_AGAIN_LATER = 1013  # RFC 6455's registry of close codes
@@ -98,6 +101,7 @@ async def serve_clients(
                 max_size=limits.message_bytes,
                 # A simulator that computes answers no pings.
                 ping_interval=None,
+                logger=websocket_logger,
             )
         except OSError as error:
             raise refused(host, port, error) from error

@@ -1,5 +1,6 @@
 """LeRobot's asynchronous server with this package's types, started as users start it, and LeRobot's own messages."""
 
+import importlib
 import pickle
 import socket
 import subprocess
@@ -14,8 +15,6 @@ from lerobot.async_inference.helpers import RemotePolicyConfig, TimedObservation
 from lerobot.transport import services_pb2, services_pb2_grpc
 from lerobot.transport.utils import grpc_channel_options, send_bytes_in_chunks
 from support.served import save_checkpoint
-
-from lerobot_lara.serving import async_server
 
 FEATURES = {
     "observation.state": {"dtype": "float32", "shape": (3,), "names": ["a.pos", "b.pos", "c.pos"]},
@@ -33,7 +32,14 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_own_types_are_added_once(monkeypatch):
+@pytest.fixture
+def async_server(tmp_path_factory, monkeypatch):
+    """The module, imported where LeRobot may write its folder of logs."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("logs"))
+    return importlib.import_module("lerobot_lara.serving.async_server")
+
+
+def test_own_types_are_added_once(async_server, monkeypatch):
     monkeypatch.setattr(async_server, "SUPPORTED_POLICIES", list(SUPPORTED_POLICIES))
     async_server.accept_own_policies()
     accepted = list(async_server.SUPPORTED_POLICIES)
@@ -43,7 +49,7 @@ def test_own_types_are_added_once(monkeypatch):
     assert accepted == async_server.SUPPORTED_POLICIES
 
 
-def test_a_port_in_use_is_refused(monkeypatch):
+def test_a_port_in_use_is_refused(async_server, monkeypatch):
     """gRPC would share it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -49,7 +49,9 @@ class Simulator(gym.Env):
         return self.observation(), {"success": False, "grasp_distractor_obj": False}
 
     def step(self, action: dict[str, np.ndarray]) -> tuple[dict, float, bool, bool, dict]:
-        assert self.action_space.contains(action)
+        assert {name: part.shape for name, part in action.items()} == {
+            name: space.shape for name, space in self.action_space.items()
+        }
         self.actions.append(action)
         success = np.bool_(len(self.actions) == 3)
         return (
@@ -125,7 +127,7 @@ def test_a_served_policy_moves_the_robot(benchmark_class, tmp_path):
     assert observation["images"]["observation.image"][0, 0, 0] == 20
     np.testing.assert_array_equal(observation["state"], np.repeat(range(5), list(SIZES.values())))
     for i, sent in enumerate(simulator.actions):
-        np.testing.assert_array_equal(np.concatenate(list(sent.values())), np.clip(chunk[0, i], -1, 1))
+        np.testing.assert_array_equal(np.concatenate(list(sent.values())), chunk[0, i])
         assert list(sent) == [f"action.{name}" for name in SIZES]
     benchmark.cleanup()
     assert simulator.closed

@@ -32,14 +32,15 @@ class GR1TabletopBenchmark(StepBenchmark):
     """Tasks of a GR1 humanoid with Fourier hands at a table, 20 steps per second.
 
     Observations are `images` with `ego_view`, (256, 256, 3) uint8 RGB, `states`, (29,) float32 joint positions in the
-    order of `GROUPS`, and `task_description`. Actions are (29,) in the same order, clipped to [-1, 1].
+    order of `GROUPS`, and `task_description`. Actions are (29,) in the same order, passed on as they are: the simulator
+    takes positions, of which it declares [-1, 1] but some may lie outside.
 
     An episode succeeds, and ends, when the simulator first says so; it ends without success after `max_steps`.
 
     Args:
         tasks: Names such as "PnPCupToDrawerClose", or whole ids of Gymnasium.
         camera: Image of the simulator to send: "video.ego_view_pad_res256_freq20" or
-            "video.ego_view_bg_crop_pad_res256_freq20", the cropped one of GR00T's training data.
+            "video.ego_view_bg_crop_pad_res256_freq20", which is cropped; that of the policy's training data.
         send_state: Send `states`.
         seed: Episode i is reset with seed + i.
         max_steps: Length of an episode.
@@ -91,7 +92,7 @@ class GR1TabletopBenchmark(StepBenchmark):
             raise ValueError(
                 f"`actions` has shape {values.shape}; it must be {SIZE} finite numbers: {', '.join(GROUPS)}."
             )
-        parts = np.split(np.clip(values, -1, 1), np.cumsum(list(GROUPS.values()))[:-1])
+        parts = np.split(values, np.cumsum(list(GROUPS.values()))[:-1])
         groups = {f"action.{name}": part for name, part in zip(GROUPS, parts)}
         observation, reward, terminated, truncated, info = self._env.step(groups)
         self._succeeded = self._succeeded or bool(np.any(info["success"]))
