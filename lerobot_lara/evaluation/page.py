@@ -2,6 +2,7 @@
 
 import base64
 import functools
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -31,6 +32,21 @@ def data_uri(content: bytes, kind: str = "png") -> str:
         A data URI.
     """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def video_source(folder: Path, path: str, *, largest: int = 2_000_000) -> str:
+    """Embeds an MP4 for the `src` attribute of a <video>.
+
+    Args:
+        folder: Where the page will lie.
+        path: The video, relative to the folder.
+        largest: Bytes above which the page links to the video instead.
+
+    Returns:
+        A data URI, or the path.
+    """
+    content = (folder / path).read_bytes()
+    return path if len(content) > largest else f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Writes the demo's report: one self-contained HTML page that states the results, whatever they are."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from lerobot_lara.evaluation import figures
 from lerobot_lara.evaluation.intervals import difference_p_value, wilson_interval
-from lerobot_lara.evaluation.page import data_uri, render_template
+from lerobot_lara.evaluation.page import data_uri, render_template, video_source
 from lerobot_lara.evaluation.study.result_files import reading_result
 from lerobot_lara.evaluation.study.training_log import parse_training_log
 from lerobot_lara.files.atomic import write_text
@@ -47,22 +48,29 @@ def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
             logger.warning("CHECK FAILED: %s: %s", check["name"], check["finding"])
     drawn = draw_figures(results, output_dir)
     page = output_dir / "report.html"
-    write_text(page, render_page(context, drawn))
+    videos = [
+        (film.label, video_source(output_dir, str(film.video.relative_to(output_dir))))
+        for film in _films(results, output_dir)
+    ]
+    write_text(page, render_page(context, drawn, videos))
     return page
 
 
-def render_page(context: Mapping[str, Any], drawn: Mapping[str, Path]) -> str:
+def render_page(
+    context: Mapping[str, Any], drawn: Mapping[str, Path], videos: Sequence[tuple[str, str]] = ()
+) -> str:
     """Renders the page.
 
     Args:
         context: Return value of `describe_results`.
         drawn: PNG of each figure, by name. Where a figure is missing, the page says so.
+        videos: Label and source of each.
 
     Returns:
         The page.
     """
     images = {name: data_uri(path.read_bytes()) for name, path in drawn.items()}
-    return render_template("report.html.j2", **context, images=images)
+    return render_template("report.html.j2", **context, images=images, videos=videos)
 
 
 def describe_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +143,11 @@ def draw_figures(results: Mapping[str, Any], output_dir: Path) -> dict[str, Path
     for name, chosen in {"lam_curves": ["lara_lam"], "policy_curves": TRAINED_ARMS}.items():
         if curves := {run: runs[run] for run in chosen if runs[run]}:
             drawn[name] = figures.training_curves(curves, directory / f"{name}.png")
-    if strips := list(_film_strips(results, output_dir)):
+    strips = [
+        figures.FilmStrip(film.label, read_frames(film.video, STRIP_FRAMES), film.arm)
+        for film in _films(results, output_dir)
+    ]
+    if strips:
         drawn["films"] = figures.film_strips(strips, directory / "films.png")
     return drawn
 
@@ -158,7 +170,14 @@ def read_frames(video: Path, num_frames: int) -> np.ndarray:
     return np.stack([frames[index] for index in chosen])
 
 
-def _film_strips(results: Mapping[str, Any], output_dir: Path) -> Iterable[figures.FilmStrip]:
+@dataclass(frozen=True)
+class _Film:
+    label: str
+    video: Path
+    arm: str
+
+
+def _films(results: Mapping[str, Any], output_dir: Path) -> Iterable[_Film]:
     """Yields the first filmed success of each task and trained arm, or its first filmed episode if there is none."""
     for task in next(iter(results["arms"].values())):
         for arm in TRAINED_ARMS:
@@ -178,7 +197,7 @@ def _film_strips(results: Mapping[str, Any], output_dir: Path) -> Iterable[figur
                 episode = next((episode for episode, success in solved.items() if success), min(solved))
                 outcome = "solved" if solved[episode] else "not solved"
                 label = f"{task}, {figures.arm_label(arm)}, episode {episode}: {outcome}"
-                yield figures.FilmStrip(label, read_frames(videos[episode], STRIP_FRAMES), arm)
+                yield _Film(label, videos[episode], arm)
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

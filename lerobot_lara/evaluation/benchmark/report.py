@@ -1,18 +1,15 @@
 """The page of a benchmark, with its videos, and the table for a model card."""
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lerobot_lara.evaluation.benchmark.agents import EXPERT, ZERO
 from lerobot_lara.evaluation.figures import FilmStrip, film_strips
-from lerobot_lara.evaluation.page import data_uri, render_template
+from lerobot_lara.evaluation.page import data_uri, render_template, video_source
 from lerobot_lara.evaluation.report import STRIP_FRAMES, read_frames
 from lerobot_lara.files.atomic import write_text
 
-LARGEST_VIDEO = 2_000_000
-"""Bytes; a longer video is linked from the page instead of lying in it."""
 _OUTCOMES = {"first_success": "solved", "first_failure": "not solved"}
 
 
@@ -52,7 +49,7 @@ def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
             comparisons=[describe_difference(entry) for entry in results["differences"] if _is_told(entry)],
             films=drawn,
             videos=[
-                (f"{task}, {agent}: {_OUTCOMES[name]}", _video_source(output_dir, path))
+                (f"{task}, {agent}: {_OUTCOMES[name]}", video_source(output_dir, path))
                 for agent, tasks in results["videos"].items()
                 if agent != ZERO
                 for task, videos in tasks.items()
@@ -119,11 +116,3 @@ def markdown_table(results: Mapping[str, Any]) -> str:
 def _is_told(entry: Mapping[str, Any]) -> bool:
     """Whether a difference is worth a sentence: those between policies are."""
     return not {entry["first"], entry["second"]} & {ZERO, EXPERT}
-
-
-def _video_source(output_dir: Path, path: str) -> str:
-    """The video itself, for the `src` of a <video>, or its path if it is long."""
-    content = (output_dir / path).read_bytes()
-    if len(content) > LARGEST_VIDEO:
-        return path
-    return f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
