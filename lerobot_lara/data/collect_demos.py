@@ -226,6 +226,7 @@ def _stage_episode(settings: CollectionSettings, task_and_episode: tuple[str, in
     if not path.exists():
         recorded = settings.source.record(
             _environment(settings.env, task, settings.image_size),
+            task=task,
             seed=settings.seed,
             episode=episode,
             steps_after_success=settings.steps_after_success,

@@ -122,8 +122,7 @@ class LiberoFastEnvConfig(LiberoEnvConfig):
         return {
             given: {
                 int(name.rpartition("_")[2]): make_vector_env(
-                    functools.partial(LiberoFastEnv, name, **settings),
-                    n_envs,
+                    [functools.partial(LiberoFastEnv, name, **settings)] * n_envs,
                     use_async_envs=use_async_envs,
                     module=LiberoFastEnv.__module__,
                 )

@@ -123,8 +123,7 @@ class MetaworldFastEnvConfig(EnvConfig):
         return {
             name: {
                 index: make_vector_env(
-                    functools.partial(MetaworldFastEnv, task, **self.gym_kwargs),
-                    n_envs,
+                    [functools.partial(MetaworldFastEnv, task, **self.gym_kwargs)] * n_envs,
                     use_async_envs=use_async_envs,
                     module=MetaworldFastEnv.__module__,
                 )

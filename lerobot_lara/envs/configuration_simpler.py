@@ -168,8 +168,7 @@ class SimplerEnvConfig(EnvConfig):
         return {
             name: {
                 index: make_vector_env(
-                    functools.partial(SimplerEnv, task, **self.gym_kwargs),
-                    n_envs,
+                    [functools.partial(SimplerEnv, task, **self.gym_kwargs)] * n_envs,
                     use_async_envs=use_async_envs,
                     module=SimplerEnv.__module__,
                 )

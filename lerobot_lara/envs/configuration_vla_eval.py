@@ -1,5 +1,6 @@
 """The environment type `vla_eval`: a benchmark of vla-eval that runs in another Python environment."""
 
+import functools
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -149,7 +150,8 @@ class VlaEvalEnvConfig(EnvConfig):
             ValueError: `python` is no interpreter, or `config_file` is no benchmark of vla-eval.
         """
         require_package("vla-eval", extra="serve", import_name="vla_eval")
-        from lerobot_lara.envs.vla_eval import make_vector_env, read_benchmark
+        from lerobot_lara.envs.vector_env import make_vector_env
+        from lerobot_lara.envs.vla_eval import VlaEvalEnv, read_benchmark
 
         python = shutil.which(self.python) if self.python else sys.executable
         if python is None:
@@ -163,18 +165,24 @@ class VlaEvalEnvConfig(EnvConfig):
                 "--env.config_file=..."
             )
         benchmark = read_benchmark(self.config_file)
+        settings = {
+            "python": python,
+            "python_path": self.python_path,
+            "benchmark": benchmark,
+            "params": self.params,
+            "episodes": self.episodes,
+            **self.gym_kwargs,
+        }
         return {
             name or benchmark["benchmark"].rpartition(":")[2]: {
                 0: make_vector_env(
-                    name,
-                    n_envs,
+                    # The copies share the episodes of the task.
+                    [
+                        functools.partial(VlaEvalEnv, name, **settings, shard=(number, n_envs))
+                        for number in range(n_envs)
+                    ],
                     use_async_envs=use_async_envs,
-                    python=python,
-                    python_path=self.python_path,
-                    benchmark=benchmark,
-                    params=self.params,
-                    episodes=self.episodes,
-                    **self.gym_kwargs,
+                    module=VlaEvalEnv.__module__,
                 )
             }
             for name in self.task_names() or [""]

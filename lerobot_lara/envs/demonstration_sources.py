@@ -1,5 +1,6 @@
 """The simulators with scripted experts, for `lara collect-demos`. The simulators are imported when one is made."""
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,11 @@ from lerobot.utils.import_utils import require_package
 from lerobot_lara.envs import configuration_libero_fast as libero
 from lerobot_lara.envs import configuration_metaworld_fast as metaworld
 from lerobot_lara.envs import configuration_simpler as simpler
+from lerobot_lara.envs.demonstrations import Demonstration, record_demonstration
 
 if TYPE_CHECKING:
     import gymnasium as gym
     import numpy as np
-
-    from lerobot_lara.envs.demonstrations import Demonstration
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class DemonstrationSource:
         import_name: The name under which it is imported.
         extra: Extra of this package that installs it.
         environment: Module of the environment, imported once for several processes.
-        expert: Module with `record_demonstration(env, *, seed, episode, steps_after_success)` and
-            `start_expert(env, observation)`.
+        expert: Module with `attempt`, `start_expert` and `NOISE_STDS`.
         robot_type: The robot's name in the dataset.
         fps: Steps per second.
         cameras: The cameras' names in the dataset.
@@ -41,7 +40,8 @@ class DemonstrationSource:
         tasks: Expands a comma-separated list of tasks and groups.
         instruction: What the robot is told in a task.
         make: Makes the environment of a task with images of a height and width.
-        check: Raises a `ValueError` if files of the tasks are missing.
+        check: Raises a `ValueError` if files of the tasks are missing, or the expert is not made for them.
+        solves: Whether the expert is made for a task.
     """
 
     env_type: str
@@ -61,6 +61,7 @@ class DemonstrationSource:
     instruction: Callable[[str], str]
     make: Callable[[Any, str, tuple[int, int]], "gym.Env"]
     check: Callable[[list[str]], None] = lambda tasks: None
+    solves: Callable[[str], bool] = lambda task: True
 
     def require(self, tasks: list[str]) -> None:
         """Checks that the simulator and the tasks' files are installed."""
@@ -71,9 +72,23 @@ class DemonstrationSource:
         """Makes the environment of a task with images of a height and width in pixels."""
         return self.make(importlib.import_module(self.environment), task, image_size)
 
-    def record(self, env: "gym.Env", **settings: int) -> "Demonstration":
-        """Records one demonstration; the settings are those of the expert's `record_demonstration`."""
-        return importlib.import_module(self.expert).record_demonstration(env, **settings)
+    def record(
+        self, env: "gym.Env", *, task: str, seed: int, episode: int, steps_after_success: int
+    ) -> Demonstration:
+        """Records one demonstration; see `demonstrations.record_demonstration`.
+
+        Args:
+            env: The environment that `make_env` has made, whose episode length limits an attempt.
+            task: Name of the task.
+            seed: Seed of the dataset.
+            episode: Number of the episode within its task, which selects the noise level.
+            steps_after_success: Steps recorded after the task is solved.
+        """
+        expert = importlib.import_module(self.expert)
+        attempt = functools.partial(expert.attempt, env, steps_after_success)
+        return record_demonstration(
+            attempt, task=task, seed=seed, episode=episode, noise_stds=expert.NOISE_STDS
+        )
 
     def start_expert(
         self, env: "gym.Env", observation: dict[str, Any]
@@ -142,6 +157,12 @@ SOURCES = {
             task, observation_height=size[0], observation_width=size[1]
         ),
         check=libero.check_expert,
+        solves=lambda task: task.startswith(libero.EXPERT_SUITES),
     ),
 }
 """By the value of `--env`."""
+
+
+def source_of(env_type: str) -> DemonstrationSource | None:
+    """The source whose environment has a type of LeRobot; None if there is none."""
+    return next((source for source in SOURCES.values() if source.env_type == env_type), None)

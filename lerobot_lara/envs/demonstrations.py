@@ -35,7 +35,7 @@ class Demonstration:
     failed_attempts: int
 
 
-def record_until_success(
+def record_demonstration(
     attempt: Callable[[np.random.Generator, int, float], list[Frame] | None],
     *,
     task: str,
@@ -43,7 +43,10 @@ def record_until_success(
     episode: int,
     noise_stds: Sequence[float],
 ) -> Demonstration:
-    """Records attempts until one succeeds.
+    """Records attempts of an expert until one succeeds; the arguments determine the result.
+
+    The expert's action is the label. The action that is executed carries noise, so that the data also shows states off
+    the expert's path and the way back from them.
 
     Args:
         attempt: Makes one attempt from a source of chance, the seed of the start and a noise level; returns the frames,

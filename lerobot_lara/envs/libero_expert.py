@@ -4,7 +4,6 @@ The hand passes waypoints above and at the object and the target, pointing down 
 rim, between the fingers, and everything else by its middle.
 """
 
-import functools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,9 @@ from lerobot.processor.env_processor import LiberoProcessorStep
 from lerobot.utils.constants import OBS_IMAGES, OBS_PREFIX, OBS_STATE
 from scipy.spatial.transform import Rotation
 
-from lerobot_lara.envs.demonstrations import Demonstration, Frame, record_until_success
+from lerobot_lara.envs.demonstrations import Frame
 from lerobot_lara.envs.libero_fast import LiberoFastEnv
 
-TASKS = tuple(f"libero_{suite}_{number}" for suite in ("spatial", "object") for number in range(10))
 CAMERAS = {"image": f"{OBS_IMAGES}.image", "image2": f"{OBS_IMAGES}.image2"}
 REACH = 0.05
 """Displacement of an action of 1, in meters; the robot's controller has it so."""
@@ -56,24 +54,6 @@ class Grasp:
 
 BOWL = Grasp(side=0.05, height=0.035, drop=0.05, lift=0.14)
 THING = Grasp(side=0.0, height=0.0, drop=0.15, lift=0.24)  # over the wall of the basket
-
-
-def record_demonstration(
-    env: LiberoFastEnv, *, seed: int, episode: int, steps_after_success: int = 5
-) -> Demonstration:
-    """Records attempts of the expert until one succeeds; the arguments determine the result.
-
-    Args:
-        env: The environment, whose episode length limits an attempt.
-        seed: Seed of the dataset.
-        episode: Number of the episode within its task, which selects the noise level.
-        steps_after_success: Steps recorded after the task is solved.
-
-    Raises:
-        RuntimeError: The expert failed too often in a row.
-    """
-    attempt = functools.partial(_attempt, env, steps_after_success)
-    return record_until_success(attempt, task=env.name, seed=seed, episode=episode, noise_stds=NOISE_STDS)
 
 
 def start_expert(env: LiberoFastEnv, observation: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
@@ -152,14 +132,14 @@ class Expert:
         return np.clip([*shift, *turn, gripper], -1, 1).astype(np.float32)
 
 
-def _attempt(
+def attempt(
     env: LiberoFastEnv,
     steps_after_success: int,
     generator: np.random.Generator,
     simulator_seed: int,
     noise_std: float,
 ) -> list[Frame] | None:
-    """Makes one attempt; None if the expert did not succeed."""
+    """Makes one attempt at a demonstration; see `demonstrations.record_demonstration`."""
     observation, _ = env.reset(seed=simulator_seed, options={"new_placement": True})
     expert = Expert(env)
     frames: list[Frame] = []

@@ -1,6 +1,5 @@
 """Demonstrations by Meta-World's scripted experts, which act on privileged observations."""
 
-import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -9,31 +8,13 @@ from typing import Any
 import numpy as np
 from lerobot.utils.constants import OBS_IMAGE
 
-from lerobot_lara.envs.demonstrations import Demonstration, Frame, record_until_success
+from lerobot_lara.envs.demonstrations import Frame
 from lerobot_lara.envs.metaworld_fast import MetaworldFastEnv
 
 NOISE_STDS = (0.09, 0.3)
 """Standard deviations of the noise on executed actions in [-1, 1]; episodes take them in turn."""
 NOISE_CORRELATION = 0.9
 """Correlation of the noise from one step to the next, 1/80 s later."""
-
-
-def record_demonstration(
-    env: MetaworldFastEnv, *, seed: int, episode: int, steps_after_success: int = 10
-) -> Demonstration:
-    """Records attempts of the scripted expert until one succeeds; the arguments determine the result.
-
-    Args:
-        env: The environment, whose episode length limits an attempt.
-        seed: Seed of the dataset.
-        episode: Number of the episode within its task, which selects the noise level.
-        steps_after_success: Steps recorded after the task is solved.
-
-    Raises:
-        RuntimeError: The expert failed too often in a row.
-    """
-    attempt = functools.partial(_attempt, env, steps_after_success)
-    return record_until_success(attempt, task=env.task, seed=seed, episode=episode, noise_stds=NOISE_STDS)
 
 
 def start_expert(
@@ -53,14 +34,14 @@ def start_expert(
     return act
 
 
-def _attempt(
+def attempt(
     env: MetaworldFastEnv,
     steps_after_success: int,
     generator: np.random.Generator,
     simulator_seed: int,
     noise_std: float,
 ) -> list[Frame] | None:
-    """Makes one attempt; None if the expert did not succeed."""
+    """Makes one attempt at a demonstration; see `demonstrations.record_demonstration`."""
     observation, _ = env.reset(seed=simulator_seed)
     act = start_expert(env, observation)
     frames: list[Frame] = []

@@ -5,7 +5,6 @@ The hand passes waypoints above and at the object and the target; each step goes
 24 on which policies are evaluated.
 """
 
-import functools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from lerobot.utils.constants import OBS_IMAGE
 from scipy.spatial.transform import Rotation
 
-from lerobot_lara.envs.demonstrations import Demonstration, Frame, record_until_success
+from lerobot_lara.envs.demonstrations import Frame
 from lerobot_lara.envs.simpler import SimplerEnv
 
 STEP = 0.03
@@ -60,27 +59,6 @@ GRASPS = {
 }
 
 
-def record_demonstration(
-    env: SimplerEnv, *, seed: int, episode: int, steps_after_success: int = 3
-) -> Demonstration:
-    """Records attempts of the expert until one succeeds; the arguments determine the result.
-
-    The expert's action is the label; the executed displacement carries noise in every second episode, so that the
-    data also shows the way back onto the expert's path.
-
-    Args:
-        env: The environment, made with `end_on_success=False`, whose episode length limits an attempt.
-        seed: Seed of the dataset.
-        episode: Number of the episode within its task, which selects the noise level.
-        steps_after_success: Steps recorded after the task is solved.
-
-    Raises:
-        RuntimeError: The expert failed too often in a row.
-    """
-    attempt = functools.partial(_attempt, env, steps_after_success)
-    return record_until_success(attempt, task=env.task, seed=seed, episode=episode, noise_stds=NOISE_STDS)
-
-
 def start_expert(env: SimplerEnv, observation: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
     """Returns what acts in an episode that was just begun: it maps an observation to an action, (7,)."""
     expert = Expert(env, observation["agent_pos"])
@@ -93,14 +71,14 @@ def start_expert(env: SimplerEnv, observation: dict[str, Any]) -> Callable[[dict
     return act
 
 
-def _attempt(
+def attempt(
     env: SimplerEnv,
     steps_after_success: int,
     generator: np.random.Generator,
     simulator_seed: int,
     noise_std: float,
 ) -> list[Frame] | None:
-    """Makes one attempt; None if the expert did not succeed."""
+    """Makes one attempt at a demonstration; see `demonstrations.record_demonstration`."""
     observation, _ = env.reset(seed=simulator_seed, options={"poses": _draw_poses(env, generator)})
     expert = Expert(env, observation["agent_pos"])
     frames: list[Frame] = []

@@ -4,9 +4,7 @@ The harness asks a policy server for actions. Here the environment is that serve
 observation, `reset` and `step` return, and what `step` is given goes back as the answer.
 """
 
-import functools
 import logging
-import multiprocessing
 import os
 import queue
 import signal
@@ -21,7 +19,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
 from lerobot.utils.constants import OBS_IMAGE, OBS_IMAGES
 from vla_eval.cli.config_loader import load_config
 from vla_eval.protocol.messages import Message, MessageType, make_hello_payload, pack_message, unpack_message
@@ -488,23 +485,3 @@ class VlaEvalEnv(gym.Env):
         if self._harness is not None:
             self._harness.end()
         self._harness = self._asked = None
-
-
-def make_vector_env(
-    task: str, n_envs: int, *, use_async_envs: bool = False, **kwargs: Any
-) -> gym.vector.VectorEnv:
-    """Makes a vector environment whose copies share the episodes of a task.
-
-    Args:
-        task: Name of a task or suite, or empty.
-        n_envs: Number of copies, each with a harness of its own.
-        use_async_envs: Step several copies at the same time.
-        **kwargs: Passed to `VlaEvalEnv`.
-    """
-    makers = [
-        functools.partial(VlaEvalEnv, task, **kwargs, shard=(number, n_envs)) for number in range(n_envs)
-    ]
-    if use_async_envs and n_envs > 1:
-        multiprocessing.set_forkserver_preload(["__main__", __name__])
-        return _LazyAsyncVectorEnv(makers)
-    return gym.vector.SyncVectorEnv([freeze_after_episode_end(make_one) for make_one in makers])

@@ -21,7 +21,7 @@ from lerobot_lara.cli import main
 from lerobot_lara.data import collect_demos as collector
 from lerobot_lara.data.collect_demos import collect_demos
 from lerobot_lara.envs import demonstration_sources
-from lerobot_lara.envs.demonstrations import Demonstration
+from lerobot_lara.envs.demonstration_sources import SOURCES
 
 SIZE = 32
 DEFAULTS: dict[str, Any] = {"repo_id": "local/demos", "tasks": "door-close-v3,reach-v3", "episodes": 2}
@@ -92,7 +92,9 @@ def test_label_is_the_clean_action_and_noise_is_executed(scripted_expert):
     step = env.step
     env.step = lambda action: executed.append(action) or step(action)
     try:
-        recorded = scripted_expert.record_demonstration(env, seed=0, episode=1)
+        recorded = SOURCES["metaworld"].record(
+            env, task="door-close-v3", seed=0, episode=1, steps_after_success=10
+        )
     finally:
         del env.step
     assert recorded.failed_attempts == 0 and recorded.noise_std == 0.3
@@ -108,7 +110,7 @@ def test_label_is_the_clean_action_and_noise_is_executed(scripted_expert):
 
 
 def test_failed_attempts_are_drawn_again_and_counted(collect, scripted_expert, monkeypatch, caplog):
-    attempt = scripted_expert._attempt
+    attempt = scripted_expert.attempt
     seeds = []
 
     def fail_first(env, steps_after_success, generator, simulator_seed, noise_std):
@@ -116,7 +118,7 @@ def test_failed_attempts_are_drawn_again_and_counted(collect, scripted_expert, m
         frames = attempt(env, steps_after_success, generator, simulator_seed, noise_std)
         return None if len(seeds) == 1 else frames
 
-    monkeypatch.setattr(scripted_expert, "_attempt", fail_first)
+    monkeypatch.setattr(scripted_expert, "attempt", fail_first)
     with caplog.at_level("INFO"):
         root = collect(tasks="door-close-v3", episodes=1)
     (record,) = json.loads((root / "meta" / "collection.json").read_text())["episodes"]
@@ -126,11 +128,9 @@ def test_failed_attempts_are_drawn_again_and_counted(collect, scripted_expert, m
 
 
 def test_a_task_that_is_never_solved_is_an_error(scripted_expert, monkeypatch):
-    monkeypatch.setattr(scripted_expert, "_attempt", lambda *args: None)
+    monkeypatch.setattr(scripted_expert, "attempt", lambda *args: None)
     with pytest.raises(RuntimeError, match="door-close-v3: the expert failed 20 times"):
-        scripted_expert.record_demonstration(
-            collector._environment("metaworld", "door-close-v3", (SIZE, SIZE)), seed=0, episode=0
-        )
+        SOURCES["metaworld"].record(None, task="door-close-v3", seed=0, episode=0, steps_after_success=10)
 
 
 def test_resume_after_an_interruption_gives_the_same_dataset(collect, demos, tmp_path, monkeypatch):
@@ -232,12 +232,12 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path, kwargs, m
 def synthetic(monkeypatch, tmp_path):
     """Returns `collect(name="demos", **options)`, which needs no simulator."""
 
-    def record(env, *, seed, episode, steps_after_success):
-        frames = np.random.default_rng([seed, episode]).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
-        vectors = np.zeros((3, 4), np.float32)
-        return Demonstration({"observation.image": frames}, vectors, vectors, seed, 0.0, 0)
+    def attempt(env, steps_after_success, generator, simulator_seed, noise_std):
+        images = generator.integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
+        vector = np.zeros(4, np.float32)
+        return [({"observation.image": image}, vector, vector) for image in images]
 
-    expert = types.SimpleNamespace(record_demonstration=record)
+    expert = types.SimpleNamespace(attempt=attempt, NOISE_STDS=(0.0,))
     monkeypatch.setitem(sys.modules, "lerobot_lara.envs.metaworld_expert", expert)
     monkeypatch.setattr(collector, "_environment", lru_cache(lambda env, task, size: task))
     monkeypatch.setattr(demonstration_sources, "require_package", lambda *args, **kwargs: None)

@@ -23,6 +23,7 @@ from lerobot_lara.envs.configuration_libero_fast import (
     instruction,
     resolve_tasks,
 )
+from lerobot_lara.envs.demonstration_sources import SOURCES
 
 SIZE = {"observation_height": 16, "observation_width": 16}
 INSTALLED = importlib.util.find_spec("libero") is not None
@@ -157,6 +158,20 @@ def test_seeds_select_the_starting_state_and_repeat_it(env):
     np.testing.assert_array_equal(env.render(), again["pixels"]["image"][::-1, ::-1])
 
 
+def test_each_environment_draws_its_own_scene(env):
+    """MuJoCo draws the meshes of the context that was made current last, whichever model it is given."""
+    from lerobot_lara.envs.libero_fast import LiberoFastEnv
+
+    alone = env.reset(seed=1003)[0]["pixels"]["image"]
+    other = LiberoFastEnv("libero_object_0", **SIZE)
+    try:
+        other.reset(seed=1003)
+        after_other = env.reset(seed=1003)[0]["pixels"]["image"]
+    finally:
+        other.close()
+    np.testing.assert_array_equal(after_other, alone)
+
+
 def test_rendering_is_cheap(env):
     context = env.simulator.sim._render_context_offscreen
     model = env.simulator.sim.model._model
@@ -181,9 +196,7 @@ def test_bad_actions_are_refused(env, action):
 
 def test_the_expert_solves_a_task_from_a_new_placement(env):
     """About a hundred steps; what it records has the shapes of LeRobot's own datasets of LIBERO."""
-    from lerobot_lara.envs.libero_expert import record_demonstration
-
-    recorded = record_demonstration(env, seed=0, episode=0)
+    recorded = SOURCES["libero"].record(env, task=env.name, seed=0, episode=0, steps_after_success=5)
     steps = len(recorded.actions)
     assert 50 < steps < 280
     assert set(recorded.images) == {"observation.images.image", "observation.images.image2"}

@@ -22,6 +22,7 @@ from lerobot_lara.envs.configuration_simpler import (
     check_assets,
     resolve_tasks,
 )
+from lerobot_lara.envs.demonstration_sources import SOURCES
 
 SIZE = {"image_height": 24, "image_width": 32}
 
@@ -251,10 +252,9 @@ def test_bad_actions_are_refused(make, action):
 
 
 def test_demonstrations_start_elsewhere_than_evaluations_and_repeat(make):
-    from lerobot_lara.envs.simpler_expert import record_demonstration
-
     env = make(end_on_success=False)
-    first, second = (record_demonstration(env, seed=3, episode=1) for _ in range(2))
+    settings = {"task": env.task, "seed": 3, "episode": 1, "steps_after_success": 3}
+    first, second = (SOURCES["simpler"].record(env, **settings) for _ in range(2))
     for name in ("states", "actions"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     (camera,) = first.images

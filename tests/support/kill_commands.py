@@ -9,7 +9,6 @@ import json
 import shutil
 import sys
 import textwrap
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,15 +114,16 @@ def collect_demos(kind: str, shared: Path) -> Command:
     def run(place: Path, *, seed: int = 0, **options: Any) -> list[str]:
         recorded: list[str] = []
 
-        def record(task: str, *, seed: int, episode: int, steps_after_success: int) -> Demonstration:
+        def record(
+            source: object, env: str, *, task: str, seed: int, episode: int, **options: object
+        ) -> Demonstration:
             recorded.append(f"{task}_{episode:06d}.npz")
             generator = np.random.default_rng([seed, len(task), episode])
             images = generator.integers(256, size=(4, 16, 16, 3), dtype=np.uint8)
             vectors = generator.normal(size=(2, 4, 4)).astype(np.float32)
             return Demonstration({"observation.image": images}, *vectors, seed, 0.0, 0)
 
-        expert = "lerobot_lara.envs.metaworld_expert"
-        sys.modules[expert] = types.SimpleNamespace(record_demonstration=record)  # type: ignore[assignment]
+        demonstration_sources.DemonstrationSource.record = record
         collector._environment = lambda env, task, size: task
         collector._environment.cache_clear = lambda: None
         demonstration_sources.require_package = lambda *args, **kwargs: None

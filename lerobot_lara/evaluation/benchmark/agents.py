@@ -18,7 +18,7 @@ from lerobot.processor import (
 from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.random_utils import set_seed
 
-from lerobot_lara.envs.demonstration_sources import SOURCES
+from lerobot_lara.envs.demonstration_sources import source_of
 from lerobot_lara.evaluation.benchmark.fit import check_fit
 from lerobot_lara.evaluation.study.zero_policy import ZeroPolicy, ZeroPolicyConfig
 
@@ -102,7 +102,7 @@ def _player(
 
 def _expert(cfg: EvalPipelineConfig) -> Agent:
     """An agent that knows the simulator's state."""
-    source = next((source for source in SOURCES.values() if source.env_type == cfg.env.type), None)
+    source = source_of(cfg.env.type)
     if source is None:
         raise ValueError(
             f"`env.type` is {cfg.env.type!r}, for which there is no scripted expert. Leave it out."

@@ -1,11 +1,10 @@
 """Suites of `lara benchmark`: an environment type, its tasks, and how many episodes are usual."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lerobot_lara.envs import configuration_libero_fast as libero
-from lerobot_lara.envs import configuration_metaworld_fast as metaworld
 from lerobot_lara.envs import configuration_simpler as simpler
+from lerobot_lara.envs.demonstration_sources import source_of
 from lerobot_lara.envs.task_names import split_task_names
 
 
@@ -18,7 +17,6 @@ class Suite:
         tasks: The tasks, each the value of `--env.task` for its cells.
         episodes: Usual number of episodes per task.
         env_flags: Further flags of the environment.
-        has_expert: Whether the package has a scripted expert for the tasks.
         note: What a reader of the figures has to know.
     """
 
@@ -26,8 +24,13 @@ class Suite:
     tasks: tuple[str, ...]
     episodes: int = 20
     env_flags: tuple[str, ...] = ()
-    has_expert: bool = False
     note: str = ""
+
+    @property
+    def has_expert(self) -> bool:
+        """Whether the package has a scripted expert for all tasks."""
+        source = source_of(self.env_type)
+        return source is not None and all(map(source.solves, self.tasks))
 
     def only(self, tasks: str | None) -> "Suite":
         """The suite with some of its tasks, separated by commas; None keeps all.
@@ -45,7 +48,6 @@ SUITES = {
         "simpler",
         tuple(simpler.TASKS),
         episodes=simpler.NUM_STARTS,
-        has_expert=True,
         note="SIMPLER's 24 starting positions per task. An episode ends with its first success; SIMPLER's own scripts "
         "ask whether the task is solved at the last step (--env.end_on_success=false).",
     ),
@@ -53,7 +55,6 @@ SUITES = {
         f"libero-{name}": Suite(
             "libero_fast",
             tuple(libero.resolve_tasks(f"libero_{name}")[f"libero_{name}"]),
-            has_expert=f"libero_{name}" in libero.EXPERT_SUITES,
             note="LIBERO's fixed starting states. Cheap rendering of 256 pixels: without shadows and reflections.",
         )
         for name in ("spatial", "object", "goal", "10")
@@ -67,18 +68,10 @@ SUITES = {
             "plate-slide-v3",
             "window-close-v3",
         ),
-        has_expert=True,
         note="Five of Meta-World's tasks, in images of 128 pixels unless --env.image_size says otherwise.",
     ),
 }
 """By the value of `--suite`."""
-
-_TASK_LISTS: dict[str, Callable[[str], dict[str, list[str]]]] = {
-    "simpler": simpler.resolve_tasks,
-    "libero_fast": libero.resolve_tasks,
-    "metaworld_fast": metaworld.resolve_tasks,
-}
-"""How the groups of tasks of an environment type are expanded."""
 
 
 def custom_suite(env_type: str, tasks: str) -> Suite:
@@ -96,10 +89,10 @@ def custom_suite(env_type: str, tasks: str) -> Suite:
     known = EnvConfig.get_known_choices()
     if env_type not in known:
         raise ValueError(f"`env` is {env_type!r}; it must be one of {', '.join(sorted(known))}.")
-    if env_type in _TASK_LISTS:
-        names = [name for group in _TASK_LISTS[env_type](tasks).values() for name in group]
+    if source := source_of(env_type):
+        names = [name for group in source.tasks(tasks).values() for name in group]
     else:
         names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     if not names:
         raise ValueError("`tasks` is empty; it must name tasks of the environment, separated by commas.")
-    return Suite(env_type, tuple(dict.fromkeys(names)), has_expert=env_type in _TASK_LISTS)
+    return Suite(env_type, tuple(dict.fromkeys(names)))
