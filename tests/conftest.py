@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.reach import reached
+from support.simpler_assets import PACK
 
 _HOME = tempfile.TemporaryDirectory(prefix="lerobot_lara_tests_")
 os.environ.update(
@@ -29,6 +30,9 @@ os.environ.update(
 )
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
+if PACK.is_dir():
+    # Before any process is started that forks the simulators' processes later on.
+    os.environ.setdefault("MS_ASSET_DIR", str(PACK))
 
 # A test that may call one of these functions gets the marker, even without declaring it (markers: pyproject.toml).
 MARKED_BY = {"run_train": "e2e", "run_eval": "e2e", "skip_without_rendering": "rendering"}

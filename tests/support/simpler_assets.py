@@ -1,7 +1,6 @@
 """Tests that need SIMPLER's simulator and its files."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ def skip_without_simpler() -> None:
 
     if importlib.util.find_spec("mani_skill") is None:
         pytest.skip("needs mani_skill (extra simpler)")
-    if PACK.is_dir():
-        os.environ.setdefault("MS_ASSET_DIR", str(PACK))
     try:
         check_assets(list(TASKS))
     except ValueError as error:
