@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, help="most clients per inference; 8 by default, 1 with --seed"
     )
     parser.add_argument("--seed", type=int, help="make every episode's actions reproducible")
-    parser.add_argument("--fps", type=float, help="control steps per second, told to clients")
+    parser.add_argument(
+        "--fps", type=float, help="control steps per second, told to clients (default: that of the data)"
+    )
     parser.add_argument("--max-message-mb", type=float, default=64, help="largest message, in MiB")
     parser.add_argument("--max-clients", type=int, default=64)
     parser.add_argument(

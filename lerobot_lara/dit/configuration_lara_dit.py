@@ -9,6 +9,7 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot_lara.batch.embodiments import DEFAULT_EMBODIMENT
 from lerobot_lara.batch.observation import BatchLayout
 from lerobot_lara.dit.vlm_settings import VLMSettings
+from lerobot_lara.policy.control_rate import ControlRateConfig
 from lerobot_lara.training.config import TrainingConfig
 from lerobot_lara.training.validation import require_field
 
@@ -17,7 +18,7 @@ ACTION_HEADS = ("adaln_zero", "gr00t")
 
 @PreTrainedConfig.register_subclass("lara_dit")
 @dataclass
-class LaraDiTConfig(VLMSettings, TrainingConfig):
+class LaraDiTConfig(VLMSettings, TrainingConfig, ControlRateConfig):
     """Flow-matching DiT that attends to camera images and an instruction; optimized as `TrainingConfig` says.
 
     The images and the instruction are encoded by two small encoders, or with `conditioning=vlm` by a vision-language

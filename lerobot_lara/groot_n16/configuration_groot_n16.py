@@ -6,6 +6,7 @@ from typing import Any, Self
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 
 from lerobot_lara.groot_n16 import geometry
+from lerobot_lara.policy.control_rate import ControlRateConfig
 from lerobot_lara.training.config import TrainingConfig
 from lerobot_lara.training.portable import is_local
 from lerobot_lara.training.validation import require_field
@@ -13,7 +14,7 @@ from lerobot_lara.training.validation import require_field
 
 @PreTrainedConfig.register_subclass("groot_n16")
 @dataclass
-class GrootN16Config(TrainingConfig):
+class GrootN16Config(TrainingConfig, ControlRateConfig):
     """A vision-language model whose features a flow-matching DiT attends to; optimized as `TrainingConfig` says.
 
     Start from NVIDIA's weights with --policy.pretrained_path=nvidia/GR00T-N1.6-3B, or a folder with those files. Its

@@ -8,6 +8,7 @@ from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot_lara.batch.label_request import LabelRequest
 from lerobot_lara.batch.observation import BatchLayout
 from lerobot_lara.moto_gpt.tokenizer import read_tokenizer, tokenizer_of
+from lerobot_lara.policy.control_rate import ControlRateConfig
 from lerobot_lara.training.config import TrainingConfig
 from lerobot_lara.training.portable import is_local
 from lerobot_lara.training.validation import require_field
@@ -17,7 +18,7 @@ SOURCES = (None, "labels", "lam")
 
 @PreTrainedConfig.register_subclass("moto_gpt")
 @dataclass
-class MotoGPTConfig(TrainingConfig):
+class MotoGPTConfig(TrainingConfig, ControlRateConfig):
     """A GPT that predicts the codes of the next latent actions, and actions beside them; optimized as `TrainingConfig`.
 
     Pre-training on video alone (`predict_actions=false`), fine-tuning on demonstrations and training on both at once

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lerobot_lara.files.checkpoint_reading import WeightHeader
 from lerobot_lara.policy.checkpoint_files import Checkpoint
+from lerobot_lara.policy.control_rate import record_control_rate
 from lerobot_lara.policy.loading import current_loading, loading
 from lerobot_lara.policy.mixture_record import MixtureRecord
 from lerobot_lara.policy.processor_files import check_loaded_processors
@@ -37,6 +38,7 @@ class LaraPolicyBase(PublishingPolicy):
     """
 
     def __init__(self, config: PreTrainedConfig, *, dataset_meta: Any = None, **kwargs: Any) -> None:
+        record_control_rate(config, dataset_meta)
         super().__init__(config)
         self.loaded_from = current_loading()
         self.mixture = MixtureRecord(dataset_meta)

@@ -3,9 +3,11 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 
 from lerobot_lara.alignment.attachment import ALIGNMENT_FILE, LAM_FOLDER
@@ -47,10 +49,9 @@ def export_base(checkpoint: str | Path, directory: str | Path) -> None:
         )
     check_processors(Checkpoint(str(source)))
     saved = read_json_object(source / CONFIG_FILE)
-    aligned = LatentAlignmentConfig.field_names()
-    plain = {name: value for name, value in saved.items() if name not in aligned} | {
-        "type": config.base_type()
-    }
+    base = PreTrainedConfig.get_choice_class(config.base_type())
+    known = {entry.name for entry in fields(base)}
+    plain = {name: value for name, value in saved.items() if name in known} | {"type": config.base_type()}
     with _new_checkpoint(directory) as new:
         for file in sorted([*source.glob("*.json"), *source.glob("*.safetensors")]):
             if file.name not in NOT_OF_THE_BASE:

@@ -59,7 +59,7 @@ class PolicyServer(LeRobotModelServer):
         batch_size: Most observations per inference; None takes 8, or 1 with a seed.
         seed: Makes every episode's chunks reproducible: its noise begins after `torch.manual_seed(seed + i)`, where i
             is the `episode_idx` that the client's task names, or else the number of the client's episodes before.
-        fps: Told to clients; None takes the convention's.
+        fps: Told to clients; None takes the convention's, or that of the policy's data.
 
     Raises:
         ValueError: The checkpoint has no actions, needs inputs that the protocol does not carry or several observations
@@ -108,7 +108,7 @@ class PolicyServer(LeRobotModelServer):
         self.contract = contract
         self.convention = convention
         self.seed = seed
-        self.fps = fps or (make_convention(convention).fps if convention else None)
+        self.fps = fps or (make_convention(convention).fps if convention else getattr(config, "fps", None))
         self._resize = resize
         self._episodes: dict[str, Episode] = {}
         self._started: dict[str, int] = {}

@@ -142,7 +142,7 @@ def test_training_saves_what_can_be_resumed_and_loaded(
     assert all(torch.isfinite(torch.tensor(run.values("flow_loss"))))
     policy, pre = load(run.checkpoint)
     assert type(policy) is get_policy_class("groot_n16")
-    assert policy.config.cameras == [CAMERA]
+    assert policy.config.cameras == [CAMERA] and policy.config.fps == 10
     observation = {
         CAMERA: torch.rand(3, 32, 32),
         "observation.state": torch.rand(4),

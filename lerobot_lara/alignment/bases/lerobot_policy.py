@@ -16,11 +16,12 @@ from lerobot_lara.alignment.config import LatentAlignmentConfig
 from lerobot_lara.alignment.mixin import LatentAlignmentMixin
 from lerobot_lara.policy.alignment_contract import TapPoint
 from lerobot_lara.policy.checkpoint_files import Checkpoint
+from lerobot_lara.policy.control_rate import ControlRateConfig, record_control_rate
 from lerobot_lara.policy.mixture_record import MixtureRecord
 from lerobot_lara.policy.processor_files import check_loaded_processors
 
 
-class LeRobotAlignmentConfig(LatentAlignmentConfig):
+class LeRobotAlignmentConfig(LatentAlignmentConfig, ControlRateConfig):
     """Fields of the alignment before a configuration of LeRobot's.
 
     Attributes:
@@ -73,6 +74,7 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
         require_packages(config)
         super().__init__(config, dataset_meta=dataset_meta, **kwargs)
         self.mixture = MixtureRecord(dataset_meta)
+        record_control_rate(config, dataset_meta)
 
     @classmethod
     def from_pretrained(
@@ -103,7 +105,9 @@ class LeRobotAlignmentMixin(LatentAlignmentMixin):
         )
         anew = tuple(getattr(policy.config, "reinit_modules", None) or ())
         check_weights(policy, checkpoint, prefixes=cls.weight_prefixes, reinitialized=anew)
-        policy.mixture = MixtureRecord(dataset_meta)  # some bases do not hand it to the constructor
+        # Some bases do not hand it to the constructor.
+        policy.mixture = MixtureRecord(dataset_meta)
+        record_control_rate(policy.config, dataset_meta)
         return policy
 
     @classmethod

@@ -26,8 +26,11 @@ from lerobot.utils.utils import init_logging
 from tqdm import tqdm
 
 from lerobot_lara.evaluation.benchmark.agents import make_agent
+from lerobot_lara.evaluation.benchmark.fit import compare_rates
 from lerobot_lara.evaluation.study.result_files import reading_result
 from lerobot_lara.files.atomic import write_json
+
+logger = logging.getLogger(__name__)
 
 CELL = "cell.json"
 PROGRESS = "Episodes"
@@ -49,7 +52,8 @@ def play_cell(cfg: CellConfig) -> Path:
     """Plays the episodes that have not been played; returns the path of the cell's result.
 
     The result has `episodes`, each with `seed`, `success`, `steps` and, where the environment tells, the parts of the
-    task that were `reached`. The seeds are those of `lerobot-eval`: from `cfg.seed` upwards.
+    task that were `reached`; and `remark`, what may spoil them, or None. The seeds are those of `lerobot-eval`: from
+    `cfg.seed` upwards.
 
     Raises:
         ValueError: The policy does not fit the environment, it gives an action that is not finite, or the environment
@@ -62,6 +66,9 @@ def play_cell(cfg: CellConfig) -> Path:
         (tasks,) = envs.values()
         (env,) = tasks.values()
         agent = make_agent(cfg.agent, cfg, env)
+        remark = None if cfg.policy is None else compare_rates(cfg.policy, cfg.env)
+        if remark:
+            logger.warning(remark)
         watched = _Watch(env)
         assert cfg.seed is not None
         seeds = range(cfg.seed, cfg.seed + cfg.eval.n_episodes)
@@ -85,7 +92,8 @@ def play_cell(cfg: CellConfig) -> Path:
                 )
     finally:
         close_envs(envs)
-    write_json(folder / CELL, {"task": cfg.env.task, "agent": cfg.agent, "episodes": episodes})
+    cell = {"task": cfg.env.task, "agent": cfg.agent, "episodes": episodes, "remark": remark}
+    write_json(folder / CELL, cell)
     return folder / CELL
 
 

@@ -57,5 +57,21 @@ def check_fit(policy: PreTrainedConfig, env: EnvConfig, rename_map: Mapping[str,
         )
 
 
+def compare_rates(policy: PreTrainedConfig, env: EnvConfig) -> str | None:
+    """What there is to say of the rate at which a policy acts; None if it is that of its data, or not known.
+
+    It is no error, as the rate in a dataset's metadata is often nominal: public copies of LIBERO say 10 frames per
+    second, and were recorded at 20.
+    """
+    trained = getattr(policy, "fps", None)
+    if trained is None or trained == env.fps:
+        return None
+    return (
+        f"The policy ({policy.type}) was trained on data of {trained:g} frames per second, and `{env.type}` takes "
+        f"{env.fps:g} actions per second. If both are true, its movements are {env.fps / trained:.2g} times as fast as "
+        "in the data."
+    )
+
+
 def _listed(names: list[str]) -> str:
     return " and ".join(names) if names else "no other"

@@ -62,7 +62,7 @@ def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
 
 def notices(results: Mapping[str, Any]) -> list[str]:
     """What speaks against believing the figures."""
-    found = []
+    found = [f"{agent}: {remark}" for agent, remark in results["remarks"].items()]
     agents = results["agents"]
     if ZERO in agents and (solved := agents[ZERO]["all"]["successes"]):
         found.append(

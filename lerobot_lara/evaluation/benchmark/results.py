@@ -22,8 +22,8 @@ def collect_results(benchmark: "Benchmark", output_dir: Path) -> dict[str, Any]:
     Returns:
         `settings`; `agents`, by name and task and for "all", with `successes`, `episodes`, `rate`, `low` and `high` (95
         % Wilson interval), `mean_steps` and the rates of the parts of the task that were `reached`; `differences` of
-        each two agents over all tasks (`compare`); `outcomes`, the success of every episode; and `videos`, paths
-        relative to the folder.
+        each two agents over all tasks (`compare`); `outcomes`, the success of every episode; `videos`, paths relative
+        to the folder; and `remarks`, by name, what may spoil the figures.
 
     Raises:
         ValueError: A cell is missing or torn.
@@ -31,6 +31,7 @@ def collect_results(benchmark: "Benchmark", output_dir: Path) -> dict[str, Any]:
     agents: dict[str, dict[str, Any]] = {}
     outcomes: dict[str, dict[str, list[bool]]] = {}
     videos: dict[str, dict[str, dict[str, str]]] = {}
+    remarks: dict[str, str] = {}
     for agent in benchmark.agents:
         agents[agent], outcomes[agent], videos[agent] = {}, {}, {}
         played: list[dict[str, Any]] = []
@@ -39,6 +40,8 @@ def collect_results(benchmark: "Benchmark", output_dir: Path) -> dict[str, Any]:
             with reading_result(folder / CELL) as cell:
                 episodes = [dict(episode) for episode in cell["episodes"]]
                 agents[agent][task] = summarize(episodes)
+                if cell.get("remark"):
+                    remarks[agent] = cell["remark"]
             outcomes[agent][task] = [episode["success"] for episode in episodes]
             videos[agent][task] = {
                 Path(name).stem: str((folder / name).relative_to(output_dir))
@@ -56,6 +59,7 @@ def collect_results(benchmark: "Benchmark", output_dir: Path) -> dict[str, Any]:
         ],
         "outcomes": outcomes,
         "videos": videos,
+        "remarks": remarks,
     }
 
 

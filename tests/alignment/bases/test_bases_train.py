@@ -62,9 +62,10 @@ def test_it_trains_resumes_and_becomes_the_plain_base(tiny_base, tmp_path):
     )
     assert len(resumed.metrics) == 1 and resumed.metrics[0]["alignment_loss"] > 0
     last = resumed.checkpoint
+    assert json.loads((last / "config.json").read_text())["fps"] == 10
     export_base(last, tmp_path / "plain")
     config = json.loads((tmp_path / "plain" / "config.json").read_text())
-    assert config["type"] == tiny_base.name and "lam_path" not in config
+    assert config["type"] == tiny_base.name and not {"lam_path", "fps"} & config.keys()
     size = 64 if str(tiny_base.data).endswith("64") else 32
     expected = act(get_policy_class(f"lara_{tiny_base.name}"), last, size)
     assert torch.equal(act(get_policy_class(tiny_base.name), tmp_path / "plain", size), expected)

@@ -15,10 +15,10 @@ from lerobot.envs.utils import freeze_after_episode_end
 
 from lerobot_lara.cli import main
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
-from lerobot_lara.evaluation.benchmark import agents
+from lerobot_lara.envs.demonstration_sources import SOURCES
 from lerobot_lara.evaluation.benchmark import cell as cells
 from lerobot_lara.evaluation.benchmark.cell import CellConfig, play_cell
-from lerobot_lara.evaluation.benchmark.fit import check_fit
+from lerobot_lara.evaluation.benchmark.fit import check_fit, compare_rates
 from lerobot_lara.evaluation.benchmark.report import markdown_table, notices, write_report
 from lerobot_lara.evaluation.benchmark.results import collect_results, compare, summarize
 from lerobot_lara.evaluation.benchmark.run import Benchmark, list_jobs
@@ -166,7 +166,7 @@ def test_an_expert_plays_every_episode_anew(tmp_path, monkeypatch):
         return lambda observation: np.zeros(3, np.float32)
 
     source = SimpleNamespace(env_type="benchmark_test", start_expert=start_expert)
-    monkeypatch.setattr(agents, "SOURCES", {"toy": source})
+    monkeypatch.setitem(SOURCES, "toy", source)
     result = json.loads(play_cell(replace(config(tmp_path), agent="expert")).read_text())
     assert started == [10, 11, 12, 13]
     assert [episode["steps"] for episode in result["episodes"]] == [3, 5, 3, 5]
@@ -196,6 +196,30 @@ def test_everything_that_does_not_fit_is_in_one_message():
     policy.input_features["observation.state"].shape = (8,)
     policy.output_features["action"].shape = (7,)
     check_fit(policy, SimplerEnvConfig(), {"observation.image": "observation.images.front"})
+
+
+def test_the_state_that_libero_assembles_in_its_own_step_is_no_mismatch():
+    from lerobot_lara.envs.configuration_libero_fast import LiberoFastEnvConfig
+
+    policy = LaraDiTConfig(
+        device="cpu",
+        input_features={
+            "observation.images.image": PolicyFeature(FeatureType.VISUAL, (3, 8, 8)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (8,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))},
+    )
+    check_fit(policy, LiberoFastEnvConfig(), {})
+    assert compare_rates(policy, LiberoFastEnvConfig()) is None
+    policy.fps = 20.0
+    assert compare_rates(policy, LiberoFastEnvConfig()) is None
+    policy.fps = 10.0
+    remark = compare_rates(policy, LiberoFastEnvConfig())
+    assert remark is not None
+    assert "10 frames per second, and `libero_fast` takes 20" in remark and "are 2 times as fast" in remark
+    policy.output_features["action"].shape = (4,)
+    with pytest.raises(ValueError, match=r"fast` gives: its actions have 4 numbers, and here 7\. "):
+        check_fit(policy, LiberoFastEnvConfig(), {})
 
 
 def test_summary_counts_and_averages():
@@ -232,9 +256,10 @@ def test_differences_are_of_the_same_episodes():
 
 
 @pytest.fixture
-def finished(tmp_path):
+def finished(tmp_path, monkeypatch):
     """A benchmark whose cells were played by hand: a policy that is as good as none, the expert and doing nothing."""
-    suite = Suite("benchmark_test", ("open",), has_expert=True, note="A note.")
+    monkeypatch.setattr(Suite, "has_expert", True)
+    suite = Suite("benchmark_test", ("open",), note="A note.")
     benchmark = Benchmark(suite, {"mine": "some/checkpoint"}, episodes=4, seed=10)
     for agent in benchmark.agents:
         play_cell(replace(config(tmp_path), output_dir=tmp_path / "cells" / agent / "open"))
@@ -243,13 +268,16 @@ def finished(tmp_path):
 
 def test_results_and_page_show_every_agent(finished):
     benchmark, folder = finished
+    path = folder / "cells" / "mine" / "open" / "cell.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "remark": "Too fast."}))
     results = collect_results(benchmark, folder)
     assert list(results["agents"]) == ["mine", "expert", "zero"]
     assert results["agents"]["mine"]["all"]["successes"] == 2
     assert results["outcomes"]["zero"] == {"open": [True, False, True, False]}
     assert [entry["difference"] for entry in results["differences"]] == [0, 0, 0]
     assert notices(results) == [
-        "A robot that does nothing is counted as successful in 2 of 4 episodes: success there proves nothing."
+        "mine: Too fast.",
+        "A robot that does nothing is counted as successful in 2 of 4 episodes: success there proves nothing.",
     ]
     page = write_report(json.loads(json.dumps(results)), folder).read_text()
     assert "2/4 (50 %)" in page and "A note." in page and "touched" in page
@@ -305,3 +333,10 @@ def test_bad_arguments_are_reported_in_a_sentence(tmp_path, capsys, arguments, m
 def test_groups_of_tasks_are_cells_of_their_own():
     assert custom_suite("simpler", "widowx").tasks == SUITES["simpler-widowx"].tasks
     assert custom_suite("pusht", "PushT-v0").tasks == ("PushT-v0",)
+
+
+def test_a_suite_has_an_expert_if_there_is_one_for_all_its_tasks():
+    assert SUITES["libero-spatial"].has_expert and not SUITES["libero-goal"].has_expert
+    assert custom_suite("libero_fast", "libero_object_1").has_expert
+    assert not custom_suite("libero_fast", "libero_object_1,libero_goal_1").has_expert
+    assert not custom_suite("pusht", "PushT-v0").has_expert
