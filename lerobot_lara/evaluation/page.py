@@ -34,19 +34,19 @@ def data_uri(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def video_source(folder: Path, path: str, *, largest: int = 2_000_000) -> str:
+def video_source(video: Path, link: str, *, largest: int = 2_000_000) -> str:
     """Embeds an MP4 for the `src` attribute of a <video>.
 
     Args:
-        folder: Where the page will lie.
-        path: The video, relative to the folder.
+        video: The video.
+        link: Its path relative to the page.
         largest: Bytes above which the page links to the video instead.
 
     Returns:
-        A data URI, or the path.
+        A data URI, or the link.
     """
-    content = (folder / path).read_bytes()
-    return path if len(content) > largest else f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+    content = video.read_bytes()
+    return link if len(content) > largest else f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
 
 
 @functools.cache

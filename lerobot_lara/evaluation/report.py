@@ -49,7 +49,7 @@ def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
     drawn = draw_figures(results, output_dir)
     page = output_dir / "report.html"
     videos = [
-        (film.label, video_source(output_dir, str(film.video.relative_to(output_dir))))
+        (film.label, video_source(film.video, str(film.video.relative_to(output_dir))))
         for film in _films(results, output_dir)
     ]
     write_text(page, render_page(context, drawn, videos))

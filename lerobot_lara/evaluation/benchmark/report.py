@@ -49,7 +49,7 @@ def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
             comparisons=[describe_difference(entry) for entry in results["differences"] if _is_told(entry)],
             films=drawn,
             videos=[
-                (f"{task}, {agent}: {_OUTCOMES[name]}", video_source(output_dir, path))
+                (f"{task}, {agent}: {_OUTCOMES[name]}", video_source(output_dir / path, path))
                 for agent, tasks in results["videos"].items()
                 if agent != ZERO
                 for task, videos in tasks.items()

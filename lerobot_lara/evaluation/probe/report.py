@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lerobot_lara.evaluation.page import data_uri, render_template
+from lerobot_lara.evaluation.page import data_uri, render_template, video_source
 from lerobot_lara.evaluation.probe import figures, pictures
 from lerobot_lara.evaluation.probe.bootstrap import NUM_RESAMPLES, Estimate
 from lerobot_lara.evaluation.probe.checkpoint import Checkpoint
 from lerobot_lara.evaluation.probe.data import Pairs
+from lerobot_lara.evaluation.probe.film import prediction_film
 from lerobot_lara.evaluation.probe.gallery import choose_groups
 from lerobot_lara.evaluation.probe.labeled import LabeledLatents
 from lerobot_lara.evaluation.probe.measure import Measurement
@@ -80,14 +81,14 @@ def write_report(folder: Path, probed: Probed, pairs: Pairs, *, dataset: str, se
         probed=probed,
         verdicts=verdicts,
         headlines=headlines,
-        images={name: data_uri(path.read_bytes()) for name, path in drawn.items()},
+        images={name: _embedded(path) for name, path in drawn.items()},
         resamples=NUM_RESAMPLES,
         colors=figures.COLORS,
     )
     write_json(folder / RESULTS, results)
     (folder / FIGURES).mkdir(exist_ok=True)
-    for old in (folder / FIGURES).glob("*.png"):
-        if not (drawing / old.name).exists():
+    for old in (folder / FIGURES).iterdir():
+        if old.suffix in (".png", ".mp4") and not (drawing / old.name).exists():
             old.unlink()
     for figure in sorted(drawing.iterdir()):
         figure.replace(folder / FIGURES / figure.name)
@@ -103,13 +104,13 @@ def draw_figures(folder: Path, probed: Probed, pairs: Pairs, *, seed: int) -> di
     """Draws what was measured.
 
     Args:
-        folder: Folder of the PNGs.
+        folder: Folder of the PNGs and MP4s.
         probed: Checkpoints and their measurements on `pairs`.
         pairs: The pairs.
         seed: Seed of the measurements.
 
     Returns:
-        PNG of each figure, by name. Names of figures of a single model end with the model's number, counted from 1.
+        File of each figure, by name. Names of figures of a single model end with the model's number, counted from 1.
     """
     drawn = {}
     if any(each.robustness for _, each in probed):
@@ -132,11 +133,18 @@ def draw_figures(folder: Path, probed: Probed, pairs: Pairs, *, seed: int) -> di
         if not isinstance(model, LabeledLatents) and each.prediction is not None:
             pictures.example_predictions(model, pairs, each, paths["predictions"])
             pictures.transfer_strip(model, pairs, each, paths["transfer"])
+            drawn[f"film_{number}"] = prediction_film(model, pairs, each, folder / f"film_{number}.mp4")
         groups = choose_groups(each.latents, pairs.episodes, model.codebook_size)
         if groups:
             pictures.pair_gallery(pairs, groups, paths["gallery"])
         drawn |= {path.stem: path for path in paths.values() if path.is_file()}
     return drawn
+
+
+def _embedded(path: Path) -> str:
+    if path.suffix == ".mp4":
+        return video_source(path, f"{FIGURES}/{path.name}")
+    return data_uri(path.read_bytes())
 
 
 def compare(measurements: list[Measurement]) -> list[Headline]:

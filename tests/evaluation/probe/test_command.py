@@ -110,22 +110,27 @@ def test_before_and_after(root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert text in page
     drawn = {path.stem for path in (out / "figures").iterdir()}
     each = {
-        f"{name}_{number}" for name in ("predictions", "transfer", "latents", "gallery") for number in (1, 2)
+        f"{name}_{number}"
+        for name in ("predictions", "film", "transfer", "latents", "gallery")
+        for number in (1, 2)
     }
     assert drawn == each | {"distractors", "action_probe", "prediction"}
-    assert page.count("<img") == len(drawn)
+    assert page.count("<video") == 2 and "data:video/mp4;base64" in page
+    assert page.count("<img") == len(drawn) - 2
 
 
 def test_action_free_video_and_a_second_report_replaces_the_first(video: Path, tmp_path: Path) -> None:
     lam, out = save_lam(tmp_path / "lam"), tmp_path / "report"
     page = probe([str(lam)], dataset=str(video), out=out, max_pairs=16, device="cpu")
-    (out / "figures" / "transfer_2.png").write_bytes(b"of an earlier comparison")
+    earlier = [out / "figures" / name for name in ("transfer_2.png", "film_2.mp4")]
+    for file in earlier:
+        file.write_bytes(b"of an earlier comparison")
     first = json.loads((out / "metrics.json").read_text())
     assert probe([str(lam)], dataset=str(video), out=out, max_pairs=16, device="cpu") == page
     assert json.loads((out / "metrics.json").read_text()) == first  # seeded
     assert first["models"][0]["action"] is None
     assert "the dataset has no actions" in page.read_text()
-    assert not (out / "figures" / "transfer_2.png").exists()
+    assert not any(file.exists() for file in earlier)
 
 
 def test_model_that_predicts_features_only(
