@@ -11,6 +11,7 @@ from lerobot_lara.evaluation.report import PROBE, TRAINED_ARMS
 from lerobot_lara.evaluation.study.jobs import (
     ENVIRONMENT,
     ENVIRONMENT_DEFAULTS,
+    OFFLINE,
     Job,
     JobTime,
     busy_seconds,
@@ -75,7 +76,7 @@ def collect_results(
             "total": busy_seconds(times[job.name] for job in jobs),
         },
         "titles": {job.name: job.title for job in jobs},
-        "environment": {**ENVIRONMENT_DEFAULTS, **ENVIRONMENT},
+        "environment": {**ENVIRONMENT_DEFAULTS, **ENVIRONMENT, **OFFLINE},
         "commands": {job.name: shell_line(job.command) for job in jobs},
     }
 

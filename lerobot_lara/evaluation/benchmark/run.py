@@ -3,8 +3,11 @@
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from lerobot_lara.evaluation.benchmark.agents import EXPERT, ZERO
 from lerobot_lara.evaluation.benchmark.cell import CELL, PROGRESS
@@ -73,17 +76,40 @@ def run_benchmark(benchmark: Benchmark, output_dir: Path, *, workers: int = 2) -
         Path of the report.
 
     Raises:
-        ValueError: A setting is out of range, or the folder holds a benchmark with other settings.
+        ValueError: A setting is out of range, the Hub does not give a policy, or the folder holds a benchmark with
+            other settings.
         lerobot_lara.evaluation.study.jobs.JobError: A cell failed; the message has the end of its log.
     """
     if workers < 1:
         raise ValueError(f"`workers` is {workers}; it must be at least 1.")
     output_dir = output_dir.resolve()
+    jobs = list_jobs(with_local_policies(benchmark), output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    run_jobs(list_jobs(benchmark, output_dir), state_dir=output_dir / "jobs", num_parallel=workers)
+    # Not offline: encoders and tokenizers that a checkpoint names are on the Hub.
+    run_jobs(jobs, state_dir=output_dir / "jobs", num_parallel=workers, offline=False)
     results = collect_results(benchmark, output_dir)
     write_json(output_dir / "results.json", results)
     return write_report(results, output_dir)
+
+
+def with_local_policies(benchmark: Benchmark) -> Benchmark:
+    """Downloads the policies from the Hub, so that all cells play the same version of each.
+
+    Raises:
+        ValueError: The Hub does not give one.
+    """
+    local = {}
+    for name, checkpoint in benchmark.policies.items():
+        local[name] = checkpoint
+        if not Path(checkpoint).is_dir():
+            try:
+                local[name] = snapshot_download(checkpoint, allow_patterns=["*.json", "*.safetensors"])
+            except (HfHubHTTPError, HFValidationError, OSError) as error:
+                raise ValueError(
+                    f"`policies` has {checkpoint!r}, which is no folder, and the Hub does not give it: {error} Check "
+                    "the name, or the connection."
+                ) from error
+    return replace(benchmark, policies=local)
 
 
 def list_jobs(benchmark: Benchmark, output_dir: Path) -> list[Job]:

@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "LP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_MODE": "disabled",
 }
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 # Rendering without a display; a backend that the user chose is kept.
 ENVIRONMENT_DEFAULTS = {"MUJOCO_GL": "egl"} if sys.platform == "linux" else {}
 PROGRESS_INTERVAL_S = 30.0
@@ -104,7 +104,9 @@ class JobError(RuntimeError):
     """A job's process failed. The message contains the command, the path of the log and its last lines."""
 
 
-def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> dict[str, JobTime]:
+def run_jobs(
+    jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2, offline: bool = True
+) -> dict[str, JobTime]:
     """Runs the jobs that are not done yet.
 
     Jobs start in the given order, as soon as the jobs they need are done, at most `num_parallel` at a time. A job is
@@ -115,6 +117,7 @@ def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> 
         jobs: The jobs of the study.
         state_dir: Directory for `<name>.log` and `<name>.json`; created if missing.
         num_parallel: Largest number of processes at a time.
+        offline: Whether nothing may be downloaded, so that a study cannot depend on what the Hub has today.
 
     Returns:
         When each job ran, by name, in this call or an earlier one.
@@ -126,10 +129,12 @@ def run_jobs(jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2) -> 
     """
     with only_run(state_dir, "state_dir"):
         state_dir.mkdir(exist_ok=True)
-        return _run_jobs(jobs, state_dir, num_parallel)
+        return _run_jobs(jobs, state_dir, num_parallel, OFFLINE if offline else {})
 
 
-def _run_jobs(jobs: Sequence[Job], state_dir: Path, num_parallel: int) -> dict[str, JobTime]:
+def _run_jobs(
+    jobs: Sequence[Job], state_dir: Path, num_parallel: int, environment: dict[str, str]
+) -> dict[str, JobTime]:
     records = {job.name: _read_record(state_dir, job) for job in jobs}
     pending: list[Job] = []
     for job in jobs:
@@ -160,7 +165,14 @@ def _run_jobs(jobs: Sequence[Job], state_dir: Path, num_parallel: int) -> dict[s
                     if len(running) < num_parallel:
                         pending.remove(job)
                         slot = _free_slot(running)
-                        running.append(_Process(job, state_dir, slot=slot, continuation=commands[job.name]))
+                        process = _Process(
+                            job,
+                            state_dir,
+                            slot=slot,
+                            continuation=commands[job.name],
+                            environment=environment,
+                        )
+                        running.append(process)
                 if not running:
                     raise ValueError(
                         f"`jobs` has {[job.name for job in pending]}, which need jobs that are not in the study; it "
@@ -216,7 +228,15 @@ def read_progress(log: Path, description: str) -> tuple[int, int] | None:
 class _Process:
     """A running job with its log and progress bar."""
 
-    def __init__(self, job: Job, state_dir: Path, *, slot: int, continuation: tuple[str, ...] | None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        state_dir: Path,
+        *,
+        slot: int,
+        continuation: tuple[str, ...] | None,
+        environment: dict[str, str],
+    ) -> None:
         self.job = job
         self.slot = slot
         self._record_path = state_dir / f"{job.name}.json"
@@ -236,7 +256,13 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**ENVIRONMENT_DEFAULTS, **os.environ, **ENVIRONMENT, "TQDM_MININTERVAL": "1"},
+                env={
+                    **ENVIRONMENT_DEFAULTS,
+                    **os.environ,
+                    **ENVIRONMENT,
+                    **environment,
+                    "TQDM_MININTERVAL": "1",
+                },
             )
         self._bar = tqdm(
             desc=job.title,

@@ -17,6 +17,7 @@ from lerobot_lara.cli import main
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.envs.demonstration_sources import SOURCES
 from lerobot_lara.evaluation.benchmark import cell as cells
+from lerobot_lara.evaluation.benchmark import run
 from lerobot_lara.evaluation.benchmark.cell import CellConfig, play_cell
 from lerobot_lara.evaluation.benchmark.fit import check_fit, compare_rates
 from lerobot_lara.evaluation.benchmark.report import markdown_table, notices, write_report
@@ -322,12 +323,24 @@ def test_all_agents_meet_the_same_episodes_and_only_policies_get_their_flags(tmp
         ("--suite=metaworld-mt5 --workers=0", "`workers` is 0"),
         ("a=x a=y --suite=metaworld-mt5", "`policies` has the name 'a' twice"),
         ("zero=x --suite=metaworld-mt5", "`policies` has the name 'zero'"),
+        ("mine=no/such --suite=metaworld-mt5", "`policies` has 'no/such', which is no folder, and the Hub"),
+        ("out/puts/typo --suite=metaworld-mt5", "`policies` has 'out/puts/typo', which is no folder"),
         ("--suite=metaworld-mt5 --flag=env.image_size=8", "`flag` is 'env.image_size=8'"),
     ],
 )
 def test_bad_arguments_are_reported_in_a_sentence(tmp_path, capsys, arguments, message):
     assert main(["benchmark", *arguments.split(), f"--out={tmp_path / 'out'}"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_all_cells_play_the_version_that_the_hub_had_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        run, "snapshot_download", lambda name, allow_patterns: f"/cache/{name}/snapshots/c0ffee"
+    )
+    benchmark = Benchmark(SUITES["metaworld-mt5"], {"mine": "you/lara", "here": str(tmp_path)}, episodes=1)
+    local = run.with_local_policies(benchmark)
+    assert local.policies == {"mine": "/cache/you/lara/snapshots/c0ffee", "here": str(tmp_path)}
+    assert benchmark.policies["mine"] == "you/lara", "the report shows what was asked for"
 
 
 def test_groups_of_tasks_are_cells_of_their_own():

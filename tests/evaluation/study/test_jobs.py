@@ -236,6 +236,12 @@ def test_children_have_one_thread_and_no_network(tmp_path, script):
     run_jobs([script("job", code)], state_dir=tmp_path / "jobs")
 
 
+def test_children_may_be_online_if_they_are_told_so(tmp_path, script, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    code = "import os; assert 'HF_HUB_OFFLINE' not in os.environ; output.touch()"
+    run_jobs([script("job", code)], state_dir=tmp_path / "jobs", offline=False)
+
+
 def test_progress_is_read_from_the_right_bar(tmp_path):
     log = tmp_path / "log"
     assert read_progress(log, "Training") is None
