@@ -77,4 +77,5 @@ def _run(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     # LeRobot has logged during its import, which left a handler that drops progress messages.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request to the Hub
     return args.run(args)

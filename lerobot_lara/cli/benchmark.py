@@ -4,7 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from lerobot_lara.evaluation.benchmark.run import Benchmark, run_benchmark
+from lerobot_lara.cli.cluster_arguments import add_cluster_arguments, cluster_options
+from lerobot_lara.evaluation.benchmark.run import Benchmark, run_benchmark, run_benchmark_on_cluster
 from lerobot_lara.evaluation.benchmark.suites import SUITES, custom_suite
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a flag of lerobot-eval, such as --flag=--env.image_width=128 or --flag=--policy.n_action_steps=4; may be "
         "repeated",
     )
+    add_cluster_arguments(parser, tasks="--cluster-tasks", default=None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +59,16 @@ def run(args: argparse.Namespace) -> int:
         expert=not args.no_expert,
     )
     output_dir = args.out or Path("outputs") / "benchmark" / (args.suite or args.env)
-    page = run_benchmark(benchmark, output_dir, workers=args.workers)
+    if args.executor == "local":
+        page: Path | None = run_benchmark(benchmark, output_dir, workers=args.workers)
+    else:
+        cells = len(suite.tasks) * len(benchmark.agents)
+        page = run_benchmark_on_cluster(
+            benchmark, output_dir, executor=args.executor, options=cluster_options(args, pieces=cells)
+        )
+    if page is None:
+        logger.info("%s: the tasks are submitted; the last one writes report.html.", output_dir)
+        return 0
     logger.info("%s\n%s", (page.parent / "table.md").read_text(), page)
     return 0
 

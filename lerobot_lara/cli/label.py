@@ -5,6 +5,8 @@ import logging
 from dataclasses import fields
 from typing import Any
 
+from lerobot_lara.cli.cluster_arguments import add_cluster_arguments, cluster_options
+
 logger = logging.getLogger(__name__)
 
 
@@ -73,28 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="about how many frames a file holds, and a killed run may lose (default: 5000)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace other labels in the folder")
-    parser.add_argument(
-        "--executor",
-        choices=["local", "slurm", "ray"],
-        default="local",
-        help="who does it: processes of this machine, or datatrove's tasks on a cluster (default: local)",
-    )
-    cluster = parser.add_argument_group("Slurm and Ray")
-    cluster.add_argument("--tasks", type=int, default=1, help="number of tasks (default: 1)")
-    cluster.add_argument(
-        "--parallel-tasks", type=int, default=-1, help="tasks at the same time (default: no limit)"
-    )
-    cluster.add_argument("--partition", help="Slurm's partition")
-    cluster.add_argument(
-        "--time", default="10:00:00", help="Slurm's time limit of a task (default: 10:00:00)"
-    )
-    cluster.add_argument("--cpus-per-task", type=int, default=4, help="cores of a task (default: 4)")
-    cluster.add_argument("--gpus-per-task", type=int, default=0, help="GPUs of a task (default: 0)")
-    cluster.add_argument("--mem-per-cpu-gb", type=int, default=4, help="memory per core (default: 4)")
-    cluster.add_argument(
-        "--env-command",
-        help="shell command by which a Slurm job finds this package (default: this environment's)",
-    )
+    add_cluster_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,7 +89,6 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"`{missing[0]}` is missing. Pass `lara label <lam> <dataset> --out=<folder>`, or `--check=<folder>`."
         )
-    from lerobot_lara.labeling.executors import ClusterOptions
     from lerobot_lara.labeling.plan import LabelOptions
     from lerobot_lara.labeling.run import CopyOptions, label
 
@@ -133,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         options=LabelOptions(**chosen(LabelOptions)),
         executor=args.executor,
         workers=args.workers,
-        cluster=ClusterOptions(**chosen(ClusterOptions) | {"workers": args.parallel_tasks}),
+        cluster=cluster_options(args),
         overwrite=args.overwrite,
         copy=copy,
     )

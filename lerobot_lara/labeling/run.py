@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lerobot_lara.cluster.executors import ClusterOptions
 from lerobot_lara.data.latent_labels.labels import LatentLabels
 from lerobot_lara.data.latent_labels.manifest import MANIFEST, LabelManifest
 from lerobot_lara.data.mixture.config import MixtureConfig, is_mixture, load_mixture, require_roots
@@ -15,7 +16,7 @@ from lerobot_lara.data.video.dataset import dataset_root
 from lerobot_lara.files.lock import only_run
 from lerobot_lara.files.user_path import user_path
 from lerobot_lara.labeling.dataset_copy import copy_dataset, label_columns
-from lerobot_lara.labeling.executors import ClusterOptions, label_here, label_on_cluster
+from lerobot_lara.labeling.executors import label_here, label_on_cluster
 from lerobot_lara.labeling.finish import finish_labels
 from lerobot_lara.labeling.out_folder import LOGS, prepare_folder
 from lerobot_lara.labeling.plan import LabelOptions, LabelPlan, make_plan, open_lam

@@ -3,11 +3,12 @@
 import sys
 
 import pytest
+from support import slurm
 from support.tiny_datasets import make_tiny_dataset
 
 from lerobot_lara.cli import main
+from lerobot_lara.cluster import executors
 from lerobot_lara.data.latent_labels.labels import LatentLabels
-from lerobot_lara.labeling import executors
 from lerobot_lara.labeling.plan import LabelOptions, LabelPlan
 from lerobot_lara.labeling.run import label
 from lerobot_lara.labeling.shards import forget
@@ -31,16 +32,7 @@ def contents(folder):
 @pytest.fixture
 def jobs(monkeypatch):
     """Scripts that would be given to Slurm, with their further arguments."""
-    from datatrove.executor import slurm
-
-    launched = []
-
-    def launch(script, retriever, *args):
-        launched.append((script, args))
-        return len(launched)
-
-    monkeypatch.setattr(slurm, "launch_slurm_job", launch)
-    return launched
+    return slurm.capture_scripts(monkeypatch)
 
 
 def submit(lam, root, out, tasks):
@@ -49,17 +41,7 @@ def submit(lam, root, out, tasks):
 
 
 def run_task(out, executor, rank, tasks, monkeypatch):
-    """What a Slurm task does: datatrove's pipeline, as it was stored for it."""
-    import dill
-    from datatrove.executor import LocalPipelineExecutor
-
-    with (out / "logs" / executor / "executor.pik").open("rb") as file:
-        stored = dill.load(file)
-    assert stored.tasks == tasks
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(rank))
-    # It would ask Slurm.
-    monkeypatch.setattr(type(stored), "get_distributed_env", LocalPipelineExecutor.get_distributed_env)
-    stored._run_for_rank(rank)
+    slurm.run_task(out / "logs" / executor, rank, tasks, monkeypatch)
     forget()
 
 
@@ -87,7 +69,6 @@ def test_another_number_of_tasks_skips_nothing(data, tmp_path, jobs, monkeypatch
     out = tmp_path / "slurm"
     submit(lam, root, out, tasks=2)
     run_task(out, "label", 0, 2, monkeypatch)
-    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
     assert submit(lam, root, out, tasks=5) == 0
     assert any("#SBATCH --array=0-4" in script for script, _ in jobs)
     for rank in range(5):
@@ -100,10 +81,10 @@ def test_what_a_cluster_lacks_is_named(data, tmp_path, monkeypatch):
     lam, root = data
     with pytest.raises(ValueError, match="`partition` is missing"):
         label(lam, root, tmp_path / "a", executor="slurm")
-    monkeypatch.setattr(executors, "_is_installed", lambda name: False)
+    monkeypatch.setattr(executors, "_is_installed", lambda name: name != "ray")
     with pytest.raises(ValueError, match="needs the package ray"):
         label(lam, root, tmp_path / "b", executor="ray")
-    monkeypatch.setitem(sys.modules, "datatrove.executor", None)
+    monkeypatch.setattr(executors, "_is_installed", lambda name: name != "datatrove")
     with pytest.raises(ValueError, match=r"needs the package datatrove.*extra `label`"):
         label(lam, root, tmp_path / "c", executor="slurm")
     assert LabelPlan.read(tmp_path / "a").shards, "what was planned can be done another way"

@@ -7,10 +7,10 @@ import pytest
 from support.kills import file_contents
 from support.tiny_datasets import make_tiny_dataset
 
+from lerobot_lara.cluster import executors
+from lerobot_lara.cluster.executors import ClusterOptions
 from lerobot_lara.data.latent_labels.labels import LatentLabels
-from lerobot_lara.labeling import executors
 from lerobot_lara.labeling import run as module
-from lerobot_lara.labeling.executors import ClusterOptions
 from lerobot_lara.labeling.plan import LabelOptions
 from lerobot_lara.labeling.run import label
 from lerobot_lara.labeling.shards import forget

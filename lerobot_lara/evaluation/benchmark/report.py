@@ -10,6 +10,7 @@ from lerobot_lara.evaluation.page import data_uri, render_template, video_source
 from lerobot_lara.evaluation.report import STRIP_FRAMES, read_frames
 from lerobot_lara.files.atomic import write_text
 
+PAGE = "report.html"
 _OUTCOMES = {"first_success": "solved", "first_failure": "not solved"}
 
 
@@ -38,7 +39,7 @@ def write_report(results: Mapping[str, Any], output_dir: Path) -> Path:
     drawn = None
     if strips:
         drawn = data_uri(film_strips(strips, output_dir / "films.png").read_bytes())
-    page = output_dir / "report.html"
+    page = output_dir / PAGE
     write_text(
         page,
         render_template(

@@ -9,14 +9,16 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from lerobot_lara.cluster.executors import ClusterOptions, require_cluster, run_on_cluster
 from lerobot_lara.evaluation.benchmark.agents import EXPERT, ZERO
 from lerobot_lara.evaluation.benchmark.cell import CELL, PROGRESS
-from lerobot_lara.evaluation.benchmark.report import write_report
+from lerobot_lara.evaluation.benchmark.report import PAGE, write_report
 from lerobot_lara.evaluation.benchmark.results import collect_results
 from lerobot_lara.evaluation.benchmark.suites import Suite
-from lerobot_lara.evaluation.study.jobs import Job, run_jobs
+from lerobot_lara.evaluation.study.jobs import Job, check_records, run_jobs
 from lerobot_lara.files.atomic import write_json
 
+JOBS = "jobs"
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -86,7 +88,58 @@ def run_benchmark(benchmark: Benchmark, output_dir: Path, *, workers: int = 2) -
     jobs = list_jobs(with_local_policies(benchmark), output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     # Not offline: encoders and tokenizers that a checkpoint names are on the Hub.
-    run_jobs(jobs, state_dir=output_dir / "jobs", num_parallel=workers, offline=False)
+    run_jobs(jobs, state_dir=output_dir / JOBS, num_parallel=workers, offline=False)
+    return report_benchmark(benchmark, output_dir)
+
+
+def run_benchmark_on_cluster(
+    benchmark: Benchmark, output_dir: Path, *, executor: str, options: ClusterOptions
+) -> Path | None:
+    """Has the cells played by the tasks of Slurm or Ray, the n-th by every n-th task.
+
+    With Slurm the tasks are only submitted, the last of which writes the report. The same command goes on with what is
+    not done, also with another number of tasks, once none of them runs any more.
+
+    Args:
+        benchmark: What to run.
+        output_dir: Folder of the benchmark, on a file system that all tasks share.
+        executor: "slurm" or "ray".
+        options: How tasks are started.
+
+    Returns:
+        Path of the report; None if it will be written later.
+
+    Raises:
+        ValueError: As for `run_benchmark`, or the cluster lacks something.
+    """
+    require_cluster(executor, options)
+    from lerobot_lara.evaluation.benchmark.pipeline import PlayCells, ReportBenchmark
+
+    output_dir = output_dir.resolve()
+    local = with_local_policies(benchmark)
+    jobs = list_jobs(local, output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    check_records(jobs, output_dir / JOBS)
+    run_on_cluster(
+        executor,
+        PlayCells(local, output_dir),
+        ReportBenchmark(benchmark, output_dir),
+        tasks=min(options.tasks, len(jobs)),
+        options=options,
+        name="lara-benchmark",
+        logs=output_dir / "logs",
+    )
+    return output_dir / PAGE if executor == "ray" else None
+
+
+def play_cells(benchmark: Benchmark, output_dir: Path, *, rank: int, world_size: int) -> None:
+    """Plays what is not done of every `world_size`-th cell, from the `rank`-th."""
+    jobs = list_jobs(benchmark, output_dir)[rank::world_size]
+    run_jobs(jobs, state_dir=output_dir / JOBS, num_parallel=1, offline=False, exclusive=False)
+
+
+def report_benchmark(benchmark: Benchmark, output_dir: Path) -> Path:
+    """Writes the results and the report of a benchmark whose cells are played; returns the report's path."""
     results = collect_results(benchmark, output_dir)
     write_json(output_dir / "results.json", results)
     return write_report(results, output_dir)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,12 @@ class JobError(RuntimeError):
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, state_dir: Path, num_parallel: int = 2, offline: bool = True
+    jobs: Sequence[Job],
+    *,
+    state_dir: Path,
+    num_parallel: int = 2,
+    offline: bool = True,
+    exclusive: bool = True,
 ) -> dict[str, JobTime]:
     """Runs the jobs that are not done yet.
 
@@ -118,6 +124,7 @@ def run_jobs(
         state_dir: Directory for `<name>.log` and `<name>.json`; created if missing.
         num_parallel: Largest number of processes at a time.
         offline: Whether nothing may be downloaded, so that a study cannot depend on what the Hub has today.
+        exclusive: Whether nobody else may run jobs in the directory; if not, theirs must be other jobs.
 
     Returns:
         When each job ran, by name, in this call or an earlier one.
@@ -127,9 +134,15 @@ def run_jobs(
             the jobs are being run already.
         JobError: If a process fails. The processes that run at the same time are ended first.
     """
-    with only_run(state_dir, "state_dir"):
+    with only_run(state_dir, "state_dir") if exclusive else nullcontext():
         state_dir.mkdir(exist_ok=True)
         return _run_jobs(jobs, state_dir, num_parallel, OFFLINE if offline else {})
+
+
+def check_records(jobs: Sequence[Job], state_dir: Path) -> None:
+    """Raises a ValueError if one of the jobs was finished with other settings."""
+    for job in jobs:
+        _read_record(state_dir, job)
 
 
 def _run_jobs(

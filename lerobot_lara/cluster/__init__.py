@@ -1,0 +1,1 @@
+"""Work that is spread over the tasks of Slurm or Ray."""
