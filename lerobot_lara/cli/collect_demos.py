@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=image_size,
         metavar="N or HxW",
-        help="height and width in pixels (default: 128 for metaworld, 192x256 for simpler)",
+        help="height and width in pixels (default: 128 for metaworld and libero, 192x256 for simpler)",
     )
     parser.add_argument(
         "--seed",
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps-after-success",
         type=int,
-        help="steps recorded after the task is solved (default: 10 for metaworld, 3 for simpler)",
+        help="steps recorded after the task is solved (default: 10 for metaworld, 3 for simpler, 5 for libero)",
     )
     parser.add_argument("--workers", type=int, default=1, help="number of simulator processes (default: 1)")
     existing = parser.add_mutually_exclusive_group()

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 _ORIGIN = {"simulator_seed": int, "noise_std": float, "failed_attempts": int}
 """What `collection.json` tells about each episode, besides its task and number."""
+MAX_ENVIRONMENTS = 16
 _RECORD = Path("settings.json")
 """In the folder of a run that has not ended: its settings, and whether it replaces a dataset."""
 
@@ -214,10 +216,23 @@ def _collect(
     move_into_place(root, _RECORD)
 
 
-@functools.lru_cache(maxsize=16)
+_environments: OrderedDict[tuple, "gym.Env"] = OrderedDict()
+
+
 def _environment(env: str, task: str, image_size: tuple[int, int]) -> "gym.Env":
-    """Keeps the environments of a process between episodes, as starting one takes about a second."""
-    return SOURCES[env].make_env(task, image_size)
+    """Keeps the last environments of a process between episodes, as starting one takes about a second."""
+    key = (env, task, image_size)
+    if key not in _environments:
+        while len(_environments) >= MAX_ENVIRONMENTS:
+            _environments.popitem(last=False)[1].close()
+        _environments[key] = SOURCES[env].make_env(task, image_size)
+    _environments.move_to_end(key)
+    return _environments[key]
+
+
+def _close_environments() -> None:
+    while _environments:
+        _environments.popitem()[1].close()
 
 
 def _stage_episode(settings: CollectionSettings, task_and_episode: tuple[str, int], path: Path) -> Path:
@@ -245,7 +260,7 @@ def _mapper(workers: int, source: DemonstrationSource) -> Iterator[Any]:
         try:
             yield map
         finally:
-            _environment.cache_clear()
+            _close_environments()
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", source.environment])

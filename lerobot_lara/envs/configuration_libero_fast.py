@@ -85,6 +85,11 @@ class LiberoFastEnvConfig(LiberoEnvConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         resolve_tasks(self.task)
+        if not self.init_states or self.is_libero_plus:
+            raise ValueError(
+                "`init_states` must be true and `is_libero_plus` false: `libero_fast` starts from LIBERO's own states. "
+                "Use --env.type=libero or libero_plus for others."
+            )
         for name in ("episode_length", "observation_height", "observation_width"):
             value = getattr(self, name)
             if value is not None and value < 1:

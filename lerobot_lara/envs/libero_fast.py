@@ -67,6 +67,9 @@ class LiberoFastEnv(LiberoEnv):
             self.init_state_id = seed
         self._num_steps = 0
         self.init_states = not (options or {}).get("new_placement", False)
+        # Where a soft reset leaves them, the fingers would move differently while the scene settles.
+        for robot in self.simulator.robots:
+            robot.gripper.current_action = np.zeros(robot.gripper.dof)
         with _cheap_rendering():  # a hard reset loads the model again
             observation, _ = super().reset(seed=seed)
         self._keep(observation)
@@ -96,6 +99,13 @@ class LiberoFastEnv(LiberoEnv):
     def render(self) -> np.ndarray:
         """Returns the main camera's current image, upright."""
         return self._image[::-1, ::-1]
+
+    def close(self) -> None:
+        """Ends the simulator; the next reset starts it again."""
+        if self._env is not None:
+            # MuJoCo frees what the current context has, which may be another environment's.
+            self._make_current()
+        super().close()
 
     def _keep(self, observation: dict[str, Any]) -> None:
         self._image = next(iter(observation["pixels"].values()))

@@ -5,7 +5,6 @@ import itertools
 import json
 import sys
 import types
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def scripted_expert() -> Any:
     from lerobot_lara.envs import metaworld_expert
 
     yield metaworld_expert
-    collector._environment.cache_clear()
+    collector._close_environments()
 
 
 @pytest.fixture
@@ -239,7 +238,7 @@ def synthetic(monkeypatch, tmp_path):
 
     expert = types.SimpleNamespace(attempt=attempt, NOISE_STDS=(0.0,))
     monkeypatch.setitem(sys.modules, "lerobot_lara.envs.metaworld_expert", expert)
-    monkeypatch.setattr(collector, "_environment", lru_cache(lambda env, task, size: task))
+    monkeypatch.setattr(collector, "_environment", lambda env, task, size: task)
     monkeypatch.setattr(demonstration_sources, "require_package", lambda *args, **kwargs: None)
 
     def collect(name="demos", **options):
@@ -247,6 +246,22 @@ def synthetic(monkeypatch, tmp_path):
         return collect_demos(root=tmp_path / name, **fields)
 
     return collect
+
+
+def test_environments_that_are_no_longer_kept_are_closed(monkeypatch):
+    closed = []
+    source = types.SimpleNamespace(
+        make_env=lambda task, size: types.SimpleNamespace(close=lambda: closed.append(task))
+    )
+    monkeypatch.setitem(SOURCES, "toy", source)
+    monkeypatch.setattr(collector, "MAX_ENVIRONMENTS", 2)
+    first = collector._environment("toy", "a", (8, 8))
+    collector._environment("toy", "b", (8, 8))
+    assert collector._environment("toy", "a", (8, 8)) is first
+    collector._environment("toy", "c", (8, 8))
+    assert closed == ["b"], "the one that was used the longest time ago"
+    collector._close_environments()
+    assert sorted(closed) == ["a", "b", "c"]
 
 
 def test_a_frame_that_is_not_stored_is_an_error_and_episodes_are_kept(synthetic, tmp_path, monkeypatch):

@@ -164,6 +164,18 @@ def test_each_environment_draws_its_own_scene(env):
     finally:
         other.close()
     np.testing.assert_array_equal(after_other, alone)
+    np.testing.assert_array_equal(
+        env.reset(seed=1003)[0]["pixels"]["image"], alone, "closing frees its own only"
+    )
+
+
+def test_an_episode_does_not_depend_on_those_before_it(env):
+    env.reset(seed=1003)
+    alone = env.simulator.sim.get_state().flatten()
+    for _ in range(10):
+        env.step(np.array([0.5, 0, 0, 0, 0, 0, 1]))  # the fingers close
+    env.reset(seed=1003)
+    np.testing.assert_array_equal(env.simulator.sim.get_state().flatten(), alone)
 
 
 def test_rendering_is_cheap(env):

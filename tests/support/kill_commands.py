@@ -125,7 +125,6 @@ def collect_demos(kind: str, shared: Path) -> Command:
 
         demonstration_sources.DemonstrationSource.record = record
         collector._environment = lambda env, task, size: task
-        collector._environment.cache_clear = lambda: None
         demonstration_sources.require_package = lambda *args, **kwargs: None
         collector.collect_demos(
             tasks="reach-v3,door-close-v3",
