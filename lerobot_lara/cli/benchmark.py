@@ -2,11 +2,13 @@
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 from lerobot_lara.cli.cluster_arguments import add_cluster_arguments, cluster_options
 from lerobot_lara.evaluation.benchmark.run import Benchmark, run_benchmark, run_benchmark_on_cluster
 from lerobot_lara.evaluation.benchmark.suites import SUITES, custom_suite
+from lerobot_lara.evaluation.study.jobs import JobError
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the benchmark and returns 0."""
+    """Runs the benchmark; returns 0, or 1 if a cell failed."""
+    try:
+        return _run(args)
+    except JobError as error:
+        sys.stderr.write(f"\n{error}\n")
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
     suite = SUITES[args.suite].only(args.tasks) if args.suite else custom_suite(args.env, args.tasks)
     bad = [flag for flag in args.flag if not flag.startswith("--") or "=" not in flag]
     if bad:
@@ -77,7 +87,9 @@ def _named(policies: list[str]) -> dict[str, str]:
     """Name -> checkpoint; a local one is named by its whole path."""
     named: dict[str, str] = {}
     for number, text in enumerate(policies, start=1):
-        name, _, checkpoint = text.rpartition("=")
+        name, sign, checkpoint = text.partition("=")
+        if not sign or Path(text).exists():  # a folder's name may have the sign
+            name, checkpoint = "", text
         name = name or ("policy" if number == 1 else f"policy_{number}")
         if name in named:
             raise ValueError(

@@ -20,6 +20,7 @@ import numpy as np
 from lerobot.configs import parser
 from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.envs import close_envs, make_env
+from lerobot.envs.utils import FreezeAfterEpisodeEnd
 from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.io_utils import write_video
 from lerobot.utils.utils import init_logging
@@ -57,14 +58,23 @@ def play_cell(cfg: CellConfig) -> Path:
 
     Raises:
         ValueError: The policy does not fit the environment, it gives an action that is not finite, or the environment
-            does not tell whether an episode has succeeded.
+            does not tell whether an episode has succeeded, or has several tasks.
     """
     folder = Path(cfg.output_dir or ".")
     (folder / "episodes").mkdir(parents=True, exist_ok=True)
+    if cfg.env.type == "libero":
+        from lerobot_lara.envs.libero_assets import prepare_libero
+
+        prepare_libero()  # which otherwise asks on the keyboard
     envs = make_env(cfg.env, n_envs=1, use_async_envs=False, trust_remote_code=cfg.trust_remote_code)
     try:
-        (tasks,) = envs.values()
-        (env,) = tasks.values()
+        made = [env for tasks in envs.values() for env in tasks.values()]
+        if len(made) != 1:
+            raise ValueError(
+                f"`env.task` is {cfg.env.task!r}, which stands for {len(made)} tasks of `{cfg.env.type}`; a cell plays "
+                "one. Name single tasks; where the type has groups only, choose with --flag=--env.task_ids='[0]'."
+            )
+        (env,) = made
         agent = make_agent(cfg.agent, cfg, env)
         remark = None if cfg.policy is None else compare_rates(cfg.policy, cfg.env)
         if remark:
@@ -78,6 +88,10 @@ def play_cell(cfg: CellConfig) -> Path:
             if not path.exists():
                 wanted = [name for name in VIDEOS.values() if not (folder / name).exists()]
                 watched.start(filming=bool(wanted))
+                one = env.envs[0].unwrapped  # type: ignore[attr-defined]
+                if hasattr(one, "init_state_id"):
+                    # LeRobot's LIBERO would count from the first episode of the process.
+                    one.init_state_id = seed - cfg.seed
                 agent(env, seed, watched.film)
                 outcome = watched.outcome(seed)
                 name = VIDEOS[outcome["success"]]
@@ -106,6 +120,8 @@ class _Watch:
 
     def __init__(self, env: gym.vector.VectorEnv) -> None:
         self._env = env
+        # Others are at the start of the next episode when the last frame would be drawn.
+        self._stays_at_end = isinstance(env.envs[0], FreezeAfterEpisodeEnd)  # type: ignore[attr-defined]
         self.frames_per_second = int(env.unwrapped.metadata.get("render_fps", 10))
         self._info: dict[str, Any] = {}
         step = env.step
@@ -120,6 +136,7 @@ class _Watch:
             answer = step(actions)
             self._steps += 1
             self._info = answer[-1]
+            self._has_ended = bool(answer[2][0] or answer[3][0])
             return answer
 
         env.step = watched_step  # type: ignore[method-assign]
@@ -130,11 +147,12 @@ class _Watch:
         self._filming = filming
         self._steps = 0
         self._info = {}
+        self._has_ended = False
         self.frames: list[np.ndarray] = []
 
     def film(self) -> None:
         """Keeps the current frame, if this episode is filmed."""
-        if self._filming:
+        if self._filming and (self._stays_at_end or not self._has_ended):
             self.frames.append(self._env.envs[0].render())  # type: ignore[attr-defined]
 
     def outcome(self, seed: int) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 
 from lerobot.configs import FeatureType
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.envs.configs import EnvConfig
+from lerobot.envs import make_env_pre_post_processors
+from lerobot.envs.configs import EnvConfig, LiberoEnv
 from lerobot.envs.utils import env_to_policy_features
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
+
+LIBERO_STATE_DIM = 8  # hand's position and rotation vector, two fingers
 
 
 def check_fit(policy: PreTrainedConfig, env: EnvConfig, rename_map: Mapping[str, str]) -> None:
@@ -24,10 +27,18 @@ def check_fit(policy: PreTrainedConfig, env: EnvConfig, rename_map: Mapping[str,
     offered = {rename_map.get(name, name): tuple(feature.shape) for name, feature in features.items()}
     action = offered.pop(ACTION, None)
     asked = policy.input_features or {}
-    # LIBERO's own step makes one vector of several.
-    rearranged = bool(env.get_env_processors()[0].steps)
+    before, after = make_env_pre_post_processors(env_cfg=env, policy_cfg=policy)
+    if isinstance(env, LiberoEnv):
+        # Its own step makes one vector of several.
+        offered[OBS_STATE] = (LIBERO_STATE_DIM,)
+    rearranged = bool(before.steps)
     problems = []
-    cameras = {name for name, feature in asked.items() if feature.type is FeatureType.VISUAL}
+    # Empty cameras are filled by the policy, as some of LeRobot's do.
+    cameras = {
+        name
+        for name, feature in asked.items()
+        if feature.type is FeatureType.VISUAL and "empty_camera" not in name
+    }
     lacking = sorted(cameras - offered.keys())
     if lacking:
         spare = sorted(
@@ -48,7 +59,8 @@ def check_fit(policy: PreTrainedConfig, env: EnvConfig, rename_map: Mapping[str,
         elif tuple(feature.shape) != offered[name]:
             problems.append(f"{name} has {feature.shape[0]} numbers, and here {offered[name][0]}")
     wanted = (policy.output_features or {}).get(ACTION)
-    if wanted is not None and action is not None and tuple(wanted.shape) != action:
+    converted = bool(after.steps)  # such as X-VLA's actions, which are wider
+    if wanted is not None and action is not None and tuple(wanted.shape) != action and not converted:
         problems.append(f"its actions have {wanted.shape[0]} numbers, and here {action[0]}")
     if problems:
         raise ValueError(

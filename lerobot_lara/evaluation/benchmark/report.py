@@ -83,7 +83,12 @@ def notices(results: Mapping[str, Any]) -> list[str]:
 
 def describe_difference(entry: Mapping[str, Any]) -> str:
     """One sentence about two agents."""
-    points, low, high = (100 * entry[name] for name in ("difference", "low", "high"))
+    points = 100 * entry["difference"]
+    if entry["low"] is None:
+        return (
+            f"{entry['first']} − {entry['second']}: {points:+.0f} points in one episode, which can be chance."
+        )
+    low, high = 100 * entry["low"], 100 * entry["high"]
     certain = low > 0 or high < 0
     return (
         f"{entry['first']} − {entry['second']}: {points:+.0f} points (95 % interval {low:+.0f} to {high:+.0f}; "

@@ -95,18 +95,19 @@ def compare(first: Mapping[str, Sequence[bool]], second: Mapping[str, Sequence[b
 
     Returns:
         `difference` of the success rates with a 95 % interval from `low` to `high`, from the differences of the single
-        episodes; the numbers of episodes that `only_first` and `only_second` solved; and `p_value` of the exact McNemar
-        test, two-sided, on these.
+        episodes (None with only one); the numbers of episodes that `only_first` and `only_second` solved; and `p_value`
+        of the exact McNemar test, two-sided, on these.
     """
     pairs = [(one, other) for task in first for one, other in zip(first[task], second[task], strict=True)]
     mean, low, high = student_interval(float(one) - float(other) for one, other in pairs)
+    alone = len(pairs) < 2  # one episode gives no interval
     only_first = sum(one and not other for one, other in pairs)
     only_second = sum(other and not one for one, other in pairs)
     discordant = only_first + only_second
     return {
         "difference": mean,
-        "low": low,
-        "high": high,
+        "low": None if alone else low,
+        "high": None if alone else high,
         "only_first": only_first,
         "only_second": only_second,
         "p_value": float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,

@@ -49,6 +49,11 @@ class Benchmark:
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ValueError(f"`episodes` is {self.episodes}; it must be at least 1.")
+        if not self.agents:
+            raise ValueError(
+                "`policies` is empty, and there is neither an expert nor the robot that does nothing: nobody plays. "
+                "Name a checkpoint."
+            )
         for name in self.policies:
             if name in (ZERO, EXPERT) or not _NAME.fullmatch(name):
                 raise ValueError(
@@ -191,14 +196,14 @@ def _job(benchmark: Benchmark, output_dir: Path, agent: str, task: str) -> Job:
         *(f"--eval.n_episodes={benchmark.episodes}", "--eval.batch_size=1"),
         *(f"--seed={benchmark.seed}", f"--output_dir={folder}"),
     )
-    files = [Path(checkpoint or "") / name for name in ("config.json", "model.safetensors")]
+    files = [] if checkpoint is None else sorted(Path(checkpoint).glob("*.*"))
     return Job(
         f"{agent}.{task}",
         f"{agent} on {task}",
         command,
         folder,
         folder / CELL,
-        inputs=tuple(file for file in files if file.is_file()),
+        inputs=tuple(file for file in files if file.suffix in (".json", ".safetensors")),
         progress=PROGRESS,
         # The command goes on with the episodes that are there.
         resume=functools.partial(tuple, command),

@@ -6,6 +6,7 @@ has changed is refused.
 """
 
 import ctypes
+import functools
 import hashlib
 import json
 import logging
@@ -84,7 +85,7 @@ class Job:
     @property
     def fingerprint(self) -> dict[str, object]:
         """The command and the digests of its input files; a finished job is valid as long as this is the same."""
-        digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.inputs}
+        digests = {str(path): _digest(path, *_version(path)) for path in self.inputs}
         return {"command": list(self.command), "inputs": digests}
 
 
@@ -99,6 +100,18 @@ class JobTime:
 
     started: float
     seconds: float
+
+
+@functools.cache
+def _digest(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Size and time of change, so that a file is read again if it is another one."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 class JobError(RuntimeError):
@@ -252,12 +265,16 @@ class _Process:
     ) -> None:
         self.job = job
         self.slot = slot
+        # Of the files as they are now; they may be replaced while it runs.
+        self._fingerprint = job.fingerprint
         self._record_path = state_dir / f"{job.name}.json"
         self._log_path = state_dir / f"{job.name}.log"
         self._reported = time.monotonic()
         spent = 0.0 if continuation is None else _seconds_spent(self._record_path, self._log_path)
         self.time = JobTime(time.time() - spent, 0.0)
-        write_json(self._record_path, {"status": "running", "started": self.time.started, **job.fingerprint})
+        write_json(
+            self._record_path, {"status": "running", "started": self.time.started, **self._fingerprint}
+        )
         command = continuation or job.command
         logger.info(
             "%s: %s\n  %s", job.title, "continued" if continuation else "started", shell_line(command)
@@ -295,7 +312,7 @@ class _Process:
         self.time = replace(self.time, seconds=self._elapsed())
         if status != 0 or not self.job.is_complete:
             raise JobError(self._describe_failure(status))
-        record = {"status": "done", **asdict(self.time), **self.job.fingerprint}
+        record = {"status": "done", **asdict(self.time), **self._fingerprint}
         write_json(self._record_path, record)
         logger.info("%s: done in %.0f s", self.job.title, self.time.seconds)
         return True
@@ -396,7 +413,7 @@ def _read_record(state_dir: Path, job: Job) -> dict:
     if record["status"] == "done" and known != job.fingerprint:
         raise ValueError(
             f"{state_dir.parent} was made with other settings: there, {job.title!r} was done by "
-            f"{shell_line(record['command'])}. Pass another output directory, or --overwrite to start again."
+            f"{shell_line(record['command'])}. Pass another output directory, or delete that one to start again."
         )
     return record
 

@@ -1,5 +1,6 @@
 """`lara benchmark`: cells, their figures and the page."""
 
+import functools
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -14,13 +15,19 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.envs.utils import freeze_after_episode_end
 
 from lerobot_lara.cli import main
+from lerobot_lara.cli.benchmark import _named
 from lerobot_lara.dit.configuration_lara_dit import LaraDiTConfig
 from lerobot_lara.envs.demonstration_sources import SOURCES
 from lerobot_lara.evaluation.benchmark import cell as cells
 from lerobot_lara.evaluation.benchmark import run
 from lerobot_lara.evaluation.benchmark.cell import CellConfig, play_cell
 from lerobot_lara.evaluation.benchmark.fit import check_fit, compare_rates
-from lerobot_lara.evaluation.benchmark.report import markdown_table, notices, write_report
+from lerobot_lara.evaluation.benchmark.report import (
+    describe_difference,
+    markdown_table,
+    notices,
+    write_report,
+)
 from lerobot_lara.evaluation.benchmark.results import collect_results, compare, summarize
 from lerobot_lara.evaluation.benchmark.run import Benchmark, list_jobs
 from lerobot_lara.evaluation.benchmark.suites import SUITES, Suite, custom_suite
@@ -64,6 +71,8 @@ class DoorEnv(gym.Env):
 @dataclass
 class DoorEnvConfig(EnvConfig):
     silent: bool = False
+    stays_at_end: bool = True
+    tasks: int = 1
     features: dict = field(default_factory=lambda: {"action": PolicyFeature(FeatureType.ACTION, (3,))})
 
     @property
@@ -71,14 +80,17 @@ class DoorEnvConfig(EnvConfig):
         return {}
 
     def create_envs(self, n_envs, use_async_envs=False):
-        # Idle after the end of an episode, like this package's own.
-        make_one = freeze_after_episode_end(lambda: DoorEnv(self.silent))
-        return {"open": {0: gym.vector.SyncVectorEnv([make_one] * n_envs)}}
+        # Idle after the end of an episode, like this package's own, or at the start of the next, like LeRobot's.
+        make_one, mode = functools.partial(DoorEnv, self.silent), gym.vector.AutoresetMode.SAME_STEP
+        if self.stays_at_end:
+            make_one, mode = freeze_after_episode_end(make_one), gym.vector.AutoresetMode.NEXT_STEP
+        made = [gym.vector.SyncVectorEnv([make_one] * n_envs, autoreset_mode=mode) for _ in range(self.tasks)]
+        return {"open": dict(enumerate(made))}
 
 
-def config(tmp_path, *, silent=False, episodes=4, name="cell"):
+def config(tmp_path, *, silent=False, episodes=4, name="cell", **env):
     return CellConfig(
-        env=DoorEnvConfig(task="open", silent=silent),
+        env=DoorEnvConfig(task="open", silent=silent, **env),
         eval=EvalConfig(n_episodes=episodes, batch_size=1),
         output_dir=tmp_path / name,
         seed=10,
@@ -105,6 +117,41 @@ def test_a_cell_films_the_first_success_and_the_first_failure_whole(tmp_path):
         assert abs(int(frames[0].mean())) < 8 and abs(frames[-1].mean() - 40 * (len(frames) - 1)) < 12
     assert lengths == {"first_success": 4, "first_failure": 6}
     assert not (tmp_path / "cell" / "unfinished.mp4").exists()
+
+
+def test_a_film_does_not_end_with_the_start_of_the_next_episode(tmp_path):
+    from lerobot_lara.evaluation.report import read_frames
+
+    result = json.loads(play_cell(config(tmp_path, stays_at_end=False)).read_text())
+    assert [episode["steps"] for episode in result["episodes"]] == [3, 5, 3, 5]
+    frames = read_frames(tmp_path / "cell" / "first_success.mp4", 100)
+    assert [round(frame.mean() / 40) for frame in frames] == [0, 1, 2]
+
+
+def test_a_group_of_tasks_is_no_cell(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"`env.task` is 'open', which stands for 3 tasks of `benchmark_test`"
+    ):
+        play_cell(config(tmp_path, tasks=3))
+
+
+def test_starting_states_that_are_counted_are_those_of_the_episode(tmp_path, monkeypatch):
+    """LeRobot's LIBERO goes on to the next state at every reset, also of a run that has begun in the middle."""
+    started = []
+
+    def reset(self, *, seed=None, options=None):
+        started.append((seed, self.init_state_id))
+        self.init_state_id += 1
+        return original(self, seed=seed, options=options)
+
+    original = DoorEnv.reset
+    monkeypatch.setattr(DoorEnv, "init_state_id", 0, raising=False)
+    monkeypatch.setattr(DoorEnv, "reset", reset)
+    (tmp_path / "cell" / "episodes").mkdir(parents=True)
+    done = {"seed": 10, "success": True, "steps": 3, "reached": {}}
+    (tmp_path / "cell" / "episodes" / "10.json").write_text(json.dumps(done))
+    play_cell(config(tmp_path))
+    assert started == [(11, 1), (12, 2), (13, 3)]
 
 
 def test_an_interrupted_cell_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -199,6 +246,27 @@ def test_everything_that_does_not_fit_is_in_one_message():
     check_fit(policy, SimplerEnvConfig(), {"observation.image": "observation.images.front"})
 
 
+def test_cameras_that_a_policy_fills_itself_are_not_asked_for():
+    from lerobot_lara.envs.configuration_simpler import SimplerEnvConfig
+
+    camera = PolicyFeature(FeatureType.VISUAL, (3, 8, 8))
+    policy = LaraDiTConfig(
+        device="cpu",
+        input_features={"observation.image": camera, "observation.images.empty_camera_0": camera},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))},
+    )
+    check_fit(policy, SimplerEnvConfig(), {})
+
+
+def test_actions_that_the_policys_own_step_converts_are_not_compared():
+    from lerobot.policies.xvla.configuration_xvla import XVLAConfig
+
+    from lerobot_lara.envs.configuration_libero_fast import LiberoFastEnvConfig
+
+    policy = XVLAConfig(device="cpu", output_features={"action": PolicyFeature(FeatureType.ACTION, (20,))})
+    check_fit(policy, LiberoFastEnvConfig(), {})
+
+
 def test_the_state_that_libero_assembles_in_its_own_step_is_no_mismatch():
     from lerobot_lara.envs.configuration_libero_fast import LiberoFastEnvConfig
 
@@ -218,6 +286,10 @@ def test_the_state_that_libero_assembles_in_its_own_step_is_no_mismatch():
     remark = compare_rates(policy, LiberoFastEnvConfig())
     assert remark is not None
     assert "10 frames per second, and `libero_fast` takes 20" in remark and "are 2 times as fast" in remark
+    policy.input_features["observation.state"].shape = (9,)
+    with pytest.raises(ValueError, match=r"observation.state has 9 numbers, and here 8\. "):
+        check_fit(policy, LiberoFastEnvConfig(), {})
+    policy.input_features["observation.state"].shape = (8,)
     policy.output_features["action"].shape = (4,)
     with pytest.raises(ValueError, match=r"fast` gives: its actions have 4 numbers, and here 7\. "):
         check_fit(policy, LiberoFastEnvConfig(), {})
@@ -254,6 +326,10 @@ def test_differences_are_of_the_same_episodes():
     assert compare(first, first)["p_value"] == 1
     with pytest.raises(ValueError):
         compare(first, {"a": [True], "b": [True, True]})
+    single = compare({"a": [True]}, {"a": [False]})
+    assert (single["difference"], single["low"], single["high"]) == (1, None, None)
+    described = describe_difference({"first": "x", "second": "y", **single})
+    assert described == "x − y: +100 points in one episode, which can be chance."
 
 
 @pytest.fixture
@@ -323,6 +399,7 @@ def test_all_agents_meet_the_same_episodes_and_only_policies_get_their_flags(tmp
         ("--suite=metaworld-mt5 --workers=0", "`workers` is 0"),
         ("a=x a=y --suite=metaworld-mt5", "`policies` has the name 'a' twice"),
         ("zero=x --suite=metaworld-mt5", "`policies` has the name 'zero'"),
+        ("--suite=libero-goal --no-zero", "`policies` is empty, and there is neither an expert"),
         ("mine=no/such --suite=metaworld-mt5", "`policies` has 'no/such', which is no folder, and the Hub"),
         ("out/puts/typo --suite=metaworld-mt5", "`policies` has 'out/puts/typo', which is no folder"),
         ("--suite=metaworld-mt5 --flag=env.image_size=8", "`flag` is 'env.image_size=8'"),
@@ -341,6 +418,39 @@ def test_all_cells_play_the_version_that_the_hub_had_at_the_start(tmp_path, monk
     local = run.with_local_policies(benchmark)
     assert local.policies == {"mine": "/cache/you/lara/snapshots/c0ffee", "here": str(tmp_path)}
     assert benchmark.policies["mine"] == "you/lara", "the report shows what was asked for"
+
+
+def test_a_cell_that_fails_is_reported_with_its_log_and_not_as_a_bug(tmp_path, capsys):
+    arguments = [
+        "benchmark",
+        "--env=benchmark_test",
+        "--tasks=open",
+        f"--out={tmp_path / 'out'}",
+        "--episodes=1",
+    ]
+    assert main(arguments) == 1  # another process does not know the type
+    told = capsys.readouterr().err
+    assert "zero on open failed: exit status" in told and "bug of" not in told
+
+
+def test_a_checkpoint_whose_name_has_the_sign_is_no_name(tmp_path):
+    folder = tmp_path / "lr=1e-4"
+    folder.mkdir()
+    assert _named([str(folder), f"b={folder}", "c=you/lara"]) == {
+        "policy": str(folder),
+        "b": str(folder),
+        "c": "you/lara",
+    }
+
+
+def test_every_file_of_a_checkpoint_counts(tmp_path):
+    for name in ("config.json", "model.safetensors", "policy_preprocessor_step_3.safetensors", "README.md"):
+        (tmp_path / name).write_text("x")
+    benchmark = Benchmark(
+        SUITES["metaworld-mt5"], {"mine": str(tmp_path)}, episodes=1, zero=False, expert=False
+    )
+    inputs = {path.name for path in list_jobs(benchmark, tmp_path / "out")[0].inputs}
+    assert inputs == {"config.json", "model.safetensors", "policy_preprocessor_step_3.safetensors"}
 
 
 def test_groups_of_tasks_are_cells_of_their_own():

@@ -192,7 +192,7 @@ def test_other_settings_are_refused(tmp_path, script, changed):
         job = script("job", inputs=(config,))
     else:
         job = script("job", "output.write_text('y')", inputs=(config,))
-    with pytest.raises(ValueError, match=r"(?s)other settings.*--overwrite"):
+    with pytest.raises(ValueError, match=r"(?s)other settings.*delete that one"):
         run_jobs([job], state_dir=tmp_path / "jobs")
 
 
@@ -224,6 +224,16 @@ def test_failed_job_runs_again(tmp_path, script):
         run_jobs([job], state_dir=tmp_path / "jobs")
     (tmp_path / "cured").touch()
     assert run_jobs([job], state_dir=tmp_path / "jobs").keys() == {"job"}
+
+
+def test_an_input_that_is_replaced_while_its_job_runs_is_noticed_the_next_time(tmp_path, script):
+    file = tmp_path / "weights"
+    file.write_text("old")
+    code = f"output.write_text(Path({str(file)!r}).read_text()); Path({str(file)!r}).write_text('newer')"
+    job = script("job", code, inputs=(file,))
+    run_jobs([job], state_dir=tmp_path / "jobs")
+    with pytest.raises(ValueError, match="was made with other settings"):
+        run_jobs([job], state_dir=tmp_path / "jobs")
 
 
 def test_unknown_need_is_an_error_and_not_an_endless_wait(tmp_path, script):
