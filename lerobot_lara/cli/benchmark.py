@@ -72,9 +72,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.executor == "local":
         page: Path | None = run_benchmark(benchmark, output_dir, workers=args.workers)
     else:
-        cells = len(suite.tasks) * len(benchmark.agents)
         page = run_benchmark_on_cluster(
-            benchmark, output_dir, executor=args.executor, options=cluster_options(args, pieces=cells)
+            benchmark, output_dir, executor=args.executor, options=cluster_options(args)
         )
     if page is None:
         logger.info("%s: the tasks are submitted; the last one writes report.html.", output_dir)

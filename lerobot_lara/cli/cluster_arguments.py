@@ -28,11 +28,10 @@ def add_cluster_arguments(
         metavar="N",
         type=int,
         default=default,
-        help=f"number of tasks (default: {'as many as can be' if default is None else default})",
+        help=f"number of tasks (default: {'one for each piece of work' if default is None else default})",
     )
     cluster.add_argument(
         "--parallel-tasks",
-        dest="workers_of_cluster",
         metavar="N",
         type=int,
         default=-1,
@@ -51,19 +50,11 @@ def add_cluster_arguments(
     )
 
 
-def cluster_options(args: argparse.Namespace, *, pieces: int = 1) -> ClusterOptions:
-    """The options that were given.
-
-    Args:
-        args: The parsed arguments.
-        pieces: Number of tasks if none was given and there is no default.
-
-    Raises:
-        ValueError: One is out of range.
-    """
+def cluster_options(args: argparse.Namespace) -> ClusterOptions:
+    """The options that were given; raises a ValueError if one is out of range."""
     return ClusterOptions(
-        tasks=pieces if args.num_tasks is None else args.num_tasks,
-        workers=args.workers_of_cluster,
+        tasks=args.num_tasks,
+        workers=args.parallel_tasks,
         time=args.time,
         partition=args.partition,
         cpus_per_task=args.cpus_per_task,

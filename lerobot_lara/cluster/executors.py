@@ -22,7 +22,7 @@ class ClusterOptions:
     """How tasks of Slurm or Ray are started; see datatrove's executors.
 
     Args:
-        tasks: Number of tasks.
+        tasks: Number of tasks; None for one for each piece of work.
         workers: Tasks that run at the same time; -1 for no limit.
         time: Slurm's time limit of a task.
         partition: Slurm's partition.
@@ -32,7 +32,7 @@ class ClusterOptions:
         env_command: Shell command by which a Slurm job finds this package.
     """
 
-    tasks: int
+    tasks: int | None = None
     workers: int = -1
     time: str = "10:00:00"
     partition: str | None = None
@@ -43,7 +43,7 @@ class ClusterOptions:
 
     def __post_init__(self) -> None:
         for name, holds, expected in (
-            ("tasks", self.tasks >= 1, "at least 1"),
+            ("tasks", self.tasks is None or self.tasks >= 1, "at least 1"),
             ("workers", self.workers >= 1 or self.workers == -1, "at least 1, or -1 for no limit"),
             ("cpus_per_task", self.cpus_per_task >= 1, "at least 1"),
             ("gpus_per_task", self.gpus_per_task >= 0, "0 or more"),
@@ -79,7 +79,7 @@ def run_on_cluster(
     work: "PipelineStep",
     last: "PipelineStep",
     *,
-    tasks: int,
+    pieces: int,
     options: ClusterOptions,
     name: str,
     logs: Path,
@@ -92,7 +92,7 @@ def run_on_cluster(
         executor: "slurm" or "ray".
         work: Done by every task, with its `rank` and the number of tasks as `world_size`.
         last: Done once, after all tasks have ended well.
-        tasks: Number of tasks; that of the options is not used.
+        pieces: Pieces of work; there are no more tasks than that.
         options: How tasks are started.
         name: Name of Slurm's job; that of the last step has "-finish" added.
         logs: Folder of datatrove's logs, on a file system that all tasks share.
@@ -103,6 +103,7 @@ def run_on_cluster(
     require_cluster(executor, options)
     from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
 
+    tasks = min(options.tasks or pieces, pieces)
     # Without "lara-": the folder is that of the command.
     work_logs = str(logs / name.removeprefix("lara-"))
     if executor == "ray":

@@ -95,7 +95,7 @@ def label_on_cluster(
         executor,
         LabelShards(str(folder), shards),
         FinishLabels(str(folder)),
-        tasks=min(options.tasks, shards),
+        pieces=shards,
         options=options,
         name="lara-label",
         logs=logs,

@@ -121,7 +121,7 @@ def label(
                 executor,
                 target,
                 shards=len(plan.shards),
-                options=cluster or ClusterOptions(tasks=len(plan.shards)),
+                options=cluster or ClusterOptions(),
                 logs=target / LOGS,
             )
             finished = (target / MANIFEST).is_file()

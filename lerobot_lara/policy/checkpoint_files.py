@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from lerobot_lara.files.checkpoint_reading import read_json_object
@@ -80,3 +80,14 @@ class Checkpoint:
                 f"{self.path} has no config.json. Name the folder `pretrained_model` of a checkpoint."
             )
         return read_json_object(file)
+
+
+def download_checkpoint(checkpoint: str | Path) -> Path:
+    """The folder of a checkpoint; one of the Hub is downloaded, without what no policy reads.
+
+    Args:
+        checkpoint: Folder or Hub id.
+    """
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    return Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors"]))

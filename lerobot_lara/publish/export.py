@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 
@@ -18,7 +17,7 @@ from lerobot_lara.files.lock import only_run
 from lerobot_lara.lam.configuration_lara_lam import LaraLAMConfig
 from lerobot_lara.lam.latent_action_model import LatentActionModel
 from lerobot_lara.lam.modeling_lara_lam import LaraLAMPolicy
-from lerobot_lara.policy.checkpoint_files import Checkpoint
+from lerobot_lara.policy.checkpoint_files import Checkpoint, download_checkpoint
 from lerobot_lara.policy.processor_files import check_processors
 from lerobot_lara.policy.read_config import read_config
 
@@ -39,9 +38,7 @@ def export_base(checkpoint: str | Path, directory: str | Path) -> None:
         ValueError: `checkpoint` is no aligned policy, or `directory` is in use.
     """
     config, directory = _read(checkpoint), _unused(directory)
-    source = Path(checkpoint)
-    if not source.is_dir():
-        source = Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors"]))
+    source = download_checkpoint(checkpoint)
     if (source / ADAPTER_FILE).is_file():
         raise ValueError(
             f"`checkpoint` {checkpoint} is a low-rank adapter; it must be a whole policy. Merge it into its base "

@@ -58,6 +58,8 @@ def test_tasks_resolve_by_name_and_by_suite():
         ({"observation_width": 0}, "`observation_width` is 0"),
         ({"episode_length": 0}, "`episode_length` is 0"),
         ({"task": "libero_spatial_1", "task_ids": [1]}, "`task_ids` is for whole suites"),
+        ({"init_states": False, "hard_reset": True}, "`init_states` must be true"),
+        ({"is_libero_plus": True}, "`is_libero_plus` false"),
     ],
 )
 def test_bad_settings_are_refused(kwargs, message):

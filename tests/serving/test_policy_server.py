@@ -1,5 +1,9 @@
 """`lara serve` with the client of vla-eval itself: contents of the answers."""
 
+import json
+import shutil
+from pathlib import Path
+
 import anyio
 import numpy as np
 import pytest
@@ -143,6 +147,15 @@ def test_hello_says_what_is_served(checkpoint):
         "fps": 5,
     }
     assert info["observation_params"] == {"send_state": True}
+
+
+def test_the_rate_is_that_of_the_policys_data_unless_another_is_told(checkpoint, tmp_path):
+    rated = Path(shutil.copytree(checkpoint, tmp_path / "rated"))
+    saved = json.loads((rated / "config.json").read_text())
+    (rated / "config.json").write_text(json.dumps({**saved, "fps": 12.0}))
+    assert PolicyServer(str(rated)).metadata()["fps"] == 12
+    assert PolicyServer(str(rated), fps=5).metadata()["fps"] == 5
+    assert PolicyServer(checkpoint).metadata()["fps"] is None
 
 
 def test_images_of_any_size_are_fitted_when_asked(checkpoint):

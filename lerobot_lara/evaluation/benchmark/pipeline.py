@@ -8,21 +8,26 @@ from datatrove.pipeline.base import PipelineStep
 from lerobot_lara.evaluation.benchmark.run import Benchmark, play_cells, report_benchmark
 
 
-class PlayCells(PipelineStep):
-    """Plays every `world_size`-th cell, starting with that of its rank.
+class _BenchmarkStep(PipelineStep):
+    """A step of a benchmark.
 
     Args:
-        benchmark: What to run, with policies that lie in folders.
+        benchmark: What to run.
         output_dir: Folder of the benchmark.
     """
 
-    name = "Cells"
     type = "Benchmark"
 
     def __init__(self, benchmark: Benchmark, output_dir: Path) -> None:
         super().__init__()
         self.benchmark = benchmark
         self.output_dir = output_dir
+
+
+class PlayCells(_BenchmarkStep):
+    """Plays every `world_size`-th cell, starting with that of its rank; the policies must lie in folders."""
+
+    name = "Cells"
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         """Plays the cells of a rank, and hands on nothing."""
@@ -30,21 +35,10 @@ class PlayCells(PipelineStep):
         return data
 
 
-class ReportBenchmark(PipelineStep):
-    """Writes the results and the report.
-
-    Args:
-        benchmark: What was run.
-        output_dir: Folder of the benchmark.
-    """
+class ReportBenchmark(_BenchmarkStep):
+    """Writes the results and the report."""
 
     name = "Report"
-    type = "Benchmark"
-
-    def __init__(self, benchmark: Benchmark, output_dir: Path) -> None:
-        super().__init__()
-        self.benchmark = benchmark
-        self.output_dir = output_dir
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         """Reports, and hands on nothing."""

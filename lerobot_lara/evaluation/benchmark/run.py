@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from lerobot_lara.cluster.executors import ClusterOptions, require_cluster, run_on_cluster
@@ -17,6 +16,7 @@ from lerobot_lara.evaluation.benchmark.results import collect_results
 from lerobot_lara.evaluation.benchmark.suites import Suite
 from lerobot_lara.evaluation.study.jobs import Job, check_records, run_jobs
 from lerobot_lara.files.atomic import write_json
+from lerobot_lara.policy.checkpoint_files import download_checkpoint
 
 JOBS = "jobs"
 _NAME = re.compile(r"[\w.-]+")
@@ -129,7 +129,7 @@ def run_benchmark_on_cluster(
         executor,
         PlayCells(local, output_dir),
         ReportBenchmark(benchmark, output_dir),
-        tasks=min(options.tasks, len(jobs)),
+        pieces=len(jobs),
         options=options,
         name="lara-benchmark",
         logs=output_dir / "logs",
@@ -158,15 +158,13 @@ def with_local_policies(benchmark: Benchmark) -> Benchmark:
     """
     local = {}
     for name, checkpoint in benchmark.policies.items():
-        local[name] = checkpoint
-        if not Path(checkpoint).is_dir():
-            try:
-                local[name] = snapshot_download(checkpoint, allow_patterns=["*.json", "*.safetensors"])
-            except (HfHubHTTPError, HFValidationError, OSError) as error:
-                raise ValueError(
-                    f"`policies` has {checkpoint!r}, which is no folder, and the Hub does not give it: {error} Check "
-                    "the name, or the connection."
-                ) from error
+        try:
+            local[name] = str(download_checkpoint(checkpoint))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise ValueError(
+                f"`policies` has {checkpoint!r}, which is no folder, and the Hub does not give it: {error} Check "
+                "the name, or the connection."
+            ) from error
     return replace(benchmark, policies=local)
 
 

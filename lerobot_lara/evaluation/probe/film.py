@@ -20,7 +20,8 @@ PANEL = 160
 def prediction_film(model: ProbedModel, pairs: Pairs, measurement: Measurement, path: Path) -> Path:
     """Films an episode: o_{t+K}, its prediction from the pair's latent, and that from the mean latent, side by side.
 
-    The mean latent is the same for all pairs, so that the right panel shows what the model knows from o_t alone.
+    The mean latent is the same for all pairs, so that the right panel shows what the model predicts without knowing the
+    pair.
 
     Args:
         model: A model that decodes.

@@ -31,6 +31,7 @@ from lerobot_lara.evaluation.benchmark.report import (
 from lerobot_lara.evaluation.benchmark.results import collect_results, compare, summarize
 from lerobot_lara.evaluation.benchmark.run import Benchmark, list_jobs
 from lerobot_lara.evaluation.benchmark.suites import SUITES, Suite, custom_suite
+from lerobot_lara.policy import checkpoint_files
 
 
 class DoorEnv(gym.Env):
@@ -104,6 +105,26 @@ def test_a_cell_notes_success_steps_and_parts_of_every_episode(tmp_path):
     assert [episode["success"] for episode in result["episodes"]] == [True, False, True, False]
     assert [episode["steps"] for episode in result["episodes"]] == [3, 5, 3, 5]
     assert all(episode["reached"] == {"touched": True} for episode in result["episodes"])
+
+
+def test_a_cell_remarks_that_the_policy_was_trained_at_another_rate(tmp_path):
+    slow = config(tmp_path)
+    slow.policy = LaraDiTConfig(device="cpu", fps=15.0)
+    assert "are 2 times as fast" in json.loads(play_cell(slow).read_text())["remark"]
+    assert json.loads(play_cell(config(tmp_path, name="other")).read_text())["remark"] is None
+
+
+def test_lerobots_libero_asks_nothing_on_the_keyboard(tmp_path, monkeypatch):
+    from lerobot.envs.configs import LiberoEnv
+
+    from lerobot_lara.envs import libero_assets
+
+    def prepared():
+        raise InterruptedError("LIBERO's folders are named before it is imported")
+
+    monkeypatch.setattr(libero_assets, "prepare_libero", prepared)
+    with pytest.raises(InterruptedError):
+        play_cell(replace(config(tmp_path), env=LiberoEnv(task="libero_spatial", task_ids=[0])))
 
 
 def test_a_cell_films_the_first_success_and_the_first_failure_whole(tmp_path):
@@ -412,7 +433,7 @@ def test_bad_arguments_are_reported_in_a_sentence(tmp_path, capsys, arguments, m
 
 def test_all_cells_play_the_version_that_the_hub_had_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        run, "snapshot_download", lambda name, allow_patterns: f"/cache/{name}/snapshots/c0ffee"
+        checkpoint_files, "snapshot_download", lambda name, allow_patterns: f"/cache/{name}/snapshots/c0ffee"
     )
     benchmark = Benchmark(SUITES["metaworld-mt5"], {"mine": "you/lara", "here": str(tmp_path)}, episodes=1)
     local = run.with_local_policies(benchmark)

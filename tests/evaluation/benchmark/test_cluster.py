@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from filelock import FileLock
 from support import slurm
 
 from lerobot_lara.cli import main
@@ -29,7 +30,8 @@ def played(monkeypatch, tmp_path):
         cell = {"task": task, "agent": agent, "remark": None}
         cell["episodes"] = [{"seed": benchmark.seed, "success": agent == "good", "steps": 3, "reached": {}}]
         code = (
-            "import pathlib, sys; name, log, folder, cell, broken = sys.argv[1:]\n"
+            "import os, pathlib, sys; assert 'HF_HUB_OFFLINE' not in os.environ\n"
+            "name, log, folder, cell, broken = sys.argv[1:]\n"
             "assert 'broken' not in name or not pathlib.Path(broken).exists()\n"
             "with open(log, 'a') as file: file.write(name + '\\n')\n"
             "pathlib.Path(folder).mkdir(parents=True); (pathlib.Path(folder) / 'cell.json').write_text(cell)"
@@ -38,6 +40,7 @@ def played(monkeypatch, tmp_path):
         return Job(f"{agent}.{task}", agent, ("python", "-c", code, *given), folder, folder / CELL)
 
     monkeypatch.setattr(run, "_job", job)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     return lambda: log.read_text().split() if log.exists() else []
 
 
@@ -55,11 +58,13 @@ def test_slurms_tasks_share_the_cells_and_the_last_one_reports(benchmark, played
     named = [f"{name}={path}" for name, path in benchmark.policies.items()]
     tasks = f"--tasks={','.join(SUITE.tasks)}"
     command = ["benchmark", *named, "--suite=metaworld-mt5", tasks, f"--out={out}", *ON_SLURM]
-    assert main([*command, "--cluster-tasks=4", "--gpus-per-task=1"]) == 0
-    assert "#SBATCH --array=0-3" in scripts[0][0] and "#SBATCH --gpus=1" in scripts[0][0]
+    assert main([*command, "--cluster-tasks=4", "--parallel-tasks=2", "--gpus-per-task=1"]) == 0
+    assert "#SBATCH --array=0-3%2" in scripts[0][0] and "#SBATCH --gpus=1" in scripts[0][0]
     assert "#SBATCH --job-name=lara-benchmark" in scripts[0][0] and played() == []
-    for rank in range(4):
-        slurm.run_task(out / "logs" / "benchmark", rank, 4, monkeypatch)
+    (out / "jobs").mkdir()
+    with FileLock(out / "jobs.lock"):  # as if another task ran at the same time
+        for rank in range(4):
+            slurm.run_task(out / "logs" / "benchmark", rank, 4, monkeypatch)
     cells = [f"{agent}.{task}" for task in SUITE.tasks for agent in benchmark.agents]
     assert sorted(played()) == sorted(cells) and played()[:2] == [cells[0], cells[4]]
     assert not (out / "report.html").exists()

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from lerobot.datasets.video_utils import decode_video_frames
@@ -25,6 +26,17 @@ def test_the_film_shows_the_future_its_prediction_and_what_the_mean_latent_gives
     # What encoding costs; the oracle knows what happens, and the mean latent does not.
     assert errors[0] < 0.01 and errors[1] < 0.01
     assert errors[2] > 2 * errors[1]
+
+
+def test_the_film_has_the_speed_of_the_episode(pairs, models, measured, tmp_path: Path) -> None:
+    every_second = np.arange(0, len(pairs), 2)
+    frames = pairs.subset(every_second)
+    measurement = measured("Oracle")
+    latents = replace(measurement.latents, quantized=measurement.latents.quantized[every_second])
+    path = prediction_film(
+        models["Oracle"](), frames, replace(measurement, latents=latents), tmp_path / "film.mp4"
+    )
+    assert av.open(path).streams.video[0].average_rate == 5
 
 
 def test_the_episode_with_the_most_pairs_is_shown_in_order(pairs) -> None:

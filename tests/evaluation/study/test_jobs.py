@@ -54,14 +54,13 @@ def test_jobs_wait_for_what_they_need(tmp_path, script):
 
 
 def test_jobs_run_side_by_side_but_no_more_than_allowed(tmp_path, script):
-    def study(prefix):
-        return [
-            script(f"{prefix}{i}", "import time; time.sleep(1); output.write_text('x')") for i in range(2)
-        ]
+    def study(prefix, code):
+        return [script(f"{prefix}{i}", f"import time; {code}; output.write_text('x')") for i in range(2)]
 
-    together = run_jobs(study("a"), state_dir=tmp_path / "a", num_parallel=2)
-    in_turn = run_jobs(study("b"), state_dir=tmp_path / "b", num_parallel=1)
-    assert abs(together["a1"].started - together["a0"].started) < 0.5
+    # Each waits for the other, which would take forever if it had to end before the other begins.
+    wait = f"\nwhile len(Path({str(tmp_path / 'ran')!r}).read_text().split()) < 2: time.sleep(0.05)\n0"
+    run_jobs(study("a", wait), state_dir=tmp_path / "a", num_parallel=2)
+    in_turn = run_jobs(study("b", "time.sleep(1)"), state_dir=tmp_path / "b", num_parallel=1)
     assert in_turn["b1"].started - in_turn["b0"].started >= 1
 
 
